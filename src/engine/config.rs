@@ -1,0 +1,121 @@
+//! What the engine needs to know, already validated, and every tuned value in one place.
+
+use std::net::IpAddr;
+
+use super::time::Duration;
+
+/// What the gateway does with answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Hold until both servers agree.
+    #[default]
+    Protect,
+    /// Compare, never hold: the primary's bytes go out at once.
+    Observe,
+    /// The primary only, untouched; nothing is mirrored.
+    Passthrough,
+}
+
+/// What happens when the backup is late beyond `hold_hard` (not when it differs).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LagPolicy {
+    /// Release the primary's bytes; the flow is Lagging until the backup has caught up.
+    #[default]
+    Available,
+    /// Hold until the backup is declared failed.
+    Strict,
+}
+
+/// Whether a failover waits for the old primary to be fenced from shared storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fence {
+    /// The gateway itself is the fence.
+    #[default]
+    None,
+    /// A hook runs beside the failover.
+    Hook,
+    /// The hook has to succeed before the backup is promoted.
+    Required,
+}
+
+/// One `[[compare.rule]]`: a header field of HTTP/1.x whose value may differ at equal length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaskRule {
+    /// Name of the header field, lower case.
+    pub header: String,
+}
+
+/// The engine's configuration.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// What the gateway does with answers.
+    pub mode: Mode,
+    /// Addresses of the service: at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// TCP ports that are protected.
+    pub ports: Vec<u16>,
+    /// Names of server A and B, for events.
+    pub server_names: [String; 2],
+    /// The server that is primary at the start.
+    pub first_primary: super::LegId,
+    /// Late answers.
+    pub on_lag: LagPolicy,
+    /// A hold older than this is counted and makes the gateway probe.
+    pub hold_soft: Duration,
+    /// A hold older than this is handed to the lag policy.
+    pub hold_hard: Duration,
+    /// Masks for HTTP/1.x; `date` is among them unless the user took it out.
+    pub masks: Vec<MaskRule>,
+    /// Whether a state-sync backend is configured, and its scope.
+    pub sync_scope: Option<super::SyncScope>,
+    /// How long diverged output waits for the backend.
+    pub sync_deadline: Duration,
+    /// Least time between two syncs.
+    pub sync_min_gap: Duration,
+    /// Whether findings promote by themselves.
+    pub failover_auto: bool,
+    /// Time between two probes.
+    pub probe_every: Duration,
+    /// Source of probes in clone addressing; the last client heard if none.
+    pub probe_address: Option<IpAddr>,
+    /// Whether H3 probes with an HTTP request.
+    pub probe_http: bool,
+    /// Promotions allowed within `flap_window` without hard evidence.
+    pub flap_max: u32,
+    /// See `flap_max`.
+    pub flap_window: Duration,
+    /// Fencing of shared storage.
+    pub fence: Fence,
+    /// Most flows tracked at once; beyond it new ones pass unprotected, counted.
+    pub flows_max: usize,
+    /// Bytes that all flows may hold together.
+    pub hold_bytes_max: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Protect,
+            addresses: Vec::new(),
+            ports: vec![80],
+            server_names: ["a".into(), "b".into()],
+            first_primary: super::LegId::A,
+            on_lag: LagPolicy::Available,
+            hold_soft: Duration::from_millis(20),
+            hold_hard: Duration::from_millis(150),
+            masks: vec![MaskRule { header: "date".into() }],
+            sync_scope: None,
+            sync_deadline: Duration::from_millis(150),
+            sync_min_gap: Duration::from_millis(200),
+            failover_auto: true,
+            probe_every: Duration::from_millis(10),
+            probe_address: None,
+            probe_http: false,
+            flap_max: 2,
+            flap_window: Duration::from_secs(60),
+            fence: Fence::None,
+            flows_max: 1 << 17,
+            hold_bytes_max: 1 << 30,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Every observable fact, once. Logs, counters, the event stream and the tests derive from these.
+
+use std::net::SocketAddr;
+
+use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
+use crate::wire::{Malformed, Offset, Vlans};
+
+/// Who a TCP connection is: the client's and the service's address, in one VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// The service it belongs to.
+    pub service: super::ServiceId,
+    /// VLAN ids (outer, inner).
+    pub vlan: (Option<u16>, Option<u16>),
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The service's address and port.
+    pub server: SocketAddr,
+}
+
+impl FlowKey {
+    /// The VLAN ids of `vlans`.
+    pub fn vlan_ids(vlans: Vlans) -> (Option<u16>, Option<u16>) {
+        vlans.ids()
+    }
+}
+
+impl std::fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.client, self.server)
+    }
+}
+
+/// Why a frame was refused. Counted, never fatal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// Not a packet.
+    Malformed(Malformed),
+    /// From a server that is fenced, failed or not yet back.
+    Fenced,
+    /// Of an earlier generation of this 4-tuple, or of this server.
+    OldGeneration,
+    /// A server's source address on the client link, or the other way round.
+    WrongLink,
+    /// On the client link, to another host's Ethernet address.
+    NotForUs,
+    /// From the backup, of a kind of which only the primary's is shown.
+    BackupOnly,
+    /// Outside what the flow can accept.
+    OutOfWindow,
+    /// A reset whose number is not exact.
+    InexactReset,
+    /// A reassembly limit, or an overlap.
+    Fragment,
+    /// An ICMP error that quotes no packet of a flow.
+    IcmpQuote,
+    /// The answer to one of the gateway's own probes.
+    ProbeReply,
+}
+
+/// A flow's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowState {
+    /// The handshake is under way.
+    Opening,
+    /// Both servers' bytes are compared before release.
+    Paired,
+    /// The backup is late: the primary's bytes go out first and are verified afterwards.
+    Lagging,
+    /// The servers' bytes differ; output is held for the sync.
+    Diverged,
+    /// One server only.
+    Solo,
+    /// Both ends have closed; kept for late segments.
+    TimeWait,
+}
+
+/// Why a flow has only one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SoloReason {
+    /// There was only one server when it began.
+    OneServer,
+    /// One server did not answer the handshake, or refused.
+    Handshake,
+    /// The other server was declared failed.
+    ServerFailed,
+    /// The other server's connection ended early (reset or FIN).
+    EarlyEnd,
+    /// The other server was late beyond every limit.
+    Lag,
+    /// The servers' bytes differed.
+    Diverged,
+    /// The handshake carried an option that cannot be translated (TCP MD5, TCP-AO).
+    AuthOption,
+    /// The hold budget was used up when it began.
+    Budget,
+    /// The backup's content is known to be stale.
+    BackupStale,
+    /// Taken over from before a restart without its twin.
+    Restored,
+}
+
+/// Why a failover happened (semantics H1 to H4, or the operator).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Finding {
+    /// Hard evidence: exit, carrier, refused connections.
+    H1(Evidence),
+    /// Silence.
+    H2,
+    /// The kernel answers, the application does not.
+    H3,
+    /// One flow only.
+    H4,
+    /// The operator asked for it.
+    Operator,
+}
+
+/// The evidence behind an H1 finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Evidence {
+    /// The link lost its carrier.
+    Carrier,
+    /// The interface is gone.
+    LinkGone,
+    /// The server process, or machine, exited.
+    Exited,
+    /// Two SYN probes were refused while the other server accepted.
+    Refused,
+}
+
+/// A server as the gateway sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServerState {
+    /// Not heard yet.
+    Unknown,
+    /// Serving, or able to.
+    Up,
+    /// Alive but too late to be promoted.
+    Unfit,
+    /// Declared failed; nothing it says is heard.
+    Failed,
+    /// Back, its old connections being reset, on probation.
+    Returning,
+}
+
+/// The service's one visible state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceState {
+    /// No server heard yet.
+    Starting,
+    /// The backup is being made equal.
+    Syncing,
+    /// New connections are protected by two servers.
+    Protected,
+    /// One server serves alone.
+    Degraded(DegradedReason),
+    /// No server.
+    Down,
+}
+
+/// Why a service is not protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DegradedReason {
+    /// The other server is not there, or failed.
+    OneServer,
+    /// The other server is on probation.
+    Returning,
+    /// The other server is too late to be promoted.
+    BackupUnfit,
+    /// The last sync failed: the backup's content is stale.
+    SyncFailed,
+    /// Too many divergences: syncs are spaced out.
+    Storm,
+    /// The mode is observe or passthrough.
+    Mode,
+    /// Paused by the operator.
+    Paused,
+}
+
+/// A proof that the servers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The first position at which they differ.
+    pub at: Offset,
+    /// What differs.
+    pub kind: DivergenceKind,
+}
+
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DivergenceKind {
+    /// A byte: (A's, B's).
+    Byte(u8, u8),
+    /// One server's stream goes on where the other's ended in good order.
+    Length,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A frame was refused.
+    Rejected { link: Link, reason: RejectReason },
+    /// A flow began.
+    FlowOpened { flow: FlowKey },
+    /// A flow changed its state. `primary` is the leg that serves it.
+    FlowChanged { flow: FlowKey, from: FlowState, to: FlowState, primary: LegId, solo: Option<SoloReason> },
+    /// A flow is gone.
+    FlowClosed { flow: FlowKey, last: FlowState, released: u64, verified: u64, was_reset: bool },
+    /// A connection passes untouched to the primary.
+    Unprotected { flow: FlowKey, reason: SoloReason },
+    /// Response bytes were released: `verified` by both servers, the rest said by one.
+    /// `waited` is how long the first copy waited for the second.
+    Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
+    /// A span that a rule allows to differ did differ.
+    MaskHit { flow: FlowKey, rule: u16, at: Offset, len: u32 },
+    /// One server's part of a flow ended early and it goes on with the other.
+    EarlyEnd { flow: FlowKey, loser: LegId },
+    /// A hold grew older than hold_soft.
+    HoldSoft { flow: FlowKey, waiting_for: LegId },
+    /// A hold grew older than hold_hard and went to the lag policy.
+    HoldHard { flow: FlowKey, waiting_for: LegId },
+    /// The servers' answers differ.
+    Diverged { flow: FlowKey, divergence: Divergence },
+    /// A flow could not move to the survivor and was reset.
+    FlowReset { flow: FlowKey },
+    /// The gateway resent request bytes to a server that had lost them.
+    RequestResent { flow: FlowKey, to: LegId, bytes: u32 },
+    /// A server changed its state.
+    ServerChanged { server: LegId, from: ServerState, to: ServerState },
+    /// The service changed its state.
+    ServiceChanged { from: ServiceState, to: ServiceState },
+    /// A finding about a server that did not lead to a promotion, and why.
+    FindingHeld { server: LegId, finding: Finding, why: HeldWhy },
+    /// The other server is primary now.
+    Promoted { epoch: Epoch, primary: LegId, finding: Finding, moved: u32, reset: u32 },
+    /// The backup is no longer heard: its flows go on with the primary alone.
+    Detached { epoch: Epoch, server: LegId, finding: Finding, flows: u32 },
+    /// A server is back as backup: new flows pair with it.
+    Rejoined { epoch: Epoch, server: LegId },
+    /// The gateway itself was not scheduled for this long.
+    OwnStall { gap: Duration },
+    /// A state sync was asked for.
+    SyncStarted { id: SyncId, reason: SyncReason, from: LegId, to: LegId },
+    /// A state sync ended.
+    SyncEnded { id: SyncId, ok: bool, message: String, took: Duration },
+    /// A divergence joined a sync that was under way or about to be.
+    SyncCoalesced { id: SyncId },
+    /// A command was carried out, or not.
+    CommandDone { id: u64, result: Result<(), CommandError> },
+}
+
+/// Why a finding did not promote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HeldWhy {
+    /// The other server is not fit.
+    BackupUnfit,
+    /// Too many promotions lately.
+    FlapBudget,
+    /// `failover.auto` is off.
+    Manual,
+}

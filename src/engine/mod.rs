@@ -1,0 +1,385 @@
+//! The deterministic core: `(now, input) -> outputs`. It reads no clock, socket, thread,
+//! environment or hash order; every influence on it is one recordable [`Input`].
+//!
+//! Grammar: call [`Engine::handle`] with an input, then drain [`Engine::poll_output`]; call it
+//! again with [`Input::Timeout`] when the time of [`Engine::poll_timeout`] has come. What comes out
+//! never depends on how inputs were batched.
+
+pub mod config;
+pub mod event;
+pub mod time;
+
+use std::collections::VecDeque;
+
+pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode};
+pub use event::{
+    DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
+    HeldWhy, RejectReason, ServerState, ServiceState, SoloReason,
+};
+pub use time::{Duration, Instant};
+
+use crate::wire::Frame;
+
+/// One server's identity. The role lives in [`Roles`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LegId {
+    /// The first server of the configuration.
+    A,
+    /// The second.
+    B,
+}
+
+impl LegId {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// 0 or 1.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// An attachment of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Link {
+    /// Towards the clients.
+    Client,
+    /// Towards one server.
+    Server(LegId),
+}
+
+impl Link {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Server(LegId::A), Self::Server(LegId::B)];
+
+    /// 0, 1 or 2.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Client => 0,
+            Self::Server(leg) => 1 + leg.index(),
+        }
+    }
+}
+
+/// One service of the gateway; there is one so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u16);
+
+/// The version of the server roles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+/// Who is primary, in which epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Grows by one at each role change.
+    pub epoch: Epoch,
+    /// The primary.
+    pub primary: LegId,
+}
+
+/// What a link can do, as the driver found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkCaps {
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Takes super-frames.
+    pub has_gso: bool,
+    /// Completes checksums.
+    pub has_csum: bool,
+}
+
+impl Default for LinkCaps {
+    fn default() -> Self {
+        Self { mtu: 1500, has_gso: false, has_csum: false }
+    }
+}
+
+/// A fact about a link or a server from outside the packet stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The link has its carrier (at the start, or again); also after an interface returned.
+    CarrierUp(LinkCaps),
+    /// The link lost its carrier.
+    CarrierDown,
+    /// The interface is gone.
+    LinkGone,
+    /// The server's process or machine exited (links of servers only).
+    Exited,
+}
+
+/// What an operator may ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Change the primary. A planned one waits for nothing and needs both servers equal.
+    Failover {
+        /// The server to be primary; the other one if none is named.
+        to: Option<LegId>,
+        /// Roles swap, both servers stay.
+        is_planned: bool,
+    },
+    /// Take a failed server back as backup now (it is still probed first).
+    Rejoin(LegId),
+    /// Stop promoting by findings.
+    Pause,
+    /// Promote by findings again.
+    Resume,
+    /// Make the backup equal now.
+    SyncNow,
+    /// Take a new configuration; roles and flows stay.
+    Reload(Box<EngineConfig>),
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// The other server is not there, or not fit.
+    NoPeer,
+    /// The server named already has that role, or is not failed.
+    Already,
+    /// The servers are not equal on every flow (planned failover).
+    NotEqual,
+    /// A sync is under way.
+    Busy,
+    /// No sync backend is configured.
+    NoBackend,
+    /// The new configuration changes what cannot change while running.
+    NeedsRestart,
+}
+
+/// A sync's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncId(pub u32);
+
+/// What a sync backend copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncScope {
+    /// Files; each server keeps its own TCP state.
+    Content,
+    /// Memory and TCP state too.
+    Machine,
+}
+
+/// Why a sync is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncReason {
+    /// The backup has never been equal.
+    First,
+    /// A flow's answers differ.
+    Divergence(FlowKey),
+    /// A server is back.
+    Rejoin,
+    /// The operator asked.
+    Operator,
+    /// Spaced out, during a storm.
+    Periodic,
+}
+
+/// A request to make one server equal to the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncRequest {
+    /// Its number.
+    pub id: SyncId,
+    /// The roles' version.
+    pub epoch: Epoch,
+    /// The source.
+    pub from: LegId,
+    /// The target.
+    pub to: LegId,
+    /// Why.
+    pub reason: SyncReason,
+    /// When the engine stops waiting.
+    pub deadline: Instant,
+}
+
+/// What a backend tells the engine, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SyncStep {
+    /// The target is equal to the source.
+    TargetReady,
+    /// It is not.
+    Failed {
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// The constants of a flow that outlive the process (see `flow_constants`), as stored bytes.
+pub const FLOW_CONSTANTS_LEN: usize = 96;
+
+/// One record for the state file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// The roles.
+    Roles(Roles),
+    /// The flow in `slot` has these constants.
+    Flow {
+        /// Index of the record, below `flows_max`.
+        slot: u32,
+        /// Opaque bytes, to be given back by [`Input::Restore`].
+        constants: [u8; FLOW_CONSTANTS_LEN],
+    },
+    /// The flow in `slot` is gone.
+    Free {
+        /// Index of the record.
+        slot: u32,
+    },
+}
+
+/// Everything that may influence the engine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A frame arrived.
+    Frame(Link, Frame),
+    /// The time of [`Engine::poll_timeout`] has come.
+    Timeout,
+    /// An operator's command; its outcome is [`Event::CommandDone`] with the same id.
+    Command(u64, Command),
+    /// A fact about a link or server.
+    Signal(Link, Signal),
+    /// A backend's report.
+    SyncStep(SyncId, SyncStep),
+    /// The fence hook ended (only after [`Output::Fence`]).
+    Fenced {
+        /// The epoch of the request.
+        epoch: Epoch,
+        /// Whether the hook succeeded.
+        ok: bool,
+    },
+    /// What an earlier process left in the state file; only as the very first input.
+    Restore(Vec<Record>),
+}
+
+/// What the engine wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a frame.
+    Transmit(Link, Frame),
+    /// Something happened.
+    Event(Event),
+    /// Start a sync.
+    Sync(SyncRequest),
+    /// Stop waiting for a sync.
+    CancelSync(SyncId),
+    /// Run the fence hook against this server.
+    Fence {
+        /// The epoch it belongs to.
+        epoch: Epoch,
+        /// The server to be fenced.
+        server: LegId,
+    },
+    /// Write a record to the state file before the frames that follow leave.
+    Persist(Record),
+}
+
+/// One flow, for readers.
+#[derive(Clone, Debug)]
+pub struct FlowSnapshot {
+    /// Who.
+    pub key: FlowKey,
+    /// State.
+    pub state: FlowState,
+    /// The leg that serves it.
+    pub primary: LegId,
+    /// Why it is Solo.
+    pub solo: Option<SoloReason>,
+    /// Client bytes acknowledged to the client.
+    pub request_bytes: u64,
+    /// Response bytes released.
+    pub response_bytes: u64,
+    /// Of these, bytes that both servers said.
+    pub verified_bytes: u64,
+    /// Bytes held.
+    pub held_bytes: u64,
+    /// When it began.
+    pub opened: Instant,
+}
+
+/// The whole, for readers.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The service's state.
+    pub service: ServiceState,
+    /// Who is primary.
+    pub roles: Roles,
+    /// Each server.
+    pub servers: [ServerState; 2],
+    /// Mode in force.
+    pub mode: Mode,
+    /// Whether findings are paused.
+    pub is_paused: bool,
+    /// Flows by state: Opening, Paired, Lagging, Diverged, Solo, TimeWait.
+    pub flows: [u32; 6],
+    /// Bytes held by all flows.
+    pub held_bytes: u64,
+    /// A sync under way.
+    pub sync: Option<SyncId>,
+}
+
+/// The engine of one gateway.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
+    pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
+        let _ = (seed, now);
+        Self { config, outputs: VecDeque::new() }
+    }
+
+    /// Takes one input. `now` never goes backwards.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        let _ = now;
+        // For now a wire: replaced by the engine.
+        if let Input::Frame(link, frame) = input {
+            let to = match link {
+                Link::Client => Link::Server(self.config.first_primary),
+                Link::Server(_) => Link::Client,
+            };
+            self.outputs.push_back(Output::Transmit(to, frame));
+        }
+    }
+
+    /// The next output; drain after each [`Engine::handle`].
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The whole, for readers.
+    pub fn status(&self) -> Status {
+        Status {
+            service: ServiceState::Starting,
+            roles: Roles { epoch: Epoch(0), primary: self.config.first_primary },
+            servers: [ServerState::Unknown; 2],
+            mode: self.config.mode,
+            is_paused: false,
+            flows: [0; 6],
+            held_bytes: 0,
+            sync: None,
+        }
+    }
+
+    /// Up to `limit` flows, in the order of their keys.
+    pub fn flows(&self, limit: usize) -> Vec<FlowSnapshot> {
+        let _ = limit;
+        Vec::new()
+    }
+}

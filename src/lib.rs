@@ -1,0 +1,29 @@
+//! shadowvm: a packet-level inline gateway that makes two servers behave as one that does not fail.
+//!
+//! The map of the code, in reading order:
+//! [`wire`] bytes and their meaning · [`protocol`] knowledge above TCP · [`engine`] the
+//! deterministic core · [`io`] links and the loop that drives an engine · [`sync`] state
+//! synchronization backends · [`sim`] the simulated world · [`observe`] events to counters and
+//! logs · [`config`] the configuration file · [`admin`] the admin socket · [`lab`] namespaces,
+//! embedded servers and clients, faults · [`cli`] one file a verb.
+
+pub mod engine;
+pub mod protocol;
+pub mod wire;
+
+#[cfg(feature = "app")]
+pub mod admin;
+#[cfg(feature = "app")]
+pub mod cli;
+#[cfg(feature = "app")]
+pub mod config;
+#[cfg(feature = "app")]
+pub mod io;
+#[cfg(feature = "app")]
+pub mod lab;
+#[cfg(feature = "app")]
+pub mod observe;
+#[cfg(feature = "app")]
+pub mod sim;
+#[cfg(feature = "app")]
+pub mod sync;

@@ -1,0 +1,3 @@
+//! The program: parse the command line, wire the parts, exit. No logic.
+
+fn main() {}

@@ -1,0 +1,21 @@
+//! Bytes and their meaning: frames, headers, checksums, sequence numbers. No state, no clock.
+//!
+//! Reading order: [`frame`] (the only packet that crosses layers), [`packet`] (what a frame says),
+//! [`parse`] (one pass from bytes to [`packet::Packet`]), [`build`] (from fields to a frame),
+//! [`seq`] (numbers that cannot be mixed), [`checksum`], [`vnet_hdr`], [`segmentize`].
+
+pub mod build;
+pub mod checksum;
+pub mod frame;
+pub mod packet;
+pub mod parse;
+pub mod segmentize;
+pub mod seq;
+pub mod vnet_hdr;
+
+pub use frame::{CsumSpot, Frame, Gso, GsoKind, Offload};
+pub use packet::{
+    Arp, Datagram, Fragment, Icmp, IcmpKind, L2, L3, Mac, Malformed, Nd, NdKind, Other, Packet,
+    Quote, SackBlocks, Segment, TcpFlags, TcpOptions, Vlans,
+};
+pub use seq::{ClientSpace, LegSpace, Offset, Seq, TsDelta, Tsval};
