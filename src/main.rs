@@ -1,3 +1,5 @@
 //! The program: parse the command line, wire the parts, exit. No logic.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    shadowvm::cli::main()
+}

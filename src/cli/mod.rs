@@ -1,1 +1,133 @@
-//! To come.
+//! The command line: one file a verb, each `Args` and `run(Args) -> ExitCode`.
+//!
+//! Owns the table of verbs and the exit codes. It never holds logic of a verb.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod bench;
+pub mod check;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod failover;
+pub mod flows;
+pub mod lab;
+pub mod pause;
+pub mod rejoin;
+pub mod reload;
+pub mod run;
+pub mod sim;
+pub mod status;
+pub mod sync;
+
+/// What the exit status of every verb means.
+pub mod exit {
+    /// Good.
+    pub const OK: u8 = 0;
+    /// The answer is "no": they differ, an invariant failed, not protected with `--check`.
+    pub const NO: u8 = 1;
+    /// Wrong usage, or input that cannot be read.
+    pub const USAGE: u8 = 2;
+    /// No daemon answers.
+    pub const NO_DAEMON: u8 = 69;
+    /// A bug of this program.
+    pub const BUG: u8 = 70;
+    /// Busy: try again later.
+    pub const BUSY: u8 = 75;
+    /// Not permitted.
+    pub const PERMISSION: u8 = 77;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Two servers behind one gateway behave as one that does not fail.
+#[derive(Debug, Parser)]
+#[command(name = "shadowvm", version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  shadowvm demo                         see it work, without any configuration
+  shadowvm config init > shadowvm.toml  write a first configuration
+  shadowvm check shadowvm.toml          find every mistake in it
+  shadowvm run -c shadowvm.toml         run the gateway
+  shadowvm status                       ask it how it is
+
+Exit status: 0 good, 1 the answer is no, 2 usage, 69 no daemon, 70 bug, 75 busy,
+77 permission, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show the main job in a world of its own: compare, diverge, fail over, rejoin
+    Demo(demo::Args),
+    /// Run the gateway
+    Run(run::Args),
+    /// Check a configuration file and report every mistake in it
+    Check(check::Args),
+    /// Write a first configuration, or show the one in force with its defaults
+    Config(config::Args),
+    /// Check this host for what the gateway needs
+    Doctor(doctor::Args),
+    /// Show the state of the running gateway
+    Status(status::Args),
+    /// List the connections
+    Flows(flows::Args),
+    /// Make the other server primary
+    Failover(failover::Args),
+    /// Take a failed server back as backup
+    Rejoin(rejoin::Args),
+    /// Stop failing over by findings
+    Pause(pause::Args),
+    /// Fail over by findings again
+    Resume(pause::Args),
+    /// State synchronization
+    Sync(sync::Args),
+    /// Read the configuration file again
+    Reload(reload::Args),
+    /// A lasting world of namespaces to try by hand
+    Lab(lab::Args),
+    /// Measure latency, throughput, failover
+    Bench(bench::Args),
+    /// Run the simulator
+    Sim(sim::Args),
+}
+
+/// Parses the command line and runs its verb.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verb = move || match cli.verb {
+        Verb::Demo(args) => demo::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => check::run(args),
+        Verb::Config(args) => config::run(args),
+        Verb::Doctor(args) => doctor::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Flows(args) => flows::run(args),
+        Verb::Failover(args) => failover::run(args),
+        Verb::Rejoin(args) => rejoin::run(args),
+        Verb::Pause(args) => pause::run(args),
+        Verb::Resume(args) => pause::resume(args),
+        Verb::Sync(args) => sync::run(args),
+        Verb::Reload(args) => reload::run(args),
+        Verb::Lab(args) => lab::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::Sim(args) => sim::run(args),
+    };
+    // The panic's own message is on standard error already; scripts get the promised status.
+    std::panic::catch_unwind(verb).unwrap_or(ExitCode::from(exit::BUG))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_of_verbs_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

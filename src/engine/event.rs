@@ -203,7 +203,13 @@ pub enum Event {
     /// A flow began.
     FlowOpened { flow: FlowKey },
     /// A flow changed its state. `primary` is the leg that serves it.
-    FlowChanged { flow: FlowKey, from: FlowState, to: FlowState, primary: LegId, solo: Option<SoloReason> },
+    FlowChanged {
+        flow: FlowKey,
+        from: FlowState,
+        to: FlowState,
+        primary: LegId,
+        solo: Option<SoloReason>,
+    },
     /// A flow is gone.
     FlowClosed { flow: FlowKey, last: FlowState, released: u64, verified: u64, was_reset: bool },
     /// A connection passes untouched to the primary.

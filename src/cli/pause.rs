@@ -1,0 +1,18 @@
+//! `shadowvm pause`: placeholder, replaced by its owner.
+
+use std::process::ExitCode;
+
+/// No arguments yet.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Says that it is not built yet.
+pub fn run(_args: Args) -> ExitCode {
+    eprintln!("not built yet");
+    ExitCode::from(super::exit::BUG)
+}
+
+/// Says that it is not built yet.
+pub fn resume(args: Args) -> ExitCode {
+    run(args)
+}
