@@ -82,6 +82,30 @@ impl Frame {
         &self.body
     }
 
+    /// The head and the body, each whole.
+    pub fn into_parts(self) -> (BytesMut, Bytes, Offload) {
+        (self.head, self.body, self.offload)
+    }
+
+    /// Overwrites the bytes at `at`. The body is copied first if the place lies in it (it may be
+    /// shared). Whatever lies beyond the frame is left out.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        let split = self.head.len();
+        let in_head = split.saturating_sub(at).min(bytes.len());
+        let (first, second) = bytes.split_at(in_head);
+        if let Some(place) = self.head.get_mut(at..at + in_head) {
+            place.copy_from_slice(first);
+        }
+        let at = (at + in_head).saturating_sub(split);
+        let room = self.body.len().saturating_sub(at);
+        let second = &second[..second.len().min(room)];
+        if !second.is_empty() {
+            let mut body = BytesMut::from(&self.body[..]);
+            body[at..at + second.len()].copy_from_slice(second);
+            self.body = body.freeze();
+        }
+    }
+
     /// What the kernel left to do.
     pub const fn offload(&self) -> Offload {
         self.offload

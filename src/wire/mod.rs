@@ -2,13 +2,17 @@
 //!
 //! Reading order: [`frame`] (the only packet that crosses layers), [`packet`] (what a frame says),
 //! [`parse`] (one pass from bytes to [`packet::Packet`]), [`build`] (from fields to a frame),
-//! [`seq`] (numbers that cannot be mixed), [`checksum`], [`vnet_hdr`], [`segmentize`].
+//! [`rewrite`] (edits in place), [`seq`] (numbers that cannot be mixed), [`checksum`],
+//! [`segmentize`] (super-frames to wire packets), [`fragment`] (datagrams to fragments),
+//! [`vnet_hdr`].
 
 pub mod build;
 pub mod checksum;
+pub mod fragment;
 pub mod frame;
 pub mod packet;
 pub mod parse;
+pub mod rewrite;
 pub mod segmentize;
 pub mod seq;
 pub mod vnet_hdr;
@@ -19,3 +23,6 @@ pub use packet::{
     Quote, SackBlocks, Segment, TcpFlags, TcpOptions, Vlans,
 };
 pub use seq::{ClientSpace, LegSpace, Offset, Seq, TsDelta, Tsval};
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,13 @@ pub struct L2 {
     pub vlans: Vlans,
 }
 
+impl L2 {
+    /// The way back: addresses exchanged, tags kept.
+    pub const fn reversed(self) -> Self {
+        Self { dst: self.src, src: self.dst, vlans: self.vlans }
+    }
+}
+
 /// The IP part of a packet: everything a frame built in its stead has to carry on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L3 {
@@ -76,6 +83,25 @@ pub struct L3 {
     pub id: u16,
     /// IPv6 flow label; 0 for IPv4.
     pub flow_label: u32,
+}
+
+impl L3 {
+    /// Hops granted to what the gateway says on its own account.
+    pub const TTL: u8 = 64;
+
+    /// A template for the way back: addresses exchanged, DSCP kept. What belongs to the packet
+    /// that came is not carried over: hops left, ECN mark, identification, flow label.
+    pub const fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            ttl: Self::TTL,
+            tos: self.tos & !0x03,
+            dont_fragment: true,
+            id: 0,
+            flow_label: 0,
+        }
+    }
 }
 
 /// TCP's flags.
@@ -169,9 +195,11 @@ pub struct TcpOptions {
     pub timestamps: Option<(Tsval, Tsval)>,
     /// SACK blocks.
     pub sack: SackBlocks,
-    /// MD5 signature (19) or TCP-AO (29) is present: neither can be stripped nor translated.
+    /// MD5 signature (19) or TCP-AO (29) is present, or the segment stands behind an IPsec
+    /// authentication header: none of these can be stripped or translated.
     pub is_authenticated: bool,
-    /// An option that the gateway does not know is present.
+    /// An option that the gateway does not know, or a known one of another length than its
+    /// specification gives it, is present.
     pub has_unknown: bool,
 }
 
@@ -413,13 +441,15 @@ pub enum Malformed {
     IpLength,
     /// IPv4 header checksum.
     IpChecksum,
-    /// Source address that cannot be one: multicast, broadcast, or equal to the destination.
+    /// Source address that cannot be one: multicast, broadcast, loopback, equal to the
+    /// destination, or unspecified where neither DHCP nor neighbour discovery allows it.
     IpSource,
     /// IPv4 source routing, IPv6 routing header type 0 (RFC 5095).
     SourceRoute,
     /// More than 8 extension headers or 512 bytes of them.
     ExtensionHeaders,
-    /// A fragment that cannot be one: empty, misaligned, or beyond 65,535 bytes.
+    /// A fragment that cannot be one, or must not (RFC 1858): empty, misaligned, beyond 65,535
+    /// bytes, or cutting a TCP header in two.
     Fragment,
     /// TCP header cut off, or data offset below 5 or beyond the segment.
     TcpHeader,
