@@ -2,8 +2,10 @@
 //!
 //! Owns the table of verbs and the exit codes. It never holds logic of a verb.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use crate::config::ConfigError;
 use clap::{Parser, Subcommand};
 
 pub mod bench;
@@ -120,6 +122,28 @@ pub fn main() -> ExitCode {
     };
     // The panic's own message is on standard error already; scripts get the promised status.
     std::panic::catch_unwind(verb).unwrap_or(ExitCode::from(exit::BUG))
+}
+
+/// How a verb writes its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON value.
+    Json,
+}
+
+/// Tells why there is no configuration, and the status to exit with.
+fn config_error(error: &ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(match error {
+        ConfigError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            exit::PERMISSION
+        }
+        ConfigError::Read { .. } => exit::USAGE,
+        ConfigError::Wrong(_) => exit::CONFIG,
+    })
 }
 
 #[cfg(test)]

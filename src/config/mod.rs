@@ -1,0 +1,299 @@
+//! The configuration file: TOML in, a validated [`Config`] out.
+//!
+//! Owns the meaning of every key and its default. Whatever a `Config` holds is valid, so nobody
+//! checks it again; a file with mistakes gives all of them at once, each with its line. It reads
+//! no host state: whether an interface exists is `doctor`'s and `run`'s question.
+
+mod parse;
+mod problem;
+mod read;
+mod show;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+pub use problem::{Problem, Problems};
+
+use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope};
+
+/// Where the configuration is looked for when none is named.
+pub const DEFAULT_FILE: &str = "/etc/shadowvm/shadowvm.toml";
+/// Where the admin socket is when none is named.
+pub const DEFAULT_SOCKET: &str = "/run/shadowvm/admin.sock";
+/// Where the state file is when none is named.
+pub const DEFAULT_STATE_FILE: &str = "/run/shadowvm/state";
+
+/// A validated configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the gateway does with answers.
+    pub mode: Mode,
+    /// Names of the interfaces.
+    pub links: Links,
+    /// What is protected.
+    pub service: Service,
+    /// The two servers; the first is behind `links.a`.
+    pub servers: [Server; 2],
+    /// Comparison and holding.
+    pub compare: Compare,
+    /// State synchronization.
+    pub sync: Sync,
+    /// Failure detection and promotion.
+    pub failover: Failover,
+    /// Bounds on memory.
+    pub limits: Limits,
+    /// Capture file that records every frame of the three links.
+    pub record: Option<PathBuf>,
+    /// Where flow constants and roles outlive the process.
+    pub state_file: PathBuf,
+    /// Path of the admin socket.
+    pub socket: PathBuf,
+    /// Logging.
+    pub log: Log,
+    /// Whom to become once everything privileged is open.
+    pub run_as: Option<RunAs>,
+}
+
+/// Names of the interfaces; all differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// Towards the clients.
+    pub client: String,
+    /// Towards the first server.
+    pub a: String,
+    /// Towards the second server.
+    pub b: String,
+}
+
+/// The protected service, in clone addressing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, for people.
+    pub name: String,
+    /// Its addresses: one or two, of different families.
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports: at least one, all different.
+    pub ports: Vec<u16>,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Whether it is primary at the first start.
+    pub is_primary: bool,
+}
+
+/// How answers are compared and held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// Age of a hold at which it is counted and the gateway probes.
+    pub hold_soft: Duration,
+    /// Age of a hold at which the lag policy decides; not below `hold_soft`.
+    pub hold_hard: Duration,
+    /// What happens when one server is late.
+    pub on_lag: LagPolicy,
+    /// Whether the built-in masks apply (`date`).
+    pub has_http_defaults: bool,
+    /// Headers masked by the user, lower case, all different.
+    pub masked_headers: Vec<String>,
+}
+
+/// How the backup is made equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Who does it; none if nobody.
+    pub backend: Option<ExecBackend>,
+    /// How long diverged output waits.
+    pub deadline: Duration,
+    /// Least time between two syncs.
+    pub min_gap: Duration,
+}
+
+/// The command that makes the backup equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecBackend {
+    /// Program and arguments; not empty.
+    pub command: Vec<String>,
+    /// When the command is killed; its success counts until then.
+    pub timeout: Duration,
+}
+
+/// Failure detection and promotion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// Whether findings promote by themselves.
+    pub is_auto: bool,
+    /// Time between two probes.
+    pub probe_every: Duration,
+    /// Source of probes.
+    pub probe_address: Option<IpAddr>,
+    /// Whether an HTTP request is part of the probe.
+    pub probe_http: bool,
+    /// Promotions without hard evidence allowed within `flap_window`.
+    pub flap_max: u32,
+    /// See `flap_max`.
+    pub flap_window: Duration,
+    /// Whether a promotion waits for the fence command.
+    pub fence: Fence,
+    /// Program and arguments; present exactly if `fence` is not none.
+    pub fence_command: Option<Vec<String>>,
+    /// When the fence command is killed, which counts as its failure.
+    pub fence_timeout: Duration,
+}
+
+/// Bounds on memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows tracked at once.
+    pub flows_max: usize,
+    /// Bytes that all flows may hold together.
+    pub hold_bytes_max: usize,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Whether standard error gets JSON lines instead of text.
+    pub is_json: bool,
+    /// The least severe level that is written.
+    pub level: Level,
+    /// File that gets every role-relevant event as a JSON line.
+    pub events: Option<PathBuf>,
+}
+
+/// Severity of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something broke.
+    Error,
+    /// A person should look.
+    Warn,
+    /// What happened.
+    Info,
+    /// What happened to each flow.
+    Debug,
+    /// What happened to each packet.
+    Trace,
+}
+
+/// Whom to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// A user by name, with its primary group.
+    User(String),
+    /// By numbers.
+    Ids {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; name the file with -c FILE, or write a first one with `shadowvm config init`", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error("{0}")]
+    Wrong(Problems),
+}
+
+impl Config {
+    /// Reads and validates `file`.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        Self::parse(&text, file).map_err(ConfigError::Wrong)
+    }
+
+    /// Validates `text`; `file` is its name in messages.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
+        parse::parse(text).map_err(|list| Problems { file: file.to_owned(), list })
+    }
+
+    /// A commented file to start from: valid, with every default written out.
+    pub fn example() -> &'static str {
+        include_str!("example.toml")
+    }
+
+    /// This configuration as a file with every default written out; [`Config::parse`] reads it
+    /// back to the same value.
+    pub fn to_toml(&self) -> String {
+        show::to_toml(self)
+    }
+
+    /// The part that the engine needs.
+    pub fn engine(&self) -> EngineConfig {
+        let compare = &self.compare;
+        let defaults = compare.has_http_defaults.then_some(DEFAULT_MASK).into_iter();
+        let own = compare.masked_headers.iter().map(String::as_str);
+        let own = own.filter(|h| !(compare.has_http_defaults && *h == DEFAULT_MASK));
+        EngineConfig {
+            mode: self.mode,
+            addresses: self.service.addresses.clone(),
+            ports: self.service.ports.clone(),
+            server_names: self.servers.each_ref().map(|server| server.name.clone()),
+            first_primary: if self.servers[0].is_primary { LegId::A } else { LegId::B },
+            on_lag: compare.on_lag,
+            hold_soft: compare.hold_soft,
+            hold_hard: compare.hold_hard,
+            masks: defaults.chain(own).map(|header| MaskRule { header: header.into() }).collect(),
+            sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),
+            sync_deadline: self.sync.deadline,
+            sync_min_gap: self.sync.min_gap,
+            failover_auto: self.failover.is_auto,
+            probe_every: self.failover.probe_every,
+            probe_address: self.failover.probe_address,
+            probe_http: self.failover.probe_http,
+            flap_max: self.failover.flap_max,
+            flap_window: self.failover.flap_window,
+            fence: self.failover.fence,
+            flows_max: self.limits.flows_max,
+            hold_bytes_max: self.limits.hold_bytes_max,
+        }
+    }
+
+    /// The keys in which `new` differs and that only a restart can change.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let backend = self.sync.backend != new.sync.backend;
+        let fence = self.failover.fence_command != new.failover.fence_command
+            || self.failover.fence_timeout != new.failover.fence_timeout;
+        [
+            (self.links != new.links, "links"),
+            (self.service != new.service, "service"),
+            (self.servers != new.servers, "server"),
+            (backend, "sync.backend, sync.command, sync.timeout"),
+            (fence, "failover.fence_command, failover.fence_timeout"),
+            (self.limits != new.limits, "limits"),
+            (self.record != new.record, "capture.record"),
+            (self.state_file != new.state_file, "state.file"),
+            (self.socket != new.socket, "admin.socket"),
+            (self.log != new.log, "log"),
+            (self.run_as != new.run_as, "run"),
+        ]
+        .into_iter()
+        .filter_map(|(differs, key)| differs.then_some(key))
+        .collect()
+    }
+
+    /// The server called `name`.
+    pub fn server(&self, name: &str) -> Option<LegId> {
+        LegId::ALL.into_iter().find(|leg| self.servers[leg.index()].name == name)
+    }
+}
+
+/// The header masked unless the user takes it out.
+const DEFAULT_MASK: &str = "date";
+
+#[cfg(test)]
+mod tests;

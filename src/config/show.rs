@@ -1,0 +1,176 @@
+//! [`Config`] -> TOML, with every default written out.
+//!
+//! Owns the written form; `parse` reads it back to the same value.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::read::{show_bytes, show_duration};
+use super::{Config, Level, RunAs};
+use crate::engine::{Fence, LagPolicy, Mode};
+
+/// The whole file.
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = String::new();
+    let mode = match config.mode {
+        Mode::Protect => "protect",
+        Mode::Observe => "observe",
+        Mode::Passthrough => "passthrough",
+    };
+    section(&mut out, "[gateway]", &[("mode", quote(mode))]);
+    let links = &config.links;
+    section(
+        &mut out,
+        "[links]",
+        &[("client", quote(&links.client)), ("a", quote(&links.a)), ("b", quote(&links.b))],
+    );
+    let service = &config.service;
+    let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
+    section(
+        &mut out,
+        "[service]",
+        &[
+            ("name", quote(&service.name)),
+            ("addressing", quote("clone")),
+            ("address", list(service.addresses.iter().map(ToString::to_string))),
+            ("ports", format!("[{}]", ports.join(", "))),
+        ],
+    );
+    for server in &config.servers {
+        let role = if server.is_primary { "primary" } else { "backup" };
+        let keys = [("name", quote(&server.name)), ("role", quote(role))];
+        section(&mut out, "[[server]]", &keys);
+    }
+    compare(&mut out, config);
+    sync(&mut out, config);
+    failover(&mut out, config);
+    let limits = &config.limits;
+    section(
+        &mut out,
+        "[limits]",
+        &[
+            ("flows_max", limits.flows_max.to_string()),
+            ("hold_bytes_max", quote(&show_bytes(limits.hold_bytes_max as u64))),
+        ],
+    );
+    if let Some(record) = &config.record {
+        section(&mut out, "[capture]", &[("record", path(record))]);
+    }
+    section(&mut out, "[state]", &[("file", path(&config.state_file))]);
+    section(&mut out, "[admin]", &[("socket", path(&config.socket))]);
+    log_and_run(&mut out, config);
+    out
+}
+
+fn compare(out: &mut String, config: &Config) {
+    let compare = &config.compare;
+    let on_lag = match compare.on_lag {
+        LagPolicy::Available => "available",
+        LagPolicy::Strict => "strict",
+    };
+    section(
+        out,
+        "[compare]",
+        &[
+            ("hold_soft", quote(&show_duration(compare.hold_soft))),
+            ("hold_hard", quote(&show_duration(compare.hold_hard))),
+            ("on_lag", quote(on_lag)),
+            ("http_defaults", compare.has_http_defaults.to_string()),
+        ],
+    );
+    for header in &compare.masked_headers {
+        section(
+            out,
+            "[[compare.rule]]",
+            &[("protocol", quote("http")), ("header", quote(header)), ("action", quote("mask"))],
+        );
+    }
+}
+
+fn sync(out: &mut String, config: &Config) {
+    let sync = &config.sync;
+    let mut keys = match &sync.backend {
+        None => vec![("backend", quote("none"))],
+        Some(exec) => vec![
+            ("backend", quote("exec")),
+            ("command", list(exec.command.iter().cloned())),
+            ("timeout", quote(&show_duration(exec.timeout))),
+        ],
+    };
+    keys.push(("deadline", quote(&show_duration(sync.deadline))));
+    keys.push(("min_gap", quote(&show_duration(sync.min_gap))));
+    section(out, "[sync]", &keys);
+}
+
+fn failover(out: &mut String, config: &Config) {
+    let failover = &config.failover;
+    let fence = match failover.fence {
+        Fence::None => "none",
+        Fence::Hook => "hook",
+        Fence::Required => "required",
+    };
+    let mut keys = vec![
+        ("auto", failover.is_auto.to_string()),
+        ("probe_every", quote(&show_duration(failover.probe_every))),
+        ("probe_http", failover.probe_http.to_string()),
+        ("flap_max", failover.flap_max.to_string()),
+        ("flap_window", quote(&show_duration(failover.flap_window))),
+        ("fence", quote(fence)),
+        ("fence_timeout", quote(&show_duration(failover.fence_timeout))),
+    ];
+    if let Some(address) = failover.probe_address {
+        keys.push(("probe_address", quote(&address.to_string())));
+    }
+    if let Some(command) = &failover.fence_command {
+        keys.push(("fence_command", list(command.iter().cloned())));
+    }
+    section(out, "[failover]", &keys);
+}
+
+fn log_and_run(out: &mut String, config: &Config) {
+    let log = &config.log;
+    let level = match log.level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    let format = if log.is_json { "json" } else { "text" };
+    let mut keys = vec![("format", quote(format)), ("level", quote(level))];
+    if let Some(events) = &log.events {
+        keys.push(("events", path(events)));
+    }
+    section(out, "[log]", &keys);
+    match &config.run_as {
+        None => {}
+        Some(RunAs::User(user)) => section(out, "[run]", &[("user", quote(user))]),
+        Some(RunAs::Ids { uid, gid }) => {
+            section(out, "[run]", &[("uid", uid.to_string()), ("gid", gid.to_string())]);
+        }
+    }
+}
+
+fn section(out: &mut String, header: &str, keys: &[(&str, String)]) {
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{header}");
+    for (key, value) in keys {
+        let _ = writeln!(out, "{key} = {value}");
+    }
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quote(&path.to_string_lossy())
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.map(|item| quote(&item)).collect();
+    format!("[{}]", items.join(", "))
+}

@@ -1,0 +1,227 @@
+//! Broken files as a table: what is written, and what must be said about it.
+
+use super::*;
+
+const BASE: &str = "[links]\nclient = \"c0\"\na = \"a0\"\nb = \"b0\"\n[service]\n\
+    addressing = \"clone\"\naddress = \"192.0.2.10\"\nports = [80]\n[[server]]\nname = \"one\"\n\
+    role = \"primary\"\n[[server]]\nname = \"two\"\nrole = \"backup\"\n";
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, Path::new("test.toml"))
+}
+
+#[test]
+fn the_smallest_file_is_valid_and_has_the_defaults() {
+    let config = parse(BASE).expect("it is valid");
+    assert_eq!(config.mode, Mode::Protect);
+    assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.state_file, Path::new(DEFAULT_STATE_FILE));
+    assert_eq!(config.server("two"), Some(LegId::B));
+    assert_eq!(config.server("three"), None);
+    let (engine, defaults) = (config.engine(), EngineConfig::default());
+    assert_eq!(engine.server_names, ["one", "two"]);
+    assert_eq!(engine.masks, defaults.masks);
+    assert_eq!(engine.hold_hard, defaults.hold_hard);
+    assert_eq!(engine.sync_scope, None);
+    assert_eq!(engine.flows_max, defaults.flows_max);
+}
+
+#[test]
+fn the_example_is_valid_and_says_the_defaults() {
+    let example = parse(Config::example()).expect("the example is valid");
+    let bare = BASE.replace("c0", "eth0").replace("a0", "eth1").replace("b0", "eth2");
+    let bare = bare.replace("\"one\"", "\"a\"").replace("\"two\"", "\"b\"");
+    assert_eq!(example, parse(&bare).expect("it is valid"));
+}
+
+#[test]
+fn what_is_shown_reads_back_to_the_same() {
+    let full = format!(
+        "{BASE}[compare]\nhttp_defaults = false\non_lag = \"strict\"\n[[compare.rule]]\n\
+         protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
+         command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
+         fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
+         [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n[run]\nuid = 7\n\
+         [log]\nformat = \"json\"\nlevel = \"trace\"\nevents = \"e\"\n[gateway]\n\
+         mode = \"observe\"\n"
+    );
+    for text in [BASE, &full, Config::example()] {
+        let config = parse(text).expect("it is valid");
+        assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    }
+    let config = parse(&full).expect("it is valid");
+    assert_eq!(config.run_as, Some(RunAs::Ids { uid: 7, gid: 7 }));
+    assert_eq!(config.engine().masks, [MaskRule { header: "x-id".into() }]);
+    assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
+}
+
+#[test]
+fn the_second_server_may_be_primary_and_two_families_may_be_served() {
+    let swapped = BASE.replace("primary", "x").replace("backup", "primary").replace("x", "backup");
+    let both = swapped.replace("\"192.0.2.10\"", "[\"192.0.2.10\", \"2001:db8::10\"]");
+    let config = parse(&both).expect("it is valid");
+    assert_eq!(config.engine().first_primary, LegId::B);
+    assert_eq!(config.engine().addresses.len(), 2);
+}
+
+#[test]
+fn a_service_array_of_one_is_a_service() {
+    assert!(parse(&BASE.replace("[service]", "[[service]]")).is_ok());
+}
+
+/// One mistake: what to replace in (or, with an empty first part, to append to) the base file, the
+/// line it is reported at, its key, and words that the message must have.
+type Case = (&'static str, &'static str, Option<usize>, &'static str, &'static str);
+
+#[rustfmt::skip]
+const BROKEN: &[Case] = &[
+    ("client = \"c0\"\n", "", Some(1), "links.client", "missing"),
+    ("\"c0\"", "\"a0\"", Some(3), "links.a", "same interface"),
+    ("\"c0\"", "\"much-too-long-a-name\"", Some(2), "links.client", "not the name of an interface"),
+    ("\"c0\"", "3", Some(2), "links.client", "a whole number, expected a string"),
+    ("client = ", "cleint = ", Some(2), "links.cleint", "did you mean `client`?"),
+    ("\"clone\"", "\"vip\"", Some(6), "service.addressing", "not supported by this version"),
+    ("\"clone\"", "\"clon\"", Some(6), "service.addressing", "did you mean `clone`?"),
+    ("addressing = \"clone\"\n", "", Some(5), "service.addressing", "missing"),
+    ("\"192.0.2.10\"", "\"192.0.2.300\"", Some(7), "service.address", "not an IP address"),
+    ("\"192.0.2.10\"", "\"192.0.2.10/24\"", Some(7), "service.address", "prefix length"),
+    ("\"192.0.2.10\"", "[]", Some(7), "service.address", "empty"),
+    ("\"192.0.2.10\"", "\"224.0.0.1\"", Some(7), "service.address", "cannot be"),
+    ("\"192.0.2.10\"", "\"::ffff:192.0.2.1\"", Some(7), "service.address", "cannot be"),
+    ("\"192.0.2.10\"", "[\"192.0.2.1\", \"192.0.2.2\"]", Some(7), "service.address", "one family"),
+    ("[80]", "[]", Some(8), "service.ports", "no port"),
+    ("[80]", "[80, 80]", Some(8), "service.ports", "twice"),
+    ("[80]", "[80, 70000]", Some(8), "service.ports", "1 to 65535"),
+    ("[80]", "[\"http\", 80]", Some(8), "service.ports", "whole number"),
+    ("[80]", "true", Some(8), "service.ports", "expected a list"),
+    ("\"two\"", "\"one\"", Some(13), "server.name", "two servers are called `one`"),
+    ("\"two\"", "\"t wo\"", Some(13), "server.name", "not a name"),
+    ("\"backup\"", "\"primary\"", Some(14), "server.role", "second primary"),
+    ("\"backup\"", "\"standby\"", Some(14), "server.role", "`primary`, `backup`"),
+    ("role = \"backup\"\n", "", Some(12), "server.role", "missing"),
+    ("", "[[server]]\nname = \"c\"\nrole = \"backup\"\n", Some(15), "server", "exactly two"),
+    ("", "[[service]]\n", Some(15), "", "service"),
+    ("", "[comapre]\n", Some(15), "comapre", "did you mean [compare]?"),
+    ("[links]", "ports = [1]\n[links]", Some(1), "ports", "[service]"),
+    ("", "[compare]\nhold_sfot = \"1s\"\n", Some(16), "compare.hold_sfot", "`hold_soft`"),
+    ("", "[compare]\nmin_gap = \"1s\"\n", Some(16), "compare.min_gap", "belongs to [sync]"),
+    ("", "[compare]\nhold_soft = \"30\"\n", Some(16), "compare.hold_soft", "not a time"),
+    ("", "[compare]\nhold_soft = 30\n", Some(16), "compare.hold_soft", "with its unit"),
+    ("", "[compare]\nhold_soft = \"2h\"\n", Some(16), "compare.hold_soft", "must be 1ms to 1m"),
+    ("", "[compare]\nhold_soft = \"1s\"\n", Some(16), "compare.hold_soft", "shorter"),
+    ("", "[compare]\non_lag = \"strickt\"\n", Some(16), "compare.on_lag", "`strict`"),
+    ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"a b\"\naction = \"mask\"\n",
+        Some(17), "compare.rule.header", "header field"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"content-length\"\naction = \"mask\"\n",
+        Some(17), "compare.rule.header", "cannot be masked"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
+        Some(18), "compare.rule.action", "not supported"),
+    ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
+        Some(15), "compare.rule.protocol", "missing"),
+    ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),
+    ("", "[sync]\nbackend = \"qemu\"\n", Some(16), "sync.backend", "not supported"),
+    ("", "[sync]\ncommand = [\"/bin/true\"]\n", Some(16), "sync.command", "no backend"),
+    ("", "[sync]\nbackend = \"exec\"\ncommand = \"/bin/true\"\n", Some(17), "sync.command", "list"),
+    ("", "[sync]\nbackend = \"exec\"\ncommand = [\"sync.sh\"]\n", Some(17), "sync.command",
+        "absolute path"),
+    ("", "[sync]\nbackend = \"exec\"\ncommand = []\n", Some(17), "sync.command", "empty"),
+    ("", "[sync]\ndeadline = \"40s\"\n", Some(16), "sync.deadline", "shorter than deadline"),
+    ("", "[failover]\nfence = \"required\"\n", Some(16), "failover.fence_command", "missing"),
+    ("", "[failover]\nfence_command = [\"/x\"]\n", Some(16), "failover.fence_command", "none"),
+    ("", "[failover]\nflap_max = -1\n", Some(16), "failover.flap_max", "0 to 1000"),
+    ("", "[failover]\nprobe_address = \"192.0.2.10\"\n", Some(16), "failover.probe_address",
+        "address of the service"),
+    ("", "[failover]\nprobe_address = \"fd00::1\"\n", Some(16), "failover.probe_address", "family"),
+    ("", "[limits]\nflows_max = 0\n", Some(16), "limits.flows_max", "1 to 1048576"),
+    ("", "[limits]\nhold_bytes_max = \"1GB\"\n", Some(16), "limits.hold_bytes_max", "not a size"),
+    ("", "[limits]\nhold_bytes_max = 5\n", Some(16), "limits.hold_bytes_max", "1MiB to 1TiB"),
+    ("", "[admin]\nhttp = \"127.0.0.1:1\"\n", Some(16), "admin.http", "not supported by this"),
+    ("", "[gateway]\nworkers = 0\n", Some(16), "gateway.workers", "not supported by this"),
+    ("", "[state]\nfile = \"\"\n", Some(16), "state.file", "not a path"),
+    ("", "[run]\nuser = \"x\"\nuid = 1\n", Some(17), "run.uid", "not both"),
+    ("", "[run]\ngid = 1\n", Some(16), "run.uid", "missing"),
+    ("", "[log]\nlevel = \"loud\"\n", Some(16), "log.level", "`info`"),
+    ("\"c0\"", "\"c0", Some(2), "", "string"),
+    ("a = \"a0\"", "client = \"a0\"", Some(3), "", "duplicate key"),
+];
+
+#[test]
+fn each_broken_file_is_refused_with_its_line_and_reason() {
+    for &(from, to, line, key, words) in BROKEN {
+        let text = if from.is_empty() {
+            format!("{BASE}{to}")
+        } else {
+            assert!(BASE.contains(from), "{from:?} is not in the base file");
+            BASE.replacen(from, to, 1)
+        };
+        let problems = parse(&text).expect_err(to);
+        let shown = problems.to_string();
+        let found = problems.list.iter().any(|p| p.line == line && p.key == key);
+        assert!(found, "no problem at line {line:?}, key {key:?}, in:\n{shown}");
+        assert!(shown.contains(words), "{words:?} is not in:\n{shown}");
+        let first = problems.list.first().map(|p| p.line);
+        let is_follow_up = problems.list.len() > 1;
+        assert!(!is_follow_up || first <= Some(line), "noise before the mistake:\n{shown}");
+    }
+}
+
+#[test]
+fn a_mistake_is_reported_once() {
+    for &(from, to, ..) in BROKEN {
+        if from.is_empty() && !to.starts_with("[[service]]") && !to.starts_with("[[server]]") {
+            let problems = parse(&format!("{BASE}{to}")).expect_err(to);
+            assert_eq!(problems.list.len(), 1, "{problems}");
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
+    let text = "[links]\nclient = 1\n[service]\naddressing = \"vip\"\nports = [0]\n[sink]\n";
+    let problems = parse(text).expect_err("it is broken");
+    let keys: Vec<&str> = problems.list.iter().map(|p| p.key.as_str()).collect();
+    let want = [
+        "links.a",
+        "links.b",
+        "links.client",
+        "service.address",
+        "service.addressing",
+        "service.ports",
+        "sink",
+        "server",
+    ];
+    assert_eq!(keys, want, "{problems}");
+}
+
+#[test]
+fn an_empty_file_names_what_is_missing() {
+    let problems = parse("").expect_err("it is empty");
+    let keys: Vec<&str> = problems.list.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys, ["links", "server", "service"]);
+}
+
+#[test]
+fn only_what_cannot_change_needs_a_restart() {
+    let old = parse(BASE).expect("it is valid");
+    let slow = parse(&format!("{BASE}[compare]\nhold_hard = \"300ms\"\n")).expect("it is valid");
+    assert!(old.needs_restart(&slow).is_empty());
+    let moved = parse(&BASE.replace("c0", "c1")).expect("it is valid");
+    assert_eq!(old.needs_restart(&moved), ["links"]);
+}
+
+#[test]
+fn an_unreadable_file_says_what_to_do() {
+    let error = Config::load(Path::new("/nonexistent/x.toml")).expect_err("it is not there");
+    assert!(error.to_string().contains("shadowvm config init"), "{error}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(cut in 0usize..2000, junk in "[\\[\\]=\"a-z0-9\n.é,{}]{0,40}") {
+        let text: String = Config::example().chars().take(cut).chain(junk.chars()).collect();
+        if let Err(problems) = parse(&text) {
+            proptest::prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}
