@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 pub use problem::{Problem, Problems};
 
+pub use crate::observe::describe::Level;
+
 use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope};
 
 /// Where the configuration is looked for when none is named.
@@ -161,21 +163,6 @@ pub struct Log {
     pub level: Level,
     /// File that gets every role-relevant event as a JSON line.
     pub events: Option<PathBuf>,
-}
-
-/// Severity of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something broke.
-    Error,
-    /// A person should look.
-    Warn,
-    /// What happened.
-    Info,
-    /// What happened to each flow.
-    Debug,
-    /// What happened to each packet.
-    Trace,
 }
 
 /// Whom to become.

@@ -1,0 +1,136 @@
+//! The directory of flows: what readers see of each connection without stopping the engine.
+//!
+//! Fed by events, bounded by the engine's own flow table. A reader sees each entry whole, the
+//! directory as it changes.
+
+use dashmap::DashMap;
+
+use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, SoloReason};
+
+/// One flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// State.
+    pub state: FlowState,
+    /// The leg that serves it, once that is known.
+    pub primary: Option<LegId>,
+    /// Why it has one server only.
+    pub solo: Option<SoloReason>,
+    /// Response bytes that both servers had said when they were released.
+    pub verified_bytes: u64,
+    /// Response bytes that one had said.
+    pub unverified_bytes: u64,
+    /// When it was first seen.
+    pub opened: Instant,
+}
+
+/// Flows by key.
+#[derive(Debug, Default)]
+pub struct FlowDirectory {
+    flows: DashMap<FlowKey, FlowEntry>,
+}
+
+impl FlowDirectory {
+    /// Takes one event.
+    pub fn record(&self, now: Instant, event: &Event) {
+        match event {
+            Event::Released { flow, verified, unverified, .. } => {
+                if let Some(mut entry) = self.flows.get_mut(flow) {
+                    entry.verified_bytes += u64::from(*verified);
+                    entry.unverified_bytes += u64::from(*unverified);
+                }
+            }
+            // A key that opens again is a new generation of the 4-tuple.
+            Event::FlowOpened { flow } => {
+                self.flows.insert(*flow, FlowEntry::new(now));
+            }
+            Event::FlowChanged { flow, to, primary, solo, .. } => {
+                let mut entry = self.flows.entry(*flow).or_insert_with(|| FlowEntry::new(now));
+                entry.state = *to;
+                entry.primary = Some(*primary);
+                entry.solo = *solo;
+            }
+            Event::FlowClosed { flow, .. } => {
+                self.flows.remove(flow);
+            }
+            _ => {}
+        }
+    }
+
+    /// Up to `limit` flows in the order of their keys, and how many there are.
+    pub fn list(&self, limit: usize) -> (Vec<(FlowKey, FlowEntry)>, usize) {
+        let mut all: Vec<_> = self.flows.iter().map(|e| (*e.key(), *e.value())).collect();
+        let total = all.len();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all.truncate(limit);
+        (all, total)
+    }
+}
+
+impl FlowEntry {
+    fn new(now: Instant) -> Self {
+        Self {
+            state: FlowState::Opening,
+            primary: None,
+            solo: None,
+            verified_bytes: 0,
+            unverified_bytes: 0,
+            opened: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Duration;
+    use crate::observe::tests::flow_key;
+
+    #[test]
+    fn a_flow_lives_from_open_to_close() {
+        let directory = FlowDirectory::default();
+        let flow = flow_key();
+        let at = Instant::from_millis(7);
+        directory.record(at, &Event::FlowOpened { flow });
+        directory.record(
+            at,
+            &Event::FlowChanged {
+                flow,
+                from: FlowState::Opening,
+                to: FlowState::Paired,
+                primary: LegId::B,
+                solo: None,
+            },
+        );
+        let waited = Duration::ZERO;
+        directory.record(at, &Event::Released { flow, verified: 5, unverified: 2, waited });
+        let (list, total) = directory.list(10);
+        assert_eq!((list.len(), total), (1, 1));
+        let entry = list[0].1;
+        assert_eq!(entry.state, FlowState::Paired);
+        assert_eq!(entry.primary, Some(LegId::B));
+        assert_eq!((entry.verified_bytes, entry.unverified_bytes), (5, 2));
+        assert_eq!(entry.opened, at);
+        assert_eq!(directory.list(0), (Vec::new(), 1));
+        directory.record(
+            at,
+            &Event::FlowClosed {
+                flow,
+                last: FlowState::TimeWait,
+                released: 7,
+                verified: 5,
+                was_reset: false,
+            },
+        );
+        assert_eq!(directory.list(10).1, 0);
+    }
+
+    #[test]
+    fn bytes_of_an_unknown_flow_do_not_make_an_entry() {
+        let directory = FlowDirectory::default();
+        let waited = Duration::ZERO;
+        let event = Event::Released { flow: flow_key(), verified: 5, unverified: 2, waited };
+        directory.record(Instant::ZERO, &event);
+        assert_eq!(directory.list(10).1, 0);
+    }
+}
