@@ -7,7 +7,16 @@
 
 pub mod config;
 pub mod event;
+pub mod planted;
 pub mod time;
+
+mod clock;
+mod flow;
+mod flow_table;
+mod leg;
+mod limits;
+mod ranges;
+mod stream;
 
 use std::collections::VecDeque;
 

@@ -126,6 +126,9 @@ impl TcpFlags {
     /// Congestion window reduced.
     pub const CWR: Self = Self(0x80);
 
+    /// The last segment of a side that has nothing more to say.
+    pub const FIN_ACK: Self = Self(0x11);
+
     /// Whether all of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -1,0 +1,207 @@
+//! How a flow ends: FIN and RST are held, compared, and shown only where the streams end (1.8).
+
+use bytes::Bytes;
+
+use super::{Cx, EMPTY, Flow, Report};
+use crate::engine::event::{Event, FlowState, SoloReason};
+use crate::engine::leg::LegState;
+use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
+use crate::engine::time::Instant;
+use crate::engine::{LegId, Link};
+use crate::wire::build::{self, TcpFields};
+use crate::wire::{Offset, Segment, TcpFlags, TcpOptions};
+
+impl Flow {
+    /// Request bytes are not yet answered, or one leg has more to say than the other.
+    pub(super) fn is_unfinished(&self) -> bool {
+        let goes_on = self.legs.iter().any(|l| l.is_open() && l.nxt > self.visible.released + 1);
+        self.client.nxt > self.visible.answered || goes_on
+    }
+
+    /// Ends of the legs' streams: early ends, resets, FINs that may be shown.
+    pub(super) fn settle_ends(&mut self, cx: &mut Cx<'_>) {
+        self.settle_resets(cx);
+        if self.visible.reset.is_some() {
+            return;
+        }
+        self.settle_early_end(cx);
+        self.settle_fin_hold(cx);
+        self.release(cx);
+        self.release_fin(cx);
+    }
+
+    /// One leg ended in good order where the other goes on: the leg that ended loses.
+    fn settle_early_end(&mut self, cx: &mut Cx<'_>) {
+        if !self.has_both() || on(Bug::EarlyFinReleased) {
+            return;
+        }
+        for id in LegId::ALL {
+            let (leg, other) = (self.leg(id), self.leg(id.other()));
+            let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
+            let goes_on = other.said() > end;
+            if goes_on && self.comparison.agreed() >= end && self.diverged.is_none() {
+                cx.event(Event::EarlyEnd { flow: self.key, loser: id });
+                cx.reports.push(Report::UnfinishedEnd(id));
+                return self.lose(cx, id, SoloReason::EarlyEnd);
+            }
+        }
+    }
+
+    fn settle_resets(&mut self, cx: &mut Cx<'_>) {
+        let was_reset = |f: &Self, id: LegId| f.leg(id).is_open() && f.leg(id).reset_at.is_some();
+        if self.has_both() {
+            let [a, b] = LegId::ALL.map(|id| was_reset(self, id));
+            if a && b {
+                return self.reset_client(cx);
+            }
+            for id in LegId::ALL {
+                let due = self.leg(id).reset_at.map(|at| at + limits::RST_HOLD);
+                if due.is_some_and(|due| cx.now >= due) {
+                    cx.event(Event::EarlyEnd { flow: self.key, loser: id });
+                    return self.lose(cx, id, SoloReason::EarlyEnd);
+                }
+            }
+        } else if was_reset(self, self.primary) {
+            // What it said before goes first.
+            self.release(cx);
+            self.reset_client(cx);
+        } else if self.is_orphaned() && was_reset(self, self.backup()) {
+            self.reset_client(cx);
+        }
+    }
+
+    /// A FIN is held while the other leg, having said as much, says no more.
+    fn settle_fin_hold(&mut self, cx: &mut Cx<'_>) {
+        if !self.has_both() || self.visible.fin.is_some() {
+            self.fin_held_at = None;
+            return;
+        }
+        let holder = LegId::ALL.into_iter().find(|&id| {
+            let (leg, other) = (self.leg(id), self.leg(id.other()));
+            leg.ended_at().is_some_and(|end| other.said() == end && other.fin.is_none())
+        });
+        let Some(holder) = holder else {
+            self.fin_held_at = None;
+            return;
+        };
+        if self.fin_held_at.is_none() && self.is_unfinished() {
+            cx.reports.push(Report::UnfinishedEnd(holder));
+        }
+        let since = *self.fin_held_at.get_or_insert(cx.now);
+        if cx.now.since(since) >= limits::FIN_HOLD {
+            // The servers' idle times differ, nothing more: the primary's way is the flow's.
+            self.fin_held_at = None;
+            match holder == self.primary {
+                true => self.lose(cx, holder.other(), SoloReason::EarlyEnd),
+                false => self.lose(cx, holder, SoloReason::EarlyEnd),
+            }
+        }
+    }
+
+    /// Shows the FIN where every stream that counts has ended and all before it was shown (I7).
+    fn release_fin(&mut self, cx: &mut Cx<'_>) {
+        if self.visible.fin.is_some() {
+            return;
+        }
+        let at = self.visible.released;
+        let ends = |id: LegId| self.leg(id).ended_at() == Some(at);
+        let may = match self.state {
+            FlowState::Paired if on(Bug::EarlyFinReleased) => LegId::ALL.into_iter().any(ends),
+            FlowState::Paired if on(Bug::FinWithoutHold) => ends(self.primary),
+            FlowState::Paired => LegId::ALL.into_iter().all(ends) && self.has_both(),
+            FlowState::Lagging => ends(self.primary) && !self.is_orphaned(),
+            FlowState::Solo | FlowState::TimeWait => ends(self.primary),
+            FlowState::Opening | FlowState::Diverged => false,
+        };
+        if may {
+            self.visible.fin = Some(at);
+            self.send_client(cx, at, TcpFlags::FIN_ACK, EMPTY);
+        }
+    }
+
+    /// Both directions are closed and acknowledged: kept for late segments only.
+    pub(super) fn settle_close(&mut self, cx: &mut Cx<'_>) {
+        if self.state == FlowState::TimeWait {
+            return;
+        }
+        let (Some(shown), Some(sent)) = (self.visible.fin, self.client.fin) else { return };
+        let is_acked = self.legs.iter().filter(|l| l.is_open()).all(|l| l.acked > sent);
+        if self.client.una > shown && is_acked {
+            self.expires_at = cx.now + limits::TIME_WAIT;
+            self.set_state(cx, FlowState::TimeWait, None);
+        }
+    }
+
+    pub(super) fn close_deadline(&self) -> Option<Instant> {
+        if on(Bug::DropLv5) || self.visible.reset.is_some() {
+            return None;
+        }
+        let fin = self.fin_held_at.map(|at| at + limits::FIN_HOLD);
+        let open = self.legs.iter().filter(|l| l.is_open());
+        let reset = open.filter_map(|l| l.reset_at).map(|at| at + limits::RST_HOLD);
+        reset.chain(fin).min()
+    }
+
+    /// Resets the client's connection: exactly at the next byte that it expects (RFC 5961 3).
+    pub(super) fn reset_client(&mut self, cx: &mut Cx<'_>) {
+        if self.visible.reset.is_some() {
+            return;
+        }
+        let at = self.visible.fin.map_or(self.visible.released, |f| f + 1);
+        self.send_client_reset(cx, self.visible.iss.at(at).raw());
+        cx.event(Event::FlowReset { flow: self.key });
+        self.visible.reset = Some(at);
+        self.reset_legs(cx);
+        self.close_after_reset(cx);
+    }
+
+    /// The client missed the reset, or did not take it: the number that it expects is its ack.
+    pub(super) fn reset_client_again(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        let is_live = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
+        if is_live && self.visible.is_open {
+            self.send_client_reset(cx, seg.ack);
+        }
+    }
+
+    fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
+        let (l2, l3) = match self.leg(self.primary).headers {
+            Some(headers) => headers,
+            None => (self.client.headers.0.reversed(), self.client.headers.1.reversed()),
+        };
+        let fields = TcpFields {
+            src_port: self.key.server.port(),
+            dst_port: self.key.client.port(),
+            seq,
+            ack: 0,
+            flags: TcpFlags::RST,
+            window: 0,
+            urgent: 0,
+            options: TcpOptions::default(),
+        };
+        let l3 = cx.number(l3);
+        cx.transmit(Link::Client, build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX));
+    }
+
+    /// Resets every leg that is left.
+    pub(super) fn reset_legs(&mut self, cx: &mut Cx<'_>) {
+        for id in LegId::ALL {
+            self.detach(cx, id);
+        }
+    }
+
+    /// The flow is over; its constants stay a while for whoever missed the reset.
+    pub(super) fn close_after_reset(&mut self, cx: &mut Cx<'_>) {
+        let at = self.visible.released;
+        self.visible.reset.get_or_insert(at);
+        self.expires_at = cx.now + limits::RESET_KEPT;
+        self.request.restart(Offset::START);
+        self.shown.restart(self.visible.released);
+        for leg in &mut self.legs {
+            if leg.state == LegState::SynSent {
+                leg.state = LegState::Scrub;
+            }
+        }
+        self.set_state(cx, FlowState::TimeWait, None);
+    }
+}

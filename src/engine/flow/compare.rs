@@ -1,0 +1,257 @@
+//! Where the two streams agree. Compares bytes, in order, and knows the spans that may differ.
+//!
+//! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
+//! point; while Lagging it trails behind and verifies what was shown already.
+
+use super::{Cx, Flow, Held, Report};
+use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
+use crate::engine::planted::{Bug, on};
+use crate::protocol::{Normalizer, SPAN_BYTES_MAX, Step, http::Http};
+use crate::wire::Offset;
+
+/// The comparison of one flow.
+#[derive(Debug)]
+pub struct Comparison {
+    agreed: Offset,
+    normalizer: Option<Box<dyn Normalizer>>,
+    /// Client bytes that the normalizer has read.
+    request_read: Offset,
+    /// A span that may differ begins at `agreed`.
+    span: Option<u16>,
+}
+
+impl Comparison {
+    /// Begins at `at`; `masks` are header fields of HTTP/1.x that may differ.
+    pub fn new(at: Offset, masks: Vec<String>) -> Self {
+        let normalizer: Option<Box<dyn Normalizer>> = match masks.is_empty() {
+            true => None,
+            false => Some(Box::new(Http::new(masks))),
+        };
+        Self { agreed: at, normalizer, request_read: Offset::START, span: None }
+    }
+
+    /// The end of the prefix that both legs said.
+    pub const fn agreed(&self) -> Offset {
+        self.agreed
+    }
+
+    /// Whether a masked span waits to be complete in both.
+    pub const fn is_in_span(&self) -> bool {
+        self.span.is_some()
+    }
+
+    /// Begins again at `at`, knowing nothing of the protocol any more.
+    pub fn restart(&mut self, at: Offset) {
+        *self = Self { agreed: at, normalizer: None, request_read: Offset::START, span: None };
+    }
+
+    /// There is nothing to compare any more.
+    pub fn stop(&mut self) {
+        self.normalizer = None;
+        self.span = None;
+    }
+
+    /// How far beyond `agreed` bytes are certainly to be compared as they are.
+    fn plain_until(&self) -> Offset {
+        match (&self.normalizer, self.span) {
+            (_, Some(_)) => self.agreed,
+            (Some(n), None) => self.agreed + n.plain_ahead().min(1 << 40),
+            (None, None) => self.agreed + (1 << 40),
+        }
+    }
+}
+
+impl Flow {
+    /// Compares as far as both legs have spoken.
+    pub(super) fn compare(&mut self, cx: &mut Cx<'_>) {
+        if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
+            return;
+        }
+        self.read_request();
+        loop {
+            let stepped = match self.comparison.span {
+                Some(rule) => self.compare_span(cx, rule),
+                None => self.compare_plain(cx),
+            };
+            if !stepped {
+                break;
+            }
+        }
+    }
+
+    /// Both legs carry the flow, or the leg that is left has still to prove what was shown.
+    fn is_comparable(&self) -> bool {
+        self.has_both() || self.is_orphaned()
+    }
+
+    /// The normalizer reads requests before it reads their answers.
+    fn read_request(&mut self) {
+        let Some(normalizer) = &mut self.comparison.normalizer else { return };
+        let mut at = self.comparison.request_read;
+        loop {
+            let bytes = self.request.slice_at(at);
+            if bytes.is_empty() {
+                break;
+            }
+            normalizer.on_request(bytes);
+            at = at + bytes.len() as u64;
+        }
+        self.comparison.request_read = at;
+    }
+
+    /// The primary's bytes at `at`: what was shown of them first.
+    fn reference_at(&self, at: Offset) -> &[u8] {
+        if at < self.visible.released {
+            let left = self.visible.released.since(at) as usize;
+            let bytes = self.shown.slice_at(at);
+            return &bytes[..bytes.len().min(left)];
+        }
+        self.leg(self.primary).stream.slice_at(at)
+    }
+
+    fn compare_plain(&mut self, cx: &mut Cx<'_>) -> bool {
+        let at = self.comparison.agreed;
+        let ours = self.reference_at(at);
+        let theirs = self.leg(self.backup()).stream.slice_at(at);
+        let both = ours.len().min(theirs.len());
+        if both == 0 {
+            return false;
+        }
+        let (ours, theirs) = (&ours[..both], &theirs[..both]);
+        let same = match ours == theirs {
+            true => both,
+            false => ours.iter().zip(theirs).take_while(|(a, b)| a == b).count(),
+        };
+        if same == 0 {
+            let (a, b) = match self.primary.index() {
+                0 => (ours[0], theirs[0]),
+                _ => (theirs[0], ours[0]),
+            };
+            self.on_difference(cx, DivergenceKind::Byte(a, b));
+            return false;
+        }
+        let mut normalizer = self.comparison.normalizer.take();
+        let step = match &mut normalizer {
+            Some(n) => {
+                let ours = self.reference_at(at);
+                n.on_response(&ours[..same])
+            }
+            None => Step::Plain,
+        };
+        self.comparison.normalizer = normalizer;
+        let taken = match step {
+            Step::Plain => same,
+            Step::Span { after, rule } => {
+                self.comparison.span = Some(rule);
+                after
+            }
+        };
+        self.comparison.agreed = at + taken as u64;
+        true
+    }
+
+    /// A span that may differ: both copies complete, equal in length, or it is compared as it is.
+    fn compare_span(&mut self, cx: &mut Cx<'_>, rule: u16) -> bool {
+        let at = self.comparison.agreed;
+        let ours = self.span_at(at, |f, at| f.reference_at(at));
+        let backup = self.backup();
+        let theirs = self.span_at(at, |f, at| f.leg(backup).stream.slice_at(at));
+        match (ours, theirs) {
+            (Span::Open, _) | (_, Span::Open) if on(Bug::SpanNotAtomic) => {
+                let there = |l: &[u8]| l.len() as u64;
+                let n = there(self.reference_at(at)).min(there(self.leg(backup).stream.slice_at(at)));
+                self.comparison.agreed = at + n;
+                n > 0
+            }
+            (Span::Open, _) | (_, Span::Open) => false,
+            (Span::Whole(ours), Span::Whole(theirs)) if ours.len() == theirs.len() => {
+                let len = ours.len();
+                if ours != theirs {
+                    let (flow, len) = (self.key, len as u32);
+                    cx.event(Event::MaskHit { flow, rule, at, len });
+                }
+                self.comparison.span = None;
+                self.comparison.agreed = at + len as u64;
+                if let Some(n) = &mut self.comparison.normalizer {
+                    n.on_span(len);
+                }
+                true
+            }
+            // Unequal lengths or an endless value: no mask applies, and the rest of the flow is
+            // compared as it is.
+            _ => {
+                self.comparison.stop();
+                true
+            }
+        }
+    }
+
+    /// The value that begins at `at`, up to its CR or LF.
+    fn span_at<'a>(&'a self, mut at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
+        let mut value = Vec::new();
+        loop {
+            let bytes = get(self, at);
+            if bytes.is_empty() {
+                return Span::Open;
+            }
+            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
+            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
+            if value.len() > SPAN_BYTES_MAX {
+                return Span::TooLong;
+            }
+            if end.is_some() {
+                return Span::Whole(value);
+            }
+            at = at + bytes.len() as u64;
+        }
+    }
+
+    /// Ranges in `[from, to)` beyond `agreed` that both legs said, equal and certainly plain.
+    pub(super) fn equal_ahead(&self, from: Offset, to: Offset) -> Vec<(Offset, Offset)> {
+        let to = to.min(self.comparison.plain_until());
+        let [a, b] = &self.legs;
+        let mut found = Vec::new();
+        let mut at = from.max(self.comparison.agreed);
+        while at < to {
+            let (ours, theirs) = (a.stream.slice_at(at), b.stream.slice_at(at));
+            let n = ours.len().min(theirs.len()).min(to.since(at) as usize);
+            if n > 0 {
+                if ours[..n] == theirs[..n] {
+                    found.push((at, at + n as u64));
+                }
+                at = at + n as u64;
+                continue;
+            }
+            match (a.stream.next_held(at), b.stream.next_held(at)) {
+                (Some(x), Some(y)) if x.max(y) > at => at = x.max(y),
+                _ => break,
+            }
+        }
+        found
+    }
+
+    /// The streams differ at `agreed`.
+    fn on_difference(&mut self, cx: &mut Cx<'_>, kind: DivergenceKind) {
+        let what = Divergence { at: self.comparison.agreed, kind };
+        cx.event(Event::Diverged { flow: self.key, divergence: what });
+        if self.is_orphaned() {
+            // The only leg left contradicts what the client was shown.
+            return self.reset_client(cx);
+        }
+        let until = cx.now + cx.config.sync_deadline;
+        self.diverged = Some(Held { what, until });
+        let was_shown = self.state == FlowState::Lagging && what.at < self.visible.released;
+        self.set_state(cx, FlowState::Diverged, None);
+        cx.reports.push(Report::Diverged);
+        if was_shown || cx.config.sync_scope.is_none() {
+            self.resolve_divergence(cx);
+        }
+    }
+}
+
+/// A masked value in one stream.
+enum Span {
+    Open,
+    Whole(Vec<u8>),
+    TooLong,
+}

@@ -1,0 +1,368 @@
+//! What of a flow outlives the process: 96 bytes, written at the handshake and at role changes.
+//!
+//! Everything else is soft. After a restart three probes make the client and both servers state
+//! their positions; what was in flight, TCP at the ends repeats. Layout, big endian: version 1,
+//! flags 1, state 1, primary 1, two addresses of 16, two ports of 2, two MACs of 6, VLANs 4+4,
+//! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, scales 4 x 1, clock offsets
+//! of a, b 4 each; the rest is 0.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::{Cx, Flow, Visible};
+use crate::engine::event::{Event, FlowKey, FlowState, SoloReason};
+use crate::engine::leg::{Leg, LegState};
+use crate::engine::limits;
+use crate::engine::stream::Stream;
+use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
+use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
+
+const VERSION: u8 = 1;
+const NO_SCALE: u8 = 0xff;
+
+mod flag {
+    pub(super) const IPV4: u8 = 1;
+    pub(super) const SACK: u8 = 2;
+    pub(super) const TIMESTAMPS: u8 = 4;
+    pub(super) const LEG_SACK: [u8; 2] = [8, 16];
+    pub(super) const LEG_TIMESTAMPS: [u8; 2] = [32, 64];
+}
+
+/// Writes fields one after another.
+struct Writer {
+    bytes: [u8; FLOW_CONSTANTS_LEN],
+    at: usize,
+}
+
+impl Writer {
+    fn put(&mut self, field: &[u8]) {
+        self.bytes[self.at..self.at + field.len()].copy_from_slice(field);
+        self.at += field.len();
+    }
+}
+
+/// Reads them back.
+struct Reader<'a> {
+    bytes: &'a [u8; FLOW_CONSTANTS_LEN],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut field = [0; N];
+        field.copy_from_slice(&self.bytes[self.at..self.at + N]);
+        self.at += N;
+        field
+    }
+    fn u8(&mut self) -> u8 {
+        u8::from_be_bytes(self.take())
+    }
+    fn u16(&mut self) -> u16 {
+        u16::from_be_bytes(self.take())
+    }
+    fn u32(&mut self) -> u32 {
+        u32::from_be_bytes(self.take())
+    }
+}
+
+fn ip_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn ip_of(bytes: [u8; 16], is_v4: bool) -> Option<IpAddr> {
+    let v6 = Ipv6Addr::from(bytes);
+    match is_v4 {
+        true => v6.to_ipv4_mapped().map(IpAddr::V4),
+        false => Some(IpAddr::V6(v6)),
+    }
+}
+
+fn vlan_bytes(vlans: Vlans) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    for (i, tag) in [vlans.outer, vlans.inner].into_iter().enumerate() {
+        if let Some((kind, tci)) = tag {
+            bytes[i * 4..i * 4 + 2].copy_from_slice(&kind.to_be_bytes());
+            bytes[i * 4 + 2..i * 4 + 4].copy_from_slice(&tci.to_be_bytes());
+        }
+    }
+    bytes
+}
+
+fn vlans_of(bytes: [u8; 8]) -> Vlans {
+    let tag = |i: usize| {
+        let kind = u16::from_be_bytes([bytes[i], bytes[i + 1]]);
+        (kind != 0).then(|| (kind, u16::from_be_bytes([bytes[i + 2], bytes[i + 3]])))
+    };
+    Vlans { outer: tag(0), inner: tag(4) }
+}
+
+impl Flow {
+    /// Writes the constants, if the client has been answered.
+    pub(super) fn persist(&self, cx: &mut Cx<'_>) {
+        if self.visible.is_open && !self.is_gone {
+            let record = Record::Flow { slot: self.slot, constants: self.constants() };
+            cx.out.push_back(Output::Persist(record));
+        }
+    }
+
+    fn constants(&self) -> [u8; FLOW_CONSTANTS_LEN] {
+        let v = &self.visible;
+        let mut flags = 0;
+        let mut set = |on: bool, bit: u8| flags |= if on { bit } else { 0 };
+        set(self.key.client.is_ipv4(), flag::IPV4);
+        set(v.has_sack, flag::SACK);
+        set(v.has_timestamps, flag::TIMESTAMPS);
+        for (i, leg) in self.legs.iter().enumerate() {
+            set(leg.options.has_sack, flag::LEG_SACK[i]);
+            set(leg.options.has_timestamps, flag::LEG_TIMESTAMPS[i]);
+        }
+        let open = |id: LegId| u8::from(self.leg(id).is_open()) << (4 + id.index());
+        let state = match self.state {
+            FlowState::Lagging => 1,
+            FlowState::Paired => 0,
+            FlowState::Diverged => 3,
+            FlowState::TimeWait => 4,
+            FlowState::Solo | FlowState::Opening => 2,
+        };
+        let (l2, _) = self.client.headers;
+        let mut w = Writer { bytes: [0; FLOW_CONSTANTS_LEN], at: 0 };
+        w.put(&[VERSION, flags, state | open(LegId::A) | open(LegId::B)]);
+        w.put(&[self.primary.index() as u8]);
+        w.put(&ip_bytes(self.key.client.ip()));
+        w.put(&ip_bytes(self.key.server.ip()));
+        w.put(&self.key.client.port().to_be_bytes());
+        w.put(&self.key.server.port().to_be_bytes());
+        w.put(&l2.src.0);
+        w.put(&l2.dst.0);
+        w.put(&vlan_bytes(l2.vlans));
+        w.put(&self.client.iss.raw().to_be_bytes());
+        w.put(&v.iss.raw().to_be_bytes());
+        for leg in &self.legs {
+            w.put(&leg.iss.raw().to_be_bytes());
+        }
+        w.put(&self.client.mss.to_be_bytes());
+        for leg in &self.legs {
+            w.put(&leg.options.mss.to_be_bytes());
+        }
+        let [a, b] = &self.legs;
+        for scale in [self.client.window_scale, v.window_scale, a.options.window_scale] {
+            w.put(&[scale.unwrap_or(NO_SCALE)]);
+        }
+        w.put(&[b.options.window_scale.unwrap_or(NO_SCALE)]);
+        w.put(&a.clock.offset.0.to_be_bytes());
+        w.put(&b.clock.offset.0.to_be_bytes());
+        w.bytes
+    }
+
+    /// A flow from an earlier process; `None` if the record makes no sense.
+    pub fn restore(
+        cx: &mut Cx<'_>,
+        slot: u32,
+        record: &[u8; FLOW_CONSTANTS_LEN],
+    ) -> Option<Self> {
+        let mut r = Reader { bytes: record, at: 0 };
+        let (version, flags, state, primary) = (r.u8(), r.u8(), r.u8(), r.u8());
+        if version != VERSION || primary > 1 {
+            return None;
+        }
+        let has = |bit: u8| flags & bit != 0;
+        let client_ip = ip_of(r.take(), has(flag::IPV4))?;
+        let server_ip = ip_of(r.take(), has(flag::IPV4))?;
+        let (client_port, server_port) = (r.u16(), r.u16());
+        let (src, dst) = (Mac(r.take()), Mac(r.take()));
+        let vlans = vlans_of(r.take());
+        let client_iss = r.u32();
+        let visible_iss = r.u32();
+        let leg_iss = [r.u32(), r.u32()];
+        let client_mss = r.u16();
+        let leg_mss = [r.u16(), r.u16()];
+        let mut scale = || Some(r.u8()).filter(|&s| s <= 14);
+        let (client_scale, visible_scale) = (scale(), scale());
+        let leg_scale = [scale(), scale()];
+        let clock_offset = [TsDelta(r.u32()), TsDelta(r.u32())];
+        let key = FlowKey {
+            service: ServiceId::default(),
+            vlan: vlans.ids(),
+            client: SocketAddr::new(client_ip, client_port),
+            server: SocketAddr::new(server_ip, server_port),
+        };
+        let primary = LegId::ALL[usize::from(primary)];
+        let is_open = |id: LegId| state & (16 << id.index()) != 0;
+        let mut legs = LegId::ALL.map(|id| {
+            let to = if is_open(id) { LegState::Open } else { LegState::Scrub };
+            let i = id.index();
+            let mut leg = Leg::new(to, cx.now);
+            leg.iss = Seq::new(leg_iss[i]);
+            leg.options.mss = leg_mss[i];
+            leg.options.window_scale = leg_scale[i];
+            leg.options.has_sack = has(flag::LEG_SACK[i]);
+            leg.options.has_timestamps = has(flag::LEG_TIMESTAMPS[i]);
+            leg.clock.offset = clock_offset[i];
+            leg.is_learned = false;
+            leg
+        });
+        let l2 = L2 { dst, src, vlans };
+        let l3 = L3 {
+            src: client_ip,
+            dst: server_ip,
+            ttl: 64,
+            tos: 0,
+            dont_fragment: true,
+            id: 0,
+            flow_label: 0,
+        };
+        for leg in &mut legs {
+            leg.headers = Some((l2.reversed(), l3.reversed()));
+        }
+        let both = is_open(LegId::A) && is_open(LegId::B);
+        let mut visible = Visible::closed();
+        visible.iss = Seq::new(visible_iss);
+        visible.window_scale = visible_scale;
+        visible.has_sack = has(flag::SACK);
+        visible.has_timestamps = has(flag::TIMESTAMPS);
+        visible.is_open = true;
+        let (state, solo) = match state & 7 {
+            0 | 1 if both => (FlowState::Paired, None),
+            4 => (FlowState::TimeWait, None),
+            _ => (FlowState::Solo, Some(SoloReason::Restored)),
+        };
+        let client = super::ClientEnd {
+            iss: Seq::new(client_iss),
+            mss: client_mss.max(64),
+            window_scale: client_scale,
+            offers_sack: visible.has_sack,
+            offers_timestamps: visible.has_timestamps,
+            headers: (l2, l3),
+            nxt: Offset::START,
+            una: Offset::SYN,
+            edge: Offset::START,
+            fin: None,
+            clock: (Tsval(0), Tsval(0)),
+            sacked: Vec::new(),
+            heard_at: cx.now,
+            is_learned: false,
+        };
+        let life = if state == FlowState::TimeWait { limits::TIME_WAIT } else { limits::IDLE_MAX };
+        let mut flow = Self {
+            key,
+            slot,
+            opened_at: cx.now,
+            state,
+            solo,
+            primary,
+            legs,
+            client,
+            visible,
+            request: Stream::new(Offset::START),
+            shown: Stream::new(Offset::START),
+            comparison: super::Comparison::new(Offset::START, Vec::new()),
+            diverged: None,
+            first_answer_at: None,
+            syn_at: cx.now,
+            syn_resent: 0,
+            pinned: [None; 2],
+            is_soft_told: [false; 2],
+            fin_held_at: None,
+            expires_at: cx.now + life,
+            timer: None,
+            is_gone: false,
+            held: 0,
+        };
+        cx.event(Event::FlowOpened { flow: key });
+        if state == FlowState::Solo {
+            // A leg that was not proved equal when the process ended cannot be trusted now.
+            let backup = flow.backup();
+            flow.leg_mut(backup).state = LegState::Scrub;
+        }
+        flow.arm(cx);
+        Some(flow)
+    }
+
+    /// Makes the client and the legs state their positions: a segment that no TCP accepts is
+    /// answered with an ack (RFC 9293 3.10.7.4).
+    pub fn probe_ends(&mut self, cx: &mut Cx<'_>) {
+        if self.state == FlowState::TimeWait {
+            return;
+        }
+        if !self.client.is_learned {
+            self.send_client(cx, Offset::SYN, TcpFlags::ACK, Bytes::new());
+        }
+        for id in LegId::ALL {
+            if self.leg(id).is_open() && !self.leg(id).is_learned {
+                self.send_leg(cx, id, Offset::SYN, TcpFlags::ACK, Bytes::new());
+            }
+        }
+    }
+
+    /// The client's first segment after a restart: its ack is what was shown, its number what it
+    /// sends next. Positions begin anew below 2^32; only differences matter.
+    pub(super) fn learn_client(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        let _ = &cx;
+        let at = Offset::SYN + u64::from(seg.seq.wrapping_sub(self.client.iss.raw()));
+        let ack = Offset::SYN + u64::from(seg.ack.wrapping_sub(self.visible.iss.raw()));
+        self.client.is_learned = true;
+        let near = |known: Offset, near: Offset| {
+            // A leg that was learned before may stand on the other side of the 2^32 mark.
+            let turn = 1u64 << 32;
+            match known - near {
+                d if d > 1 << 31 => known.back(turn),
+                d if d < -(1 << 31) => known + turn,
+                _ => known,
+            }
+        };
+        let (mut at, mut ack) = (at, ack);
+        if let Some(leg) = self.legs.iter().find(|l| l.is_open() && l.is_learned) {
+            at = near(at, leg.acked);
+            ack = near(ack, leg.nxt);
+        }
+        self.client.nxt = at;
+        self.client.una = ack;
+        self.client.edge = ack;
+        self.visible.released = ack;
+        self.visible.told_ack = Offset::SYN;
+        self.visible.told_edge = Offset::SYN;
+        self.visible.answered = at;
+        self.request.restart(at);
+        self.shown.restart(ack);
+        self.comparison.restart(ack);
+        for leg in &mut self.legs {
+            leg.stream.restart(ack);
+            leg.owes_ack = true;
+            leg.sent = leg.sent.max(at);
+            if !leg.is_learned {
+                leg.nxt = ack;
+                leg.acked = Offset::SYN;
+            }
+        }
+    }
+
+    /// A leg's first segment after a restart.
+    pub(super) fn learn_leg(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
+        if !seg.flags.has(TcpFlags::ACK) {
+            return;
+        }
+        let (client, visible) = (self.client.nxt, self.visible.released);
+        let is_learned = self.client.is_learned;
+        let client_iss = self.client.iss;
+        let leg = self.leg_mut(id);
+        let at = leg.iss.offset(Seq::new(seg.seq), visible);
+        let ack = client_iss.offset(Seq::new(seg.ack), client);
+        leg.is_learned = true;
+        leg.progress_at = cx.now;
+        if is_learned {
+            leg.nxt = at.max(visible);
+            leg.acked = ack;
+        } else {
+            leg.nxt = Offset::SYN + u64::from(seg.seq.wrapping_sub(leg.iss.raw()));
+            leg.acked = Offset::SYN + u64::from(seg.ack.wrapping_sub(client_iss.raw()));
+        }
+        let scale = leg.options.window_scale.unwrap_or(0);
+        leg.edge = leg.acked + (u64::from(seg.window) << scale);
+        leg.sent = leg.sent.max(leg.acked);
+        leg.owes_ack = true;
+    }
+}

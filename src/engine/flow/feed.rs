@@ -1,0 +1,316 @@
+//! Towards the legs: acks they are owed, window edges, and client bytes that one of them lost.
+//!
+//! A leg is told only what is true in its own numbers: an ack of at most what it sent (I6), echoes
+//! of its own timestamps (I8), SACK blocks of bytes that it sent, duplicates as RFC 2883 has it.
+
+use bytes::Bytes;
+
+use super::{Cx, EMPTY, Flow};
+use crate::engine::event::{Event, FlowState};
+use crate::engine::leg::LegState;
+use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
+use crate::engine::time::Duration;
+use crate::engine::{LegId, Link};
+use crate::wire::build::{self, TcpFields};
+use crate::wire::{Offset, SackBlocks, TcpFlags, TcpOptions, Tsval};
+
+impl Flow {
+    /// Sends each open leg what it is owed.
+    pub(super) fn feed_legs(&mut self, cx: &mut Cx<'_>) {
+        for id in LegId::ALL {
+            if !self.leg(id).is_open() {
+                continue;
+            }
+            self.resend_request(cx, id);
+            if self.state == FlowState::Lagging && id == self.backup() {
+                self.feed_custody(cx, id);
+            }
+            self.refresh_leg(cx, id);
+        }
+    }
+
+    /// The ack that leg `id` may be sent: what the client has, at most what the leg sent (I6).
+    fn ack_to_leg(&self, id: LegId) -> Offset {
+        let una = self.client.una;
+        let leg = self.leg(id);
+        if on(Bug::NoI6Clamp) || !leg.is_learned {
+            return una.max(Offset::START);
+        }
+        una.min(leg.nxt).max(Offset::START.min(leg.nxt))
+    }
+
+    /// The window edge that leg `id` may be told: the client's, not far ahead of the release.
+    fn edge_to_leg(&self, cx: &Cx<'_>, id: LegId) -> Offset {
+        let leg = self.leg(id);
+        let lead = self.visible.released + cx.lead_bytes_max();
+        let least = leg.said() + 2 * u64::from(self.client.mss);
+        let retain = self.client.una + limits::RETAIN_BYTES_MAX;
+        self.client.edge.min(lead.max(least).min(retain)).max(leg.told_edge)
+    }
+
+    /// LV1, LV2, LV8: a leg behind the client's ack, or short of window, is told at once.
+    fn refresh_leg(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        if self.client.una < Offset::START {
+            return; // the third ack is the client's to send
+        }
+        let ack = self.ack_to_leg(id);
+        let edge = self.edge_to_leg(cx, id);
+        let leg = self.leg(id);
+        let is_behind = ack > leg.told_ack && !on(Bug::DropLv1);
+        let two = 2 * u64::from(self.client.mss);
+        let was_short = leg.told_edge < leg.nxt + two;
+        let opens = was_short && edge >= leg.told_edge + two;
+        if is_behind || opens || leg.owes_ack {
+            self.send_leg(cx, id, self.next_to_leg(id), TcpFlags::ACK, EMPTY);
+        }
+    }
+
+    /// The position of a segment without data to this leg: what it was sent last.
+    fn next_to_leg(&self, id: LegId) -> Offset {
+        let leg = self.leg(id);
+        let fin_sent = self.client.fin.filter(|&f| leg.sent >= f).map(|f| f + 1);
+        fin_sent.unwrap_or(leg.sent).max(leg.acked).min(self.client.nxt.max(Offset::START))
+    }
+
+    /// Client bytes that this leg lost and the gateway has: resent from here (1.6).
+    fn resend_request(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let leg = self.leg(id);
+        let from = leg.acked.max(Offset::START);
+        let has_bytes = !self.request.slice_at(from).is_empty();
+        let has_fin = self.client.fin == Some(from) && leg.acked <= from;
+        let was_sent = leg.sent > from || has_fin;
+        if !(has_bytes || has_fin) || !was_sent {
+            self.leg_mut(id).resend_at = None;
+            return;
+        }
+        let hinted = self.is_resend_hinted(id);
+        let wait = self.resend_wait(id, hinted);
+        let leg = self.leg_mut(id);
+        let since = leg.progress_at;
+        let due = *leg.resend_at.get_or_insert(since.max(cx.now) + wait);
+        // A hint that came after the timer was set brings it forward.
+        let due = if hinted { due.min(cx.now + wait) } else { due };
+        leg.resend_at = Some(due);
+        let shows_hole = leg.dup_acks > 0 && !leg.sacked.is_empty() || leg.dup_acks >= 3;
+        let fills_hole = shows_hole && cx.now >= leg.hole_quiet_until;
+        if cx.now < due && !fills_hole {
+            return;
+        }
+        leg.resend_count += 1;
+        leg.hole_quiet_until = cx.now + limits::HOLE_QUIET;
+        let next = self.resend_wait(id, hinted);
+        self.leg_mut(id).resend_at = Some(cx.now + next);
+        self.resend_from(cx, id, from);
+    }
+
+    /// The other leg has acknowledged the range, or this leg shows what it misses.
+    fn is_resend_hinted(&self, id: LegId) -> bool {
+        let leg = self.leg(id);
+        let other = self.leg(id.other());
+        (other.is_open() && other.acked > leg.acked) || !leg.sacked.is_empty() || leg.dup_acks > 0
+    }
+
+    fn resend_wait(&self, id: LegId, hinted: bool) -> Duration {
+        let n = self.leg(id).resend_count;
+        if self.state == FlowState::Lagging && id == self.backup() {
+            return (limits::RESEND_LAGGING * (1 << n.min(3))).min(limits::RESEND_MAX);
+        }
+        if hinted {
+            let last = limits::RESEND_HINTED.len() - 1;
+            let wait = limits::RESEND_HINTED[(n as usize).min(last)];
+            let further = n.saturating_sub(last as u32).min(5);
+            return (wait * (1 << further)).min(limits::RESEND_MAX);
+        }
+        (limits::RESEND_BLIND * (1 << n.min(5))).min(limits::RESEND_MAX)
+    }
+
+    /// Resends the bytes at `from`, up to what the leg has beyond them: one hole, or one segment.
+    fn resend_from(&mut self, cx: &mut Cx<'_>, id: LegId, from: Offset) {
+        let leg = self.leg(id);
+        let mss = u64::from(leg.options.mss);
+        let hole_end = leg.sacked.first().map(|(f, _)| f);
+        let max = hole_end.map_or(mss, |end| end.since(from).min(mss * limits::LAG_FLIGHT_SEGMENTS));
+        let Some(chunk) = self.request.chunk_at(from) else {
+            // Only the FIN is missing.
+            return self.send_leg(cx, id, from, TcpFlags::FIN_ACK, EMPTY);
+        };
+        let chunk = chunk.slice(..chunk.len().min(max.max(1) as usize));
+        let bytes = chunk.len() as u32;
+        let end = from + chunk.len() as u64;
+        let is_last = self.client.fin == Some(end);
+        let flags = if is_last { TcpFlags::FIN_ACK } else { TcpFlags::ACK };
+        let leg = self.leg_mut(id);
+        leg.sent = leg.sent.max(end);
+        cx.event(Event::RequestResent { flow: self.key, to: id, bytes });
+        self.send_leg(cx, id, from, flags.with(TcpFlags::PSH), chunk);
+    }
+
+    /// A lagging leg gets what only the gateway still holds, as fast as it takes it (1.7).
+    fn feed_custody(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        loop {
+            let leg = self.leg(id);
+            let from = leg.sent.max(leg.acked);
+            let mss = u64::from(leg.options.mss);
+            let flight = leg.acked + mss * limits::LAG_FLIGHT_SEGMENTS;
+            let limit = leg.edge.min(flight);
+            let Some(chunk) = self.request.chunk_at(from).filter(|_| from < limit) else { break };
+            let chunk = chunk.slice(..chunk.len().min(limit.since(from) as usize));
+            let end = from + chunk.len() as u64;
+            let is_last = self.client.fin == Some(end);
+            let flags = if is_last { TcpFlags::FIN_ACK } else { TcpFlags::ACK };
+            self.leg_mut(id).sent = end;
+            self.send_leg(cx, id, from, flags.with(TcpFlags::PSH), chunk);
+        }
+    }
+
+    /// Sends a segment to a leg, in its numbers, with everything that it is owed.
+    pub(super) fn send_leg(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        at: Offset,
+        flags: TcpFlags,
+        payload: Bytes,
+    ) {
+        self.send_leg_urgent(cx, id, at, flags, payload, 0);
+    }
+
+    /// Like [`Self::send_leg`], with the urgent pointer of the client's segment.
+    pub(super) fn send_leg_urgent(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        at: Offset,
+        flags: TcpFlags,
+        payload: Bytes,
+        urgent: u16,
+    ) {
+        let ack = self.ack_to_leg(id);
+        let edge = self.edge_to_leg(cx, id);
+        let leg = self.leg(id);
+        let shift = match (leg.options.window_scale, self.client.window_scale) {
+            (Some(_), Some(shift)) => shift,
+            _ => 0,
+        };
+        let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
+        let options = self.options_to_leg(cx, id, ack);
+        let room = leg.options.mss.saturating_sub(build::tcp_options_len(&options) as u16).max(1);
+        let delta_sign = on(Bug::DeltaSign) && id == self.backup();
+        let leg_ack = match delta_sign {
+            true => leg.seq_at(ack).wrapping_add(1),
+            false => leg.seq_at(ack),
+        };
+        let mut fields = TcpFields {
+            src_port: self.key.client.port(),
+            dst_port: self.key.server.port(),
+            seq: self.client.iss.at(at).raw(),
+            ack: leg_ack,
+            flags,
+            window,
+            urgent,
+            options,
+        };
+        let leg = self.leg_mut(id);
+        leg.told_ack = leg.told_ack.max(ack);
+        leg.told_edge = leg.told_edge.max(ack + (u64::from(window) << shift));
+        leg.owes_ack = false;
+        if leg.duplicate.is_some_and(|(_, to)| to <= ack) {
+            leg.duplicate = None;
+        }
+        let (l2, l3) = self.client.headers;
+        // What cannot stand in one packet of the leg's size is cut; a super-frame has its limit.
+        let mut rest = payload;
+        loop {
+            let n = rest.len().min(limits::SUPER_FRAME_BYTES_MAX as usize);
+            let part = rest.split_to(n);
+            let is_last = rest.is_empty();
+            let end_only = TcpFlags::FIN.with(TcpFlags::PSH);
+            let mut now = fields;
+            now.flags = if is_last { flags } else { flags.without(end_only) };
+            let l3 = cx.number(l3);
+            cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &now, part, room));
+            if is_last {
+                break;
+            }
+            fields.seq = fields.seq.wrapping_add(n as u32);
+        }
+    }
+
+    fn options_to_leg(&self, cx: &Cx<'_>, id: LegId, ack: Offset) -> TcpOptions {
+        let leg = self.leg(id);
+        let mut options = TcpOptions::default();
+        if leg.options.has_timestamps {
+            options.timestamps = Some(match self.visible.has_timestamps {
+                true => (self.client.clock.0, leg.clock.to_leg(self.client.clock.1)),
+                // The client has none: a millisecond clock of our own stands in.
+                false => (Tsval(cx.now.millis() as u32), leg.clock.latest.unwrap_or_default()),
+            });
+        }
+        if leg.options.has_sack {
+            let max = if options.timestamps.is_some() { 3 } else { 4 };
+            let mut blocks = SackBlocks::default();
+            let mut push = |f: Offset, t: Offset| {
+                if blocks.as_slice().len() < max {
+                    blocks.push(leg.seq_at(f), leg.seq_at(t));
+                }
+            };
+            if let Some((f, t)) = leg.duplicate.filter(|&(_, t)| t <= ack) {
+                push(f, t);
+            }
+            for &(f, t) in &self.client.sacked {
+                let is_own_duplicate = t <= self.client.una;
+                if !is_own_duplicate && f > ack && t <= leg.nxt {
+                    push(f, t);
+                }
+            }
+            options.sack = blocks;
+        }
+        options
+    }
+
+    /// Resets a leg at exactly `seq`, the client number that it expects (RFC 5961 3).
+    pub(super) fn send_leg_reset(&self, cx: &mut Cx<'_>, id: LegId, seq: u32) {
+        let fields = TcpFields {
+            src_port: self.key.client.port(),
+            dst_port: self.key.server.port(),
+            seq,
+            ack: 0,
+            flags: TcpFlags::RST,
+            window: 0,
+            urgent: 0,
+            options: TcpOptions::default(),
+        };
+        let (l2, l3) = self.client.headers;
+        let l3 = cx.number(l3);
+        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX));
+    }
+
+    /// Detaches a leg: it is reset now, and again whenever it speaks (LV6).
+    pub(super) fn detach(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let was = self.leg(id).state;
+        if !matches!(was, LegState::Open | LegState::SynSent) {
+            return;
+        }
+        self.leg_mut(id).state = LegState::Scrub;
+        self.leg_mut(id).resend_at = None;
+        if was == LegState::Open {
+            // It expects what it has not acknowledged; if it has more, its answer says so.
+            let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
+            self.send_leg_reset(cx, id, self.client.iss.at(at).raw());
+        }
+        let leg = self.leg_mut(id);
+        leg.stream.restart(Offset::START);
+    }
+}
+
+impl Cx<'_> {
+    /// The same headers with an identification of our own (IPv4; RFC 6864).
+    pub(super) fn number(&mut self, mut l3: crate::wire::L3) -> crate::wire::L3 {
+        if l3.src.is_ipv4() {
+            *self.ip_id = self.ip_id.wrapping_add(1);
+            l3.id = *self.ip_id;
+        }
+        l3
+    }
+}

@@ -1,0 +1,188 @@
+//! What the client says: noted once, copied to every live leg in that leg's own numbers.
+//!
+//! The client is authoritative about its own stream; its acks and window edges only ever grow.
+//! RFC 9293 3.10.7, RFC 5961 for resets and stray SYNs.
+
+use bytes::Bytes;
+
+use super::{Cx, Flow};
+use crate::engine::event::{FlowState, RejectReason};
+use crate::engine::leg::LegState;
+use crate::engine::limits;
+use crate::engine::{LegId, Link};
+use crate::wire::{Offset, Segment, Seq, TcpFlags};
+
+/// Client bytes are taken this far beyond the highest one heard.
+const AHEAD_BYTES_MAX: u64 = 1 << 30;
+
+impl Flow {
+    /// A segment from the client.
+    pub fn on_client_segment(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
+        self.client.heard_at = cx.now;
+        self.client.headers = (seg.l2, seg.l3);
+        if self.visible.reset.is_some() {
+            return self.reset_client_again(cx, seg);
+        }
+        if seg.flags.has(TcpFlags::SYN) {
+            self.on_client_syn(cx, seg);
+        } else if seg.flags.has(TcpFlags::RST) {
+            self.on_client_reset(cx, seg);
+        } else if seg.flags.has(TcpFlags::ACK) && self.visible.is_open {
+            self.on_client_ack_or_data(cx, seg, body);
+        } else {
+            return cx.reject(Link::Client, RejectReason::OutOfWindow);
+        }
+        self.settle(cx);
+    }
+
+    fn on_client_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        if seg.seq == self.client.iss.raw() {
+            match self.state {
+                FlowState::Opening => self.send_syn(cx),
+                _ => self.repeat_syn_ack(cx),
+            }
+            return;
+        }
+        // A stray SYN inside a connection: the servers challenge it (RFC 5961 4), so that a client
+        // that really began anew can answer with an exact reset.
+        self.visible.is_asking = true;
+        for id in LegId::ALL {
+            if self.leg(id).is_open() {
+                let at = self.client.iss.offset(Seq::new(seg.seq), self.client.nxt);
+                self.send_leg(cx, id, at, seg.flags, Bytes::new());
+            }
+        }
+    }
+
+    /// A reset ends the flow only if its number is exact; any other one is for the servers to
+    /// challenge (RFC 5961 3).
+    fn on_client_reset(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        if self.state == FlowState::Opening {
+            let at = self.client.iss.offset(Seq::new(seg.seq), Offset::START);
+            if at == Offset::START || at == Offset::SYN {
+                self.reset_legs(cx);
+                return self.close_after_reset(cx);
+            }
+            return cx.reject(Link::Client, RejectReason::InexactReset);
+        }
+        let at = self.client.iss.offset(Seq::new(seg.seq), self.client.nxt);
+        let exact = at == self.client.nxt
+            || at == self.visible.told_ack
+            || self.legs.iter().any(|l| l.is_open() && at == l.acked);
+        if exact {
+            self.reset_legs(cx);
+            return self.close_after_reset(cx);
+        }
+        cx.reject(Link::Client, RejectReason::InexactReset);
+        self.visible.is_asking = true;
+        for id in LegId::ALL {
+            if self.leg(id).is_open() {
+                self.send_leg(cx, id, at, seg.flags, Bytes::new());
+            }
+        }
+    }
+
+    fn on_client_ack_or_data(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
+        if !self.client.is_learned {
+            self.learn_client(cx, seg);
+        }
+        let at = self.client.iss.offset(Seq::new(seg.seq), self.client.nxt);
+        let ack = self.visible.iss.offset(Seq::new(seg.ack), self.visible.released);
+        let body = body.slice(..seg.payload_len.min(body.len()));
+        let len = body.len() as u64;
+        let is_far = at > self.client.nxt + AHEAD_BYTES_MAX;
+        if is_far || ack > self.shown_end() {
+            // Above what the client can know or send: RFC 5961 5.
+            return cx.reject(Link::Client, RejectReason::OutOfWindow);
+        }
+        self.note_client_ack(seg, ack);
+        self.note_client_data(seg, at, &body);
+        let is_fin = seg.flags.has(TcpFlags::FIN);
+        let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);
+        let is_probe = len == 0 && !is_fin && at < self.client.nxt;
+        let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;
+        self.visible.is_asking |= is_old || is_probe || is_zero_window_probe;
+        self.mirror(cx, seg, at, body);
+    }
+
+    /// The ack, the window and the SACK blocks. Edges only grow (RFC 7323 2.4 lets the field step
+    /// back by rounding; the offset does not).
+    fn note_client_ack(&mut self, seg: &Segment, ack: Offset) {
+        let client = &mut self.client;
+        if let Some((value, echo)) = seg.options.timestamps {
+            if !client.clock.0.is_after(value) {
+                client.clock = (value, echo);
+            }
+        }
+        if ack < client.una {
+            return;
+        }
+        client.una = ack;
+        let shift = match self.visible.window_scale {
+            Some(_) => client.window_scale.unwrap_or(0),
+            None => 0,
+        };
+        client.edge = client.edge.max(ack + (u64::from(seg.window) << shift));
+        client.sacked.clear();
+        let near = self.visible.released;
+        for &(left, right) in seg.options.sack.as_slice() {
+            let left = self.visible.iss.offset(Seq::new(left), near);
+            let right = self.visible.iss.offset(Seq::new(right), near);
+            if left < right {
+                self.client.sacked.push((left, right));
+            }
+        }
+    }
+
+    /// Data and FIN: kept while a leg may need them again.
+    fn note_client_data(&mut self, seg: &Segment, at: Offset, body: &Bytes) {
+        let len = body.len() as u64;
+        let room = match self.state {
+            FlowState::Lagging => limits::LAG_BYTES_MAX * 2,
+            _ => limits::REQUEST_BYTES_MAX,
+        };
+        let end = at + len;
+        // The very next bytes are always kept if a lagging leg depends on them (I4).
+        if len > 0 && end.since(self.request.base()) <= room + limits::SUPER_FRAME_BYTES_MAX {
+            self.request.insert(at, body.clone());
+        }
+        self.client.nxt = self.client.nxt.max(end);
+        if seg.flags.has(TcpFlags::FIN) {
+            self.client.fin = Some(end);
+            self.client.nxt = self.client.nxt.max(end + 1);
+        }
+    }
+
+    /// One copy to each live leg.
+    fn mirror(&mut self, cx: &mut Cx<'_>, seg: &Segment, at: Offset, body: Bytes) {
+        let keep = TcpFlags::FIN.with(TcpFlags::PSH).with(TcpFlags::ACK).with(TcpFlags::URG);
+        let flags = TcpFlags(seg.flags.0 & keep.0);
+        let end = at + body.len() as u64;
+        for id in [self.primary, self.backup()] {
+            match self.leg(id).state {
+                LegState::Open => {}
+                LegState::SynSent if body.is_empty() => continue,
+                _ => continue,
+            }
+            let is_late = self.state == FlowState::Lagging && id == self.backup();
+            let has_gap = end > self.leg(id).edge || at > self.leg(id).sent;
+            if is_late && has_gap && !body.is_empty() {
+                continue; // custody: the gateway sends it when the leg can take it
+            }
+            let mut body = body.clone();
+            let mut flags = flags;
+            if is_late && at < self.leg(id).acked && !body.is_empty() {
+                let old = self.leg(id).acked.since(at).min(body.len() as u64);
+                body = body.slice(old as usize..);
+                if body.is_empty() {
+                    flags = flags.without(TcpFlags::PSH);
+                }
+            }
+            let from = Offset(end.0 - body.len() as u64);
+            let leg = self.leg_mut(id);
+            leg.sent = leg.sent.max(end);
+            let urgent = seg.urgent;
+            self.send_leg_urgent(cx, id, from, flags, body, urgent);
+        }
+    }
+}

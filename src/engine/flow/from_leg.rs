@@ -1,0 +1,211 @@
+//! What a server says: noted in its leg. Nothing of it reaches the client here; release decides.
+
+use bytes::Bytes;
+
+use super::{Cx, Flow, Report};
+use crate::engine::event::{FlowState, RejectReason};
+use crate::engine::leg::LegState;
+use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
+use crate::engine::{LegId, Link};
+use crate::wire::{Offset, Segment, TcpFlags};
+
+impl Flow {
+    /// A segment from a server's leg.
+    pub fn on_leg_segment(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, body: Bytes) {
+        match self.leg(id).state {
+            LegState::SynSent => self.on_leg_answer(cx, id, seg),
+            LegState::Open => self.on_open_leg(cx, id, seg, body),
+            LegState::Scrub => return self.scrub(cx, id, seg),
+            LegState::Fenced => return cx.reject(Link::Server(id), RejectReason::Fenced),
+            LegState::Absent => {
+                return cx.reject(Link::Server(id), RejectReason::OldGeneration);
+            }
+        }
+        self.settle(cx);
+    }
+
+    /// A detached leg still speaks: reset it exactly, with the number it asks for (LV6).
+    fn scrub(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
+        if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST) {
+            self.send_leg_reset(cx, id, seg.ack);
+        }
+        cx.reject(Link::Server(id), RejectReason::OldGeneration);
+    }
+
+    fn on_open_leg(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, body: Bytes) {
+        let now = cx.now;
+        if !self.leg(id).is_learned {
+            self.learn_leg(cx, id, seg);
+        }
+        let at = self.leg(id).offset_of(seg.seq);
+        let leg = self.leg_mut(id);
+        leg.heard_at = now;
+        leg.headers = Some((seg.l2, seg.l3));
+        if let Some((value, echo)) = seg.options.timestamps {
+            leg.clock.heard(value, echo);
+        }
+        if seg.flags.has(TcpFlags::RST) {
+            return self.on_leg_reset(cx, id, at);
+        }
+        if seg.flags.has(TcpFlags::SYN) {
+            return self.on_repeated_syn_ack(cx, id);
+        }
+        if !seg.flags.has(TcpFlags::ACK) {
+            return cx.reject(Link::Server(id), RejectReason::OutOfWindow);
+        }
+        let (iss, nxt) = (self.client.iss, self.client.nxt);
+        let leg = self.leg_mut(id);
+        leg.on_ack(now, seg, iss, nxt);
+        let body = body.slice(..seg.payload_len.min(body.len()));
+        if body.is_empty() && !seg.flags.has(TcpFlags::FIN) {
+            return self.on_bare_ack(cx, id, at);
+        }
+        self.on_leg_data(cx, id, seg, at, body);
+    }
+
+    /// A reset counts if it stands where the leg's stream may end (RFC 5961 3 for a middlebox).
+    fn on_leg_reset(&mut self, cx: &mut Cx<'_>, id: LegId, at: Offset) {
+        let leg = self.leg_mut(id);
+        let is_plausible = at >= leg.told_ack.min(leg.said()) && at <= leg.nxt.max(leg.said() + 1);
+        if !is_plausible {
+            return cx.reject(Link::Server(id), RejectReason::InexactReset);
+        }
+        if leg.reset_at.is_none() {
+            leg.reset_at = Some(cx.now);
+            if self.is_unfinished() {
+                cx.reports.push(Report::UnfinishedEnd(id));
+            }
+        }
+    }
+
+    /// The leg has not heard the third ack; or the client has not heard the SYN-ACK.
+    fn on_repeated_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        if self.client.una < Offset::START {
+            if self.may_repeat(cx, Offset::SYN, Offset::START, id) {
+                self.repeat_syn_ack(cx);
+            }
+            return;
+        }
+        self.leg_mut(id).owes_ack = true;
+        self.leg_mut(id).resend_at = Some(cx.now);
+    }
+
+    /// No data: an ack that was noted already, an answer that the client waits for, or a probe.
+    fn on_bare_ack(&mut self, cx: &mut Cx<'_>, id: LegId, at: Offset) {
+        let leg = self.leg_mut(id);
+        if at < leg.nxt && at < leg.told_ack {
+            return self.on_leg_probe(cx, id);
+        }
+        leg.nxt = leg.nxt.max(at);
+        if id == self.primary && self.visible.is_asking {
+            self.visible.is_asking = false;
+            self.visible.owes_ack = true;
+        }
+    }
+
+    /// A server's keep-alive or window probe. Answered here while the client is surely alive and
+    /// its window open; passed on, seldom, when only the client can know.
+    pub(super) fn on_leg_probe(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let is_closed = self.client.edge <= self.client.una;
+        let is_fresh = cx.now.since(self.client.heard_at) <= limits::CLIENT_FRESH;
+        if !is_closed && is_fresh {
+            self.leg_mut(id).owes_ack = true;
+            return;
+        }
+        let every = match is_closed {
+            true => limits::WINDOW_PROBE_PASS_EVERY,
+            false => limits::PROBE_PASS_EVERY,
+        };
+        let passed = self.visible.probe_passed_at;
+        if passed.is_none_or(|p| cx.now.since(p) >= every) {
+            self.visible.probe_passed_at = Some(cx.now);
+            let at = self.client.una.back(1);
+            self.send_client(cx, at, TcpFlags::ACK, Bytes::new());
+        }
+    }
+
+    fn on_leg_data(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        seg: &Segment,
+        at: Offset,
+        body: Bytes,
+    ) {
+        let end = at + body.len() as u64;
+        let leg = self.leg_mut(id);
+        if end > leg.told_edge + limits::BEYOND_EDGE_BYTES_MAX || end < Offset::START {
+            return cx.reject(Link::Server(id), RejectReason::OutOfWindow);
+        }
+        leg.gso_size = seg.gso_size.or(leg.gso_size.filter(|_| body.len() < 256));
+        if seg.flags.has(TcpFlags::PSH) {
+            leg.psh_at = end;
+        }
+        if seg.flags.has(TcpFlags::URG) {
+            leg.urgent_at = Some(at + u64::from(seg.urgent));
+        }
+        leg.nxt = leg.nxt.max(end);
+        if seg.flags.has(TcpFlags::FIN) {
+            leg.fin = Some(end);
+            leg.nxt = leg.nxt.max(end + 1);
+        }
+        let is_known = end <= leg.said() && !body.is_empty();
+        let had = leg.said();
+        let len = body.len();
+        let new = leg.stream.insert(at, body);
+        if leg.said().since(had) > 0 {
+            self.leg_mut(id).has_progressed_saying(cx.now);
+        }
+        if new < len || (len == 0 && self.visible.fin.is_some()) {
+            self.on_repeated_data(cx, id, at, end, is_known, seg.flags.has(TcpFlags::FIN));
+        }
+        if at > self.comparison.agreed() && self.state == FlowState::Paired {
+            self.release_ahead(cx, at, end);
+        }
+    }
+
+    /// A range that this leg has said before. What the client may lack is shown again, once; the
+    /// rest is absorbed and reported to the leg as a duplicate.
+    fn on_repeated_data(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        at: Offset,
+        end: Offset,
+        is_known: bool,
+        is_fin: bool,
+    ) {
+        let una = self.client.una;
+        if is_known && !on(Bug::NoDsackToLeg) {
+            self.leg_mut(id).note_duplicate(at, end);
+        }
+        let fin_end = self.visible.fin.filter(|_| is_fin).map(|f| f + 1);
+        if end.max(fin_end.unwrap_or(end)) <= una {
+            // The client has it: this leg's ack was lost (LV1, LV2).
+            self.leg_mut(id).owes_ack = true;
+            return;
+        }
+        let (from, to) = (at.max(una), end.min(self.visible.released));
+        if from < to && self.may_repeat(cx, from, to, id) {
+            self.show_again(cx, from, to);
+        }
+        if let Some(fin_end) = fin_end.filter(|&f| f > una) {
+            if self.may_repeat(cx, fin_end.back(1), fin_end, id) {
+                self.send_client(cx, fin_end.back(1), TcpFlags::FIN_ACK, Bytes::new());
+            }
+        }
+    }
+
+    /// Whether this leg may show `[from, to)` again: not right after the other leg has.
+    fn may_repeat(&mut self, cx: &Cx<'_>, from: Offset, to: Offset, id: LegId) -> bool {
+        if let Some((f, t, by, when)) = self.visible.repeated {
+            let overlaps = from < t && f < to;
+            if overlaps && by != id && cx.now.since(when) < limits::REPEAT_QUIET {
+                return false;
+            }
+        }
+        self.visible.repeated = Some((from, to, id, cx.now));
+        true
+    }
+}

@@ -1,0 +1,361 @@
+//! The handshake: one SYN to both legs, one SYN-ACK to the client, options both can keep.
+//!
+//! The SYN carries only options that the gateway translates; the SYN-ACK shown is the common
+//! ground of both answers (RFC 9293 3.5, RFC 7323 2.2, RFC 2018 2). Its constants are persisted
+//! before it leaves.
+
+use bytes::Bytes;
+
+use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Visible};
+use crate::engine::clock::ShownClock;
+use crate::engine::config::Mode;
+use crate::engine::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
+use crate::engine::leg::{Leg, LegOptions, LegState};
+use crate::engine::limits;
+use crate::engine::ranges::Ranges;
+use crate::engine::stream::Stream;
+use crate::engine::time::Instant;
+use crate::engine::{LegId, Link};
+use crate::wire::build::{self, TcpFields};
+use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, Tsval};
+
+/// The options that both servers of the service are known to agree to. Learned from their answers,
+/// so that the next SYN offers nothing that only one of them would take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    has_sack: bool,
+    has_timestamps: bool,
+    has_window_scale: bool,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { has_sack: true, has_timestamps: true, has_window_scale: true }
+    }
+}
+
+impl Flow {
+    /// A flow that begins with the client's SYN `seg`; `legs` take part, `primary` serves it.
+    pub fn open(
+        cx: &mut Cx<'_>,
+        key: FlowKey,
+        slot: u32,
+        seg: &Segment,
+        primary: LegId,
+        legs: &[LegId],
+        solo: Option<SoloReason>,
+    ) -> Self {
+        let now = cx.now;
+        let state = |l: LegId| match legs.contains(&l) {
+            true => LegState::SynSent,
+            false => LegState::Absent,
+        };
+        let profile = *cx.profile;
+        let options = &seg.options;
+        let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
+        let client = ClientEnd {
+            iss: Seq::new(seg.seq),
+            mss: options.mss.unwrap_or(crate::engine::leg::MSS_DEFAULT).max(64),
+            window_scale: options.window_scale.filter(|_| profile.has_window_scale),
+            offers_sack: options.sack_permitted && profile.has_sack,
+            offers_timestamps: options.timestamps.is_some() && profile.has_timestamps,
+            headers: (seg.l2, seg.l3),
+            nxt: Offset::START,
+            una: Offset::SYN,
+            edge: Offset::START + u64::from(seg.window),
+            fin: None,
+            clock: options.timestamps.unwrap_or_default(),
+            sacked: Vec::new(),
+            heard_at: now,
+            is_learned: true,
+        };
+        let mut flow = Self {
+            key,
+            slot,
+            opened_at: now,
+            state: FlowState::Opening,
+            solo,
+            primary,
+            legs: [Leg::new(state(LegId::A), now), Leg::new(state(LegId::B), now)],
+            client,
+            visible: Visible::closed(),
+            request: Stream::new(Offset::START),
+            shown: Stream::new(Offset::START),
+            comparison: Comparison::new(Offset::START, masks),
+            diverged: None,
+            first_answer_at: None,
+            syn_at: now,
+            syn_resent: 0,
+            pinned: [None; 2],
+            is_soft_told: [false; 2],
+            fin_held_at: None,
+            expires_at: now + limits::OPENING_MAX,
+            timer: None,
+            is_gone: false,
+            held: 0,
+        };
+        cx.event(Event::FlowOpened { flow: key });
+        flow.send_syn(cx);
+        flow.arm(cx);
+        flow
+    }
+
+    /// Sends the SYN to every leg that has not answered.
+    pub(super) fn send_syn(&mut self, cx: &mut Cx<'_>) {
+        for id in LegId::ALL {
+            if self.leg(id).state == LegState::SynSent {
+                self.send_syn_to(cx, id);
+            }
+        }
+    }
+
+    fn send_syn_to(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let client = &self.client;
+        let options = TcpOptions {
+            mss: Some(client.mss),
+            window_scale: client.window_scale,
+            sack_permitted: client.offers_sack,
+            timestamps: client.offers_timestamps.then_some((client.clock.0, Tsval(0))),
+            ..TcpOptions::default()
+        };
+        let fields = TcpFields {
+            src_port: self.key.client.port(),
+            dst_port: self.key.server.port(),
+            seq: client.iss.raw(),
+            ack: 0,
+            flags: TcpFlags::SYN,
+            window: u16::try_from(client.edge.since(Offset::START)).unwrap_or(u16::MAX),
+            urgent: 0,
+            options,
+        };
+        let (l2, l3) = self.client.headers;
+        let l3 = cx.number(l3);
+        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX));
+    }
+
+    /// A segment from a leg whose SYN is unanswered.
+    pub(super) fn on_leg_answer(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
+        let expected = self.client.iss.at(Offset::START).raw();
+        let link = Link::Server(id);
+        if seg.flags.has(TcpFlags::RST) {
+            if !seg.flags.has(TcpFlags::ACK) || seg.ack != expected {
+                return cx.reject(link, RejectReason::InexactReset);
+            }
+            self.leg_mut(id).state = LegState::Absent;
+            self.leg_mut(id).reset_at = Some(cx.now);
+            self.first_answer_at.get_or_insert(cx.now);
+            return;
+        }
+        if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && seg.ack == expected {
+            return self.on_syn_ack(cx, id, seg);
+        }
+        if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
+            // It still lives in an older connection of this 4-tuple: end that one exactly, ask
+            // again (RFC 9293 3.5.2, RFC 5961 4).
+            self.send_leg_reset(cx, id, seg.ack);
+            self.send_syn_to(cx, id);
+            return;
+        }
+        cx.reject(link, RejectReason::OldGeneration);
+    }
+
+    fn on_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
+        let now = cx.now;
+        let leg = self.leg_mut(id);
+        leg.state = LegState::Open;
+        leg.iss = Seq::new(seg.seq);
+        leg.options = LegOptions::of(seg);
+        leg.acked = Offset::START;
+        leg.edge = Offset::START + u64::from(seg.window);
+        leg.nxt = Offset::START;
+        leg.headers = Some((seg.l2, seg.l3));
+        leg.has_progressed(now);
+        if let Some((value, echo)) = seg.options.timestamps {
+            leg.clock.heard(value, echo);
+        }
+        self.first_answer_at.get_or_insert(now);
+    }
+
+    /// Decides whether the client can be answered.
+    pub(super) fn settle_handshake(&mut self, cx: &mut Cx<'_>) {
+        let open: Vec<LegId> = LegId::ALL.into_iter().filter(|&l| self.leg(l).is_open()).collect();
+        let asked: Vec<LegId> =
+            LegId::ALL.into_iter().filter(|&l| self.leg(l).state == LegState::SynSent).collect();
+        let waited = self.first_answer_at.map(|at| cx.now.since(at));
+        match (open.as_slice(), asked.as_slice()) {
+            ([_, _], _) => self.open_visible(cx, None),
+            ([one], []) => {
+                let refused = self.leg(one.other()).reset_at.is_some();
+                if refused {
+                    cx.reports.push(Report::Refused(one.other()));
+                }
+                let why = match refused {
+                    true => SoloReason::Handshake,
+                    false => self.solo.unwrap_or(SoloReason::OneServer),
+                };
+                self.open_visible(cx, Some((*one, why)));
+            }
+            ([one], [late]) if waited >= Some(limits::SYNACK_HOLD) => {
+                // The backup stands in for a silent primary only if it could carry on alone.
+                if *one == self.primary || cx.is_fit[one.index()] {
+                    self.leg_mut(*late).state = LegState::Scrub;
+                    cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
+                    self.open_visible(cx, Some((*one, SoloReason::Handshake)));
+                }
+            }
+            ([], []) => self.refuse_client(cx),
+            ([], [_]) if waited >= Some(limits::REFUSAL_HOLD) => self.refuse_client(cx),
+            _ => {}
+        }
+        self.resend_syn(cx);
+    }
+
+    fn resend_syn(&mut self, cx: &mut Cx<'_>) {
+        while let Some(&after) = limits::SYN_RESEND.get(self.syn_resent) {
+            if cx.now < self.syn_at + after || self.state != FlowState::Opening {
+                break;
+            }
+            self.syn_resent += 1;
+            self.send_syn(cx);
+        }
+    }
+
+    pub(super) fn handshake_deadline(&self) -> Option<Instant> {
+        if self.state != FlowState::Opening {
+            return None;
+        }
+        let resend = limits::SYN_RESEND.get(self.syn_resent).map(|&after| self.syn_at + after);
+        let any_open = self.legs.iter().any(Leg::is_open);
+        let hold = match any_open {
+            true => limits::SYNACK_HOLD,
+            false => limits::REFUSAL_HOLD,
+        };
+        let hold = self.first_answer_at.map(|at| at + hold);
+        resend.into_iter().chain(hold).min()
+    }
+
+    /// Freezes the constants and answers the client.
+    fn open_visible(&mut self, cx: &mut Cx<'_>, solo: Option<(LegId, SoloReason)>) {
+        if let Some((one, _)) = solo {
+            self.primary = one;
+        }
+        let open = || self.legs.iter().filter(|l| l.is_open());
+        let has_scale = open().all(|l| l.options.window_scale.is_some());
+        let v = &mut self.visible;
+        v.iss = Seq::new(self.legs[self.primary.index()].iss.raw());
+        let scale = open().filter_map(|l| l.options.window_scale).min();
+        v.window_scale = scale.filter(|_| has_scale && self.client.window_scale.is_some());
+        v.has_sack = self.client.offers_sack && open().all(|l| l.options.has_sack);
+        v.has_timestamps =
+            self.client.offers_timestamps && open().all(|l| l.options.has_timestamps);
+        v.is_open = true;
+        v.told_ack = Offset::START;
+        v.told_edge = open().map(|l| l.edge).min().unwrap_or(Offset::START);
+        if open().count() == 2 {
+            cx.profile.has_sack &= !self.client.offers_sack || v.has_sack;
+            cx.profile.has_timestamps &= !self.client.offers_timestamps || v.has_timestamps;
+            cx.profile.has_window_scale &= self.client.window_scale.is_none() || has_scale;
+        }
+        let mss = open().map(|l| l.options.mss).min().unwrap_or(crate::engine::leg::MSS_DEFAULT);
+        self.expires_at = cx.now + limits::IDLE_MAX;
+        let (state, why) = match (solo, cx.config.mode) {
+            (Some((_, why)), _) => (FlowState::Solo, Some(why)),
+            (None, Mode::Protect) => (FlowState::Paired, None),
+            (None, Mode::Observe | Mode::Passthrough) => (FlowState::Lagging, None),
+        };
+        let shown = self.leg(self.primary).clock.latest.unwrap_or_default();
+        for leg in &mut self.legs {
+            leg.clock.continue_from(shown);
+        }
+        self.set_state(cx, state, why);
+        self.send_syn_ack(cx, mss);
+    }
+
+    fn send_syn_ack(&mut self, cx: &mut Cx<'_>, mss: u16) {
+        let Some((l2, l3)) = self.leg(self.primary).headers else { return };
+        let stamps = self.visible.has_timestamps.then(|| self.stamps(cx.now)).flatten();
+        let v = &self.visible;
+        let fields = TcpFields {
+            src_port: self.key.server.port(),
+            dst_port: self.key.client.port(),
+            seq: v.iss.raw(),
+            ack: self.client.iss.at(Offset::START).raw(),
+            flags: TcpFlags::SYN.with(TcpFlags::ACK),
+            window: u16::try_from(v.told_edge.since(Offset::START)).unwrap_or(u16::MAX),
+            urgent: 0,
+            options: TcpOptions {
+                mss: Some(mss),
+                window_scale: v.window_scale,
+                sack_permitted: v.has_sack,
+                timestamps: stamps,
+                ..TcpOptions::default()
+            },
+        };
+        let l3 = cx.number(l3);
+        let frame = build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX);
+        self.visible.syn_ack = Some(frame.clone());
+        cx.transmit(Link::Client, frame);
+    }
+
+    /// Answers a repeated SYN, byte for byte.
+    pub(super) fn repeat_syn_ack(&mut self, cx: &mut Cx<'_>) {
+        if let Some(frame) = self.visible.syn_ack.clone() {
+            cx.transmit(Link::Client, frame);
+        }
+    }
+
+    /// Nobody takes the connection: the client hears what a closed port says (RFC 9293 3.10.7.1).
+    fn refuse_client(&mut self, cx: &mut Cx<'_>) {
+        let (l2, l3) = self.client.headers;
+        let fields = TcpFields {
+            src_port: self.key.server.port(),
+            dst_port: self.key.client.port(),
+            seq: 0,
+            ack: self.client.iss.at(Offset::START).raw(),
+            flags: TcpFlags::RST.with(TcpFlags::ACK),
+            window: 0,
+            urgent: 0,
+            options: TcpOptions::default(),
+        };
+        let l3 = cx.number(l3.reversed());
+        cx.transmit(Link::Client, build::tcp(&l2.reversed(), &l3, &fields, EMPTY, u16::MAX));
+        for leg in &mut self.legs {
+            if leg.state == LegState::SynSent {
+                leg.state = LegState::Scrub;
+            }
+        }
+        self.visible.reset = Some(Offset::SYN);
+        self.forget(cx);
+    }
+}
+
+impl Visible {
+    /// Before the handshake.
+    pub(super) fn closed() -> Self {
+        Self {
+            iss: Seq::new(0),
+            window_scale: None,
+            has_sack: false,
+            has_timestamps: false,
+            is_open: false,
+            syn_ack: None,
+            released: Offset::START,
+            ahead: Ranges::default(),
+            fin: None,
+            reset: None,
+            told_ack: Offset::SYN,
+            told_edge: Offset::SYN,
+            dup_acks: 0,
+            told_sack: Ranges::default(),
+            owes_ack: false,
+            is_asking: false,
+            clock: ShownClock::default(),
+            repeated: None,
+            probe_passed_at: None,
+            takeover: None,
+            takeover_at: None,
+            answered: Offset::START,
+            verified_bytes: 0,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Who keeps the flow waiting, since when, and what happens at the limits (1.7).
+//!
+//! A leg *pins* the flow while it is the only reason that bytes, an ack or the window do not
+//! advance. The time counts from that leg's last progress: a slow server is not a dead one.
+
+use super::{Cx, Flow, Report, policy_is_strict};
+use crate::engine::LegId;
+use crate::engine::config::Mode;
+use crate::engine::event::{Event, FlowState, SoloReason};
+use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
+use crate::engine::time::Instant;
+use crate::wire::Offset;
+
+impl Flow {
+    /// Notes who pins the flow and applies the limits.
+    pub(super) fn settle_holds(&mut self, cx: &mut Cx<'_>) {
+        if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.has_both() {
+            self.pinned = [None; 2];
+            return;
+        }
+        for id in LegId::ALL {
+            let pins = self.pins(id);
+            let was = self.pinned[id.index()];
+            self.pinned[id.index()] = match (pins, was) {
+                (false, Some(since)) => {
+                    cx.reports.push(Report::Skew(id, cx.now.since(since)));
+                    self.is_soft_told[id.index()] = false;
+                    None
+                }
+                (false, None) => None,
+                (true, was) => {
+                    let progress = self.leg(id).progress_at;
+                    Some(was.map_or(cx.now, |since| since.max(progress)))
+                }
+            };
+        }
+        for id in LegId::ALL {
+            self.apply_hold_limits(cx, id);
+        }
+    }
+
+    /// Whether `id` alone keeps the flow from advancing.
+    fn pins(&self, id: LegId) -> bool {
+        let (leg, other) = (self.leg(id), self.leg(id.other()));
+        let says_less = leg.said() < other.said() && leg.ended_at().is_none();
+        let ends_later = other.ended_at() == Some(leg.said()) && leg.fin.is_none();
+        let acks_less = leg.acked < other.acked;
+        let pins_window = !on(Bug::PinnedWindowNoTimer) && self.pins_window(id);
+        says_less || (ends_later && self.is_unfinished()) || acks_less || pins_window
+    }
+
+    /// The window of `id` is the lower one and the client has run out of it.
+    fn pins_window(&self, id: LegId) -> bool {
+        let (leg, other) = (self.leg(id), self.leg(id.other()));
+        let two = 2 * u64::from(self.client.mss);
+        let is_short = self.client.nxt + two > leg.edge;
+        leg.edge < other.edge && is_short && other.edge.since(leg.edge) >= two
+    }
+
+    fn apply_hold_limits(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let Some(since) = self.pinned[id.index()] else { return };
+        if self.state != FlowState::Paired {
+            return;
+        }
+        let age = cx.now.since(since);
+        if age >= cx.config.hold_soft && !self.is_soft_told[id.index()] {
+            self.is_soft_told[id.index()] = true;
+            cx.event(Event::HoldSoft { flow: self.key, waiting_for: id });
+        }
+        if age < cx.config.hold_hard || on(Bug::DropLv5) {
+            return;
+        }
+        if id == self.primary {
+            // One flow whose primary stands still moves alone (H4): the backup's bytes are a legal
+            // continuation, and the rest of the service is judged by the control side.
+            if cx.is_fit[id.other().index()] && cx.config.failover_auto {
+                cx.event(Event::HoldHard { flow: self.key, waiting_for: id });
+                cx.reports.push(Report::StallMoved(id));
+                self.lose(cx, id, SoloReason::Lag);
+            }
+        } else if policy_is_strict(cx) {
+            if age >= limits::STRICT_HOLD_MAX {
+                cx.event(Event::HoldHard { flow: self.key, waiting_for: id });
+                self.lose(cx, id, SoloReason::Lag);
+            }
+        } else {
+            cx.event(Event::HoldHard { flow: self.key, waiting_for: id });
+            self.set_state(cx, FlowState::Lagging, None);
+            self.release(cx);
+        }
+    }
+
+    pub(super) fn hold_deadline(&self, cx: &Cx<'_>) -> Option<Instant> {
+        if on(Bug::DropLv5) {
+            return None;
+        }
+        let lag = (self.state == FlowState::Lagging).then(|| {
+            let max = match self.is_orphaned() {
+                true => limits::ORPHAN_PROGRESS_MAX,
+                false => limits::LAG_PROGRESS_MAX,
+            };
+            self.leg(self.backup()).progress_at + max
+        });
+        let lag = lag.filter(|_| self.lag_matters());
+        if self.state != FlowState::Paired {
+            return lag;
+        }
+        let due = |id: LegId| {
+            let since = self.pinned[id.index()]?.max(self.leg(id).progress_at);
+            let soft = since + cx.config.hold_soft;
+            let hard = since + cx.config.hold_hard;
+            let strict = since + limits::STRICT_HOLD_MAX;
+            [soft, hard, strict].into_iter().find(|&t| t > cx.now).or(Some(strict))
+        };
+        LegId::ALL.into_iter().filter_map(due).chain(lag).min()
+    }
+
+    /// Something is outstanding for the lagging leg, so that its standing still means something.
+    fn lag_matters(&self) -> bool {
+        self.comparison.agreed() < self.visible.released
+            || self.leg(self.backup()).acked < self.visible.told_ack
+            || self.is_orphaned()
+    }
+
+    /// A lagging backup catches up, or is given up.
+    pub(super) fn settle_lag(&mut self, cx: &mut Cx<'_>) {
+        if self.state != FlowState::Lagging {
+            return;
+        }
+        let verified = self.comparison.agreed() >= self.visible.released;
+        if self.is_orphaned() {
+            return self.settle_orphan(cx, verified);
+        }
+        let backup = self.backup();
+        if !self.has_both() {
+            return;
+        }
+        let leg = self.leg(backup);
+        let has_acked = leg.acked >= self.visible.told_ack;
+        let has_window = leg.edge >= self.visible.told_edge;
+        if verified && has_acked && has_window && cx.config.mode == Mode::Protect {
+            self.pinned = [None; 2];
+            return self.set_state(cx, FlowState::Paired, None);
+        }
+        let custody = self.visible.told_ack.since(leg.acked);
+        let unverified = self.visible.released.since(self.comparison.agreed());
+        let is_full = custody.max(unverified) > limits::LAG_BYTES_MAX || self.has_lost_custody();
+        let stands = cx.now.since(leg.progress_at) >= limits::LAG_PROGRESS_MAX;
+        if is_full || (stands && self.lag_matters()) {
+            self.lose(cx, backup, SoloReason::Lag);
+        }
+    }
+
+    /// Bytes that only the gateway could give the lagging leg are not here.
+    fn has_lost_custody(&self) -> bool {
+        let from = self.leg(self.backup()).acked.max(Offset::START);
+        let to = self.visible.told_ack.min(self.client.fin.unwrap_or(Offset(u64::MAX)));
+        from < to && !self.request.covers(from, to)
+    }
+
+    /// The primary is gone and the backup has still to prove what the client was shown.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.state == FlowState::Lagging
+            && !self.leg(self.primary).is_open()
+            && self.leg(self.backup()).is_open()
+    }
+
+    fn settle_orphan(&mut self, cx: &mut Cx<'_>, verified: bool) {
+        let backup = self.backup();
+        let has_acked = self.leg(backup).acked >= self.visible.told_ack;
+        if verified && has_acked {
+            self.adopt(cx, backup, SoloReason::ServerFailed);
+        } else if cx.now.since(self.leg(backup).progress_at) >= limits::ORPHAN_PROGRESS_MAX
+            || self.has_lost_custody()
+        {
+            self.reset_client(cx);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! One TCP flow: the client's connection and the two legs behind it. The directions meet here.
+//!
+//! An input changes positions ([`from_client`], [`from_leg`], [`roles`]); then [`Flow::settle`]
+//! looks at the whole and emits whatever is owed: bytes, acks, windows, resends, timers. Nothing is
+//! forwarded because a packet came; everything is sent because a position says so. That is what
+//! makes release byte-granular and every liveness rule a property of one function.
+//!
+//! Invariants (the names are used in the code): I1 bytes shown while Paired were said by both ·
+//! I2 acks shown are at most both legs' · I3 the window edge shown is at most both legs', and
+//! monotone · I5 each leg alone could carry on · I6 an ack to a leg is at most what it sent ·
+//! I7 FIN and RST only where both ended, or by a stated rule · I8 the clock shown is monotone.
+
+mod close;
+mod compare;
+mod constants;
+mod feed;
+mod from_client;
+mod from_leg;
+mod handshake;
+mod hold;
+mod release;
+mod roles;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+pub use compare::Comparison;
+pub use handshake::Profile;
+
+use super::clock::ShownClock;
+use super::config::{EngineConfig, LagPolicy, Mode};
+use super::event::{Divergence, Event, FlowKey, FlowState, RejectReason, SoloReason};
+use super::leg::{Leg, LegState};
+use super::limits;
+use super::ranges::Ranges;
+use super::stream::Stream;
+use super::time::{Duration, Instant};
+use super::{FlowSnapshot, LegId, Link, Output, Record};
+use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Seq, Tsval};
+
+/// What a flow tells the control side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Report {
+    /// The servers' bytes differ; output is held.
+    Diverged,
+    /// A leg ended although the flow was unfinished.
+    UnfinishedEnd(LegId),
+    /// A leg refused the handshake while the other accepted.
+    Refused(LegId),
+    /// The flow left its primary because that stood still.
+    StallMoved(LegId),
+    /// The second copy came this much later than the first, from this leg.
+    Skew(LegId, Duration),
+}
+
+/// What a flow may see and do while it handles an input.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The configuration.
+    pub config: &'a EngineConfig,
+    /// Where outputs go.
+    pub out: &'a mut VecDeque<Output>,
+    /// Reports of this input.
+    pub reports: &'a mut Vec<Report>,
+    /// Option profile of the service.
+    pub profile: &'a mut Profile,
+    /// Bytes held by all flows.
+    pub pool_held: usize,
+    /// IPv4 identification of built frames.
+    pub ip_id: &'a mut u16,
+    /// Whether each server could carry a flow alone.
+    pub is_fit: [bool; 2],
+}
+
+impl Cx<'_> {
+    pub(super) fn event(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    pub(super) fn transmit(&mut self, link: Link, frame: Frame) {
+        self.out.push_back(Output::Transmit(link, frame));
+    }
+
+    fn reject(&mut self, link: Link, reason: RejectReason) {
+        self.event(Event::Rejected { link, reason });
+    }
+
+    /// How far a leg may be ahead of the release point: less as the pool fills (I9).
+    fn lead_bytes_max(&self) -> u64 {
+        let max = self.config.hold_bytes_max.max(1) as u64;
+        let percent = (self.pool_held as u64).saturating_mul(100) / max;
+        match percent {
+            0..10 => limits::LEAD_BYTES_MAX,
+            10..70 => {
+                let span = limits::LEAD_BYTES_MAX - limits::LEAD_BYTES_MIN;
+                limits::LEAD_BYTES_MAX - span * (percent - 10) / 60
+            }
+            _ => limits::LEAD_BYTES_MIN,
+        }
+    }
+}
+
+/// The client's end of the flow.
+#[derive(Clone, Debug)]
+pub struct ClientEnd {
+    iss: Seq<ClientSpace>,
+    /// Largest segment it takes.
+    mss: u16,
+    /// Its window scale, if it offered one.
+    window_scale: Option<u8>,
+    offers_sack: bool,
+    offers_timestamps: bool,
+    /// Headers of its latest frame: what frames to the legs carry on.
+    headers: (L2, L3),
+    /// Highest byte it sent, a FIN included.
+    nxt: Offset,
+    /// Highest response byte it acknowledged.
+    una: Offset,
+    /// Right edge of the window it granted; it never moves back.
+    edge: Offset,
+    /// Where its FIN stands.
+    fin: Option<Offset>,
+    /// Its latest timestamp, and the one it echoed.
+    clock: (Tsval, Tsval),
+    /// SACK blocks of its latest ack.
+    sacked: Vec<(Offset, Offset)>,
+    heard_at: Instant,
+    is_learned: bool,
+}
+
+/// The connection as the client sees it.
+#[derive(Clone, Debug)]
+pub struct Visible {
+    iss: Seq<ClientSpace>,
+    /// Window scale of the fields shown; `None` if windows do not scale.
+    window_scale: Option<u8>,
+    has_sack: bool,
+    has_timestamps: bool,
+    is_open: bool,
+    /// The SYN-ACK, for repeating it byte for byte.
+    syn_ack: Option<Frame>,
+    /// Response bytes released, contiguous (REL).
+    released: Offset,
+    /// Ranges released ahead of a hole.
+    ahead: Ranges,
+    /// Where the FIN was shown.
+    fin: Option<Offset>,
+    /// The reset that was shown stands here.
+    reset: Option<Offset>,
+    /// Ack shown (RELACK).
+    told_ack: Offset,
+    /// Window edge shown (RELEDGE).
+    told_edge: Offset,
+    /// Duplicate acks shown at `told_ack`.
+    dup_acks: u32,
+    /// SACK blocks shown last.
+    told_sack: Ranges,
+    /// A pure ack is owed to the client now.
+    owes_ack: bool,
+    /// The client asked for an ack that advances nothing (keep-alive, window probe, old data).
+    is_asking: bool,
+    clock: ShownClock,
+    /// Range that was shown again last, by which leg, when.
+    repeated: Option<(Offset, Offset, LegId, Instant)>,
+    /// When a probe of a server was passed to the client last.
+    probe_passed_at: Option<Instant>,
+    /// Limit while a leg takes over with bytes held: released bytes stay below it.
+    takeover: Option<Offset>,
+    takeover_at: Option<Instant>,
+    /// Client bytes heard when response bytes were released last.
+    answered: Offset,
+    verified_bytes: u64,
+}
+
+/// Held output of servers that differ.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    what: Divergence,
+    until: Instant,
+}
+
+/// One TCP flow.
+#[derive(Debug)]
+pub struct Flow {
+    /// Who.
+    pub key: FlowKey,
+    /// Index of its record in the state file.
+    pub slot: u32,
+    opened_at: Instant,
+    state: FlowState,
+    solo: Option<SoloReason>,
+    primary: LegId,
+    legs: [Leg; 2],
+    client: ClientEnd,
+    visible: Visible,
+    /// Client bytes that a leg may need again.
+    request: Stream,
+    /// Response bytes shown, until the client has acknowledged (and a lagging leg repeated) them.
+    shown: Stream,
+    comparison: Comparison,
+    diverged: Option<Held>,
+    /// The handshake's first answer.
+    first_answer_at: Option<Instant>,
+    syn_at: Instant,
+    syn_resent: usize,
+    /// Since when each leg keeps the flow waiting.
+    pinned: [Option<Instant>; 2],
+    is_soft_told: [bool; 2],
+    fin_held_at: Option<Instant>,
+    /// When the flow is forgotten.
+    expires_at: Instant,
+    timer: Option<Instant>,
+    is_gone: bool,
+    /// Bytes counted in the pool.
+    held: usize,
+}
+
+impl Flow {
+    /// Its state.
+    pub fn state(&self) -> FlowState {
+        self.state
+    }
+
+    /// The leg that serves it.
+    pub fn primary(&self) -> LegId {
+        self.primary
+    }
+
+    /// Whether it can be forgotten.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// When it wants [`Flow::on_timeout`].
+    pub fn timer(&self) -> Option<Instant> {
+        self.timer
+    }
+
+    /// Since when `leg` keeps it waiting while the other leg got further.
+    pub fn pinned(&self, leg: LegId) -> Option<Instant> {
+        self.pinned[leg.index()]
+    }
+
+    /// Bytes it holds.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Whether it waits for a sync.
+    pub fn is_diverged(&self) -> bool {
+        self.state == FlowState::Diverged
+    }
+
+    /// Whether a leg of `server` takes part in it.
+    pub fn has_open_leg(&self, server: LegId) -> bool {
+        matches!(self.legs[server.index()].state, LegState::Open | LegState::SynSent)
+    }
+
+    /// Whether a SYN may begin a new connection on this 4-tuple.
+    pub fn is_closed(&self) -> bool {
+        self.state == FlowState::TimeWait || self.visible.reset.is_some()
+    }
+
+    /// For readers.
+    pub fn snapshot(&self) -> FlowSnapshot {
+        FlowSnapshot {
+            key: self.key,
+            state: self.state,
+            primary: self.primary,
+            solo: self.solo,
+            request_bytes: self.visible.told_ack.since(Offset::START),
+            response_bytes: self.visible.released.since(Offset::START),
+            verified_bytes: self.visible.verified_bytes,
+            held_bytes: self.held as u64,
+            opened: self.opened_at,
+        }
+    }
+
+    fn leg(&self, leg: LegId) -> &Leg {
+        &self.legs[leg.index()]
+    }
+
+    fn leg_mut(&mut self, leg: LegId) -> &mut Leg {
+        &mut self.legs[leg.index()]
+    }
+
+    fn backup(&self) -> LegId {
+        self.primary.other()
+    }
+
+    /// Both legs carry it.
+    fn has_both(&self) -> bool {
+        self.legs.iter().all(Leg::is_open)
+    }
+
+    /// Releases wait for both legs.
+    fn needs_both(&self) -> bool {
+        matches!(self.state, FlowState::Paired | FlowState::Diverged | FlowState::Opening)
+    }
+
+    /// The end of what was shown, the FIN included.
+    fn shown_end(&self) -> Offset {
+        let ahead = self.visible.ahead.iter().last().map_or(self.visible.released, |(_, t)| t);
+        let end = ahead.max(self.visible.released);
+        self.visible.fin.map_or(end, |fin| end.max(fin + 1))
+    }
+
+    /// The one way to another state.
+    fn set_state(&mut self, cx: &mut Cx<'_>, to: FlowState, solo: Option<SoloReason>) {
+        let from = self.state;
+        self.state = to;
+        self.solo = solo.or(self.solo);
+        if from != to {
+            let (flow, primary, solo) = (self.key, self.primary, self.solo);
+            cx.event(Event::FlowChanged { flow, from, to, primary, solo });
+        }
+        if to == FlowState::Solo {
+            self.comparison.stop();
+            self.pinned = [None; 2];
+        }
+        self.persist(cx);
+    }
+
+    /// Emits whatever is owed after positions changed.
+    pub fn settle(&mut self, cx: &mut Cx<'_>) {
+        if self.is_gone {
+            return;
+        }
+        if self.state == FlowState::Opening {
+            self.settle_handshake(cx);
+        }
+        if self.visible.is_open && self.visible.reset.is_none() {
+            self.compare(cx);
+            self.settle_ends(cx);
+            self.release(cx);
+            self.settle_lag(cx);
+            self.settle_holds(cx);
+            self.acknowledge(cx);
+            self.feed_legs(cx);
+            self.settle_close(cx);
+        }
+        self.trim();
+        self.arm(cx);
+    }
+
+    /// The time of [`Flow::timer`] has come.
+    pub fn on_timeout(&mut self, cx: &mut Cx<'_>) {
+        if cx.now >= self.expires_at {
+            return self.forget(cx);
+        }
+        self.settle(cx);
+    }
+
+    /// Forgets it: the record, the buffers, the entry.
+    fn forget(&mut self, cx: &mut Cx<'_>) {
+        if self.is_gone {
+            return;
+        }
+        self.is_gone = true;
+        self.timer = None;
+        cx.event(Event::FlowClosed {
+            flow: self.key,
+            last: self.state,
+            released: self.visible.released.since(Offset::START),
+            verified: self.visible.verified_bytes,
+            was_reset: self.visible.reset.is_some(),
+        });
+        cx.out.push_back(Output::Persist(Record::Free { slot: self.slot }));
+    }
+
+    /// Drops buffers that nobody can need any more, and counts the rest.
+    fn trim(&mut self) {
+        let released = self.visible.released;
+        for leg in &mut self.legs {
+            if leg.is_open() {
+                let floor = match self.state {
+                    // A lagging leg repeats what was shown; it is verified byte by byte.
+                    FlowState::Lagging => released.min(self.comparison.agreed()),
+                    _ => released,
+                };
+                leg.stream.trim(floor);
+            }
+        }
+        let mut floor = self.client.una.min(released);
+        if self.state == FlowState::Lagging {
+            floor = floor.min(self.comparison.agreed());
+        }
+        self.shown.trim(floor);
+        let open = self.legs.iter().filter(|l| l.is_open());
+        if let Some(acked) = open.map(|l| l.acked).min() {
+            self.request.trim(acked);
+        }
+        let streams = self.legs.iter().map(|l| l.stream.held()).sum::<usize>();
+        self.held = streams + self.request.held() + self.shown.held();
+    }
+
+    /// Sets the timer to the earliest deadline (LV5: every hold has one).
+    fn arm(&mut self, cx: &Cx<'_>) {
+        if self.is_gone {
+            return;
+        }
+        let mut at = self.expires_at;
+        let mut sooner = |t: Option<Instant>| at = t.map_or(at, |t| at.min(t));
+        sooner(self.handshake_deadline());
+        sooner(self.hold_deadline(cx));
+        sooner(self.close_deadline());
+        sooner(self.visible.takeover_at);
+        sooner(self.diverged.map(|d| d.until));
+        for leg in &self.legs {
+            sooner(leg.resend_at);
+        }
+        // A deadline that has passed was served just now; asking again at once would spin.
+        self.timer = Some(at.max(cx.now + Duration::from_micros(100)));
+    }
+}
+
+/// Payload for frames without any.
+const EMPTY: Bytes = Bytes::new();
+
+fn policy_is_strict(cx: &Cx<'_>) -> bool {
+    cx.config.on_lag == LagPolicy::Strict && cx.config.mode == Mode::Protect
+}

@@ -1,0 +1,303 @@
+//! Towards the client: bytes that may be shown, acks and windows that both legs stand behind.
+
+use bytes::Bytes;
+
+use super::{Cx, EMPTY, Flow};
+use crate::engine::LegId;
+use crate::engine::Link;
+use crate::engine::event::{Event, FlowState};
+use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
+use crate::engine::ranges::Ranges;
+use crate::engine::time::{Duration, Instant};
+use crate::wire::build::{self, TcpFields};
+use crate::wire::{Offset, SackBlocks, TcpFlags, TcpOptions, Tsval};
+
+impl Flow {
+    /// How far response bytes may be shown now.
+    fn releasable(&self) -> Offset {
+        match self.state {
+            FlowState::Opening => Offset::START,
+            FlowState::Paired | FlowState::Diverged => self.comparison.agreed(),
+            FlowState::Lagging if self.is_orphaned() => self.visible.released,
+            FlowState::Lagging | FlowState::Solo | FlowState::TimeWait => {
+                self.leg(self.primary).said()
+            }
+        }
+    }
+
+    /// Shows what may be shown, cut for the client.
+    pub(super) fn release(&mut self, cx: &mut Cx<'_>) {
+        let mut limit = self.releasable();
+        if let Some(takeover) = self.takeover_limit(cx) {
+            limit = limit.min(takeover);
+        }
+        let from = self.visible.released;
+        while self.visible.released < limit {
+            let at = self.visible.released;
+            let seen = self.visible.ahead.run_end(at).min(limit);
+            if seen > at {
+                // Shown ahead of the hole that was just filled.
+                self.visible.released = seen;
+                continue;
+            }
+            let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
+            let next_seen = self.visible.ahead.first().map_or(limit, |(f, _)| f.min(limit));
+            let end = if next_seen > at { next_seen } else { limit };
+            let max = end.since(at).min(limits::SUPER_FRAME_BYTES_MAX);
+            let chunk = chunk.slice(..chunk.len().min(max as usize));
+            self.visible.released = at + chunk.len() as u64;
+            self.shown.insert(at, chunk.clone());
+            let flags = self.push_flag(self.visible.released);
+            self.send_client(cx, at, flags, chunk);
+        }
+        self.visible.ahead.trim(self.visible.released);
+        self.note_released(cx, from);
+    }
+
+    fn note_released(&mut self, cx: &mut Cx<'_>, from: Offset) {
+        let bytes = self.visible.released.since(from) as u32;
+        if bytes == 0 {
+            return;
+        }
+        self.visible.answered = self.client.nxt;
+        let is_verified = matches!(self.state, FlowState::Paired | FlowState::Diverged);
+        let (verified, unverified) = if is_verified { (bytes, 0) } else { (0, bytes) };
+        self.visible.verified_bytes += u64::from(verified);
+        let pinned = self.pinned.iter().flatten().min();
+        let waited = pinned.map_or(Duration::ZERO, |&since| cx.now.since(since));
+        cx.event(Event::Released { flow: self.key, verified, unverified, waited });
+    }
+
+    fn push_flag(&self, end: Offset) -> TcpFlags {
+        let leg = self.leg(self.primary);
+        match end == leg.psh_at || end == leg.said() {
+            true => TcpFlags::ACK.with(TcpFlags::PSH),
+            false => TcpFlags::ACK,
+        }
+    }
+
+    /// Shows equal ranges beyond a hole, so that the client's duplicate acks and SACK blocks make
+    /// the leg that lost them repeat them fast. They were said by both (I1).
+    pub(super) fn release_ahead(&mut self, cx: &mut Cx<'_>, from: Offset, to: Offset) {
+        if self.visible.takeover.is_some() || !self.has_both() {
+            return;
+        }
+        for (from, to) in self.equal_ahead(from, to) {
+            for (mut at, to) in self.visible.ahead.gaps(from, to) {
+                self.visible.ahead.insert(at, to);
+                while at < to {
+                    let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
+                    let max = to.since(at).min(limits::SUPER_FRAME_BYTES_MAX) as usize;
+                    let chunk = chunk.slice(..chunk.len().min(max));
+                    self.shown.insert(at, chunk.clone());
+                    let next = at + chunk.len() as u64;
+                    self.send_client(cx, at, TcpFlags::ACK, chunk);
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// Shows `[from, to)` again, as it was shown.
+    pub(super) fn show_again(&mut self, cx: &mut Cx<'_>, mut from: Offset, to: Offset) {
+        while from < to {
+            let Some(chunk) = self.shown.chunk_at(from) else { break };
+            let chunk = chunk.slice(..chunk.len().min(to.since(from) as usize));
+            let next = from + chunk.len() as u64;
+            self.send_client(cx, from, TcpFlags::ACK, chunk);
+            from = next;
+        }
+    }
+
+    /// While a leg takes over with bytes held, they leave as the client's acks make room.
+    fn takeover_limit(&mut self, cx: &Cx<'_>) -> Option<Offset> {
+        let limit = self.visible.takeover?;
+        if self.visible.released >= self.leg(self.primary).said() {
+            (self.visible.takeover, self.visible.takeover_at) = (None, None);
+            return None;
+        }
+        let step = limits::TAKEOVER_SEGMENTS * u64::from(self.client.mss);
+        let mut to = limit.max(self.client.una + step);
+        if self.visible.takeover_at.is_some_and(|at| cx.now >= at) {
+            to = to.max(self.visible.released + step);
+        }
+        self.visible.takeover = Some(to);
+        self.visible.takeover_at = Some(cx.now + limits::TAKEOVER_TICK);
+        Some(to)
+    }
+
+    /// Paces what the new primary holds.
+    pub(super) fn begin_takeover(&mut self, now: Instant) {
+        let step = limits::TAKEOVER_SEGMENTS * u64::from(self.client.mss);
+        self.visible.takeover = Some(self.visible.released + step);
+        self.visible.takeover_at = Some(now + limits::TAKEOVER_TICK);
+    }
+
+    /// The ack that both legs stand behind (I2); the primary's alone otherwise.
+    fn ack_to_client(&self) -> Offset {
+        let both = self.needs_both() && self.has_both() && !on(Bug::NoAckMin);
+        let acked = match both {
+            true => self.legs.iter().map(|l| l.acked).min().unwrap_or(Offset::START),
+            false => self.leg(self.primary).acked,
+        };
+        acked.max(self.visible.told_ack)
+    }
+
+    /// The window edge that both legs stand behind (I3); it never moves back.
+    fn edge_to_client(&self) -> Offset {
+        let both = self.needs_both() && self.has_both() && !on(Bug::BackupWindowIgnored);
+        let edge = match both {
+            true => self.legs.iter().map(|l| l.edge).min().unwrap_or(Offset::START),
+            false => self.leg(self.primary).edge,
+        };
+        edge.max(self.visible.told_edge)
+    }
+
+    /// Sends the client an ack when something advanced and no data has carried it (LV3).
+    pub(super) fn acknowledge(&mut self, cx: &mut Cx<'_>) {
+        if self.client.una < Offset::START || self.is_orphaned() {
+            return;
+        }
+        let ack = self.ack_to_client();
+        let edge = self.edge_to_client();
+        let repeats = self.duplicate_acks_due(cx, ack);
+        let told = &self.visible;
+        let two = 2 * u64::from(self.client.mss);
+        let room = told.told_edge.since(told.told_ack);
+        let opens = edge > told.told_edge && (room < two || edge.since(told.told_edge) >= two);
+        let advances = ack > told.told_ack && !on(Bug::DropLv3);
+        if advances || opens || told.owes_ack || repeats {
+            self.send_client(cx, self.next_to_client(), TcpFlags::ACK, EMPTY);
+        }
+    }
+
+    /// Whether the client is due another duplicate ack: both legs miss the same bytes, and the
+    /// gateway does not have them either.
+    fn duplicate_acks_due(&mut self, cx: &mut Cx<'_>, ack: Offset) -> bool {
+        let is_here = !self.request.slice_at(ack).is_empty();
+        if ack > self.visible.told_ack {
+            self.visible.dup_acks = 0;
+            return false;
+        }
+        if is_here && !on(Bug::BothDupAcks) {
+            return false;
+        }
+        let carrying = self.legs.iter().filter(|l| l.is_open() && l.acked == ack);
+        let both = self.needs_both() && self.has_both();
+        let due = match both {
+            _ if on(Bug::BothDupAcks) => carrying.map(|l| l.dup_acks).sum(),
+            true => carrying.map(|l| l.dup_acks).min().unwrap_or(0),
+            false => self.leg(self.primary).dup_acks,
+        };
+        let mut is_due = false;
+        if due > self.visible.dup_acks {
+            for _ in self.visible.dup_acks + 1..due.min(self.visible.dup_acks + 8) {
+                self.send_client(cx, self.next_to_client(), TcpFlags::ACK, EMPTY);
+            }
+            self.visible.dup_acks = due;
+            is_due = true;
+        }
+        if self.visible.has_sack && self.sack_to_client(ack) != self.visible.told_sack {
+            is_due |= !self.sack_to_client(ack).is_empty();
+        }
+        is_due
+    }
+
+    /// What both legs have beyond the ack shown.
+    fn sack_to_client(&self, ack: Offset) -> Ranges {
+        if !self.visible.has_sack || !self.request.slice_at(ack).is_empty() {
+            return Ranges::default();
+        }
+        let with_acked = |id: LegId| {
+            let leg = self.leg(id);
+            let mut ranges = leg.sacked.clone();
+            ranges.insert(Offset(0), leg.acked);
+            ranges
+        };
+        let mut both = match self.needs_both() && self.has_both() {
+            true => with_acked(LegId::A).intersection(&with_acked(LegId::B)),
+            false => with_acked(self.primary),
+        };
+        both.trim(ack);
+        both
+    }
+
+    /// The position of a segment without data to the client.
+    fn next_to_client(&self) -> Offset {
+        let fin = self.visible.fin.map(|f| f + 1);
+        fin.unwrap_or(self.visible.released).max(self.shown_end())
+    }
+
+    /// The timestamps to show: the primary's clock, never back; the echo of the leg whose ack is
+    /// shown.
+    pub(super) fn stamps(&mut self, now: Instant) -> Option<(Tsval, Tsval)> {
+        let value = self.leg(self.primary).clock.in_client_space()?;
+        let shown = self.visible.clock.show(now, value);
+        for leg in &mut self.legs {
+            leg.clock.note_shown(shown);
+        }
+        let lower = match self.needs_both() && self.has_both() {
+            true => match self.legs[0].acked <= self.legs[1].acked {
+                true => &self.legs[0],
+                false => &self.legs[1],
+            },
+            false => self.leg(self.primary),
+        };
+        Some((shown, lower.clock.echo))
+    }
+
+    /// Sends the client a segment in its own numbers, with the ack and window of this moment.
+    pub(super) fn send_client(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: Offset,
+        flags: TcpFlags,
+        payload: Bytes,
+    ) {
+        let Some((l2, l3)) = self.leg(self.primary).headers else { return };
+        let ack = self.ack_to_client();
+        let edge = self.edge_to_client();
+        let shift = self.visible.window_scale.unwrap_or(0);
+        let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
+        let timestamps = match self.visible.has_timestamps {
+            true => self.stamps(cx.now),
+            false => None,
+        };
+        let sack = self.sack_to_client(ack);
+        let max = if timestamps.is_some() { 3 } else { 4 };
+        let mut blocks = SackBlocks::default();
+        for (f, t) in sack.iter().take(max) {
+            blocks.push(self.client.iss.at(f).raw(), self.client.iss.at(t).raw());
+        }
+        let options = TcpOptions { timestamps, sack: blocks, ..TcpOptions::default() };
+        let own = self.leg(self.primary).gso_size.unwrap_or(u16::MAX);
+        let room = self.client.mss.saturating_sub(build::tcp_options_len(&options) as u16);
+        let urgent = self.urgent_pointer(at, payload.len() as u64);
+        let fields = TcpFields {
+            src_port: self.key.server.port(),
+            dst_port: self.key.client.port(),
+            seq: self.visible.iss.at(at).raw(),
+            ack: self.client.iss.at(ack).raw(),
+            flags: if urgent > 0 { flags.with(TcpFlags::URG) } else { flags },
+            window,
+            urgent,
+            options,
+        };
+        let v = &mut self.visible;
+        v.told_ack = v.told_ack.max(ack);
+        v.told_edge = v.told_edge.max(ack + (u64::from(window) << shift));
+        v.told_sack = sack;
+        v.owes_ack = false;
+        let l3 = cx.number(l3);
+        let frame = build::tcp(&l2, &l3, &fields, payload, room.min(own).max(1));
+        cx.transmit(Link::Client, frame);
+    }
+
+    /// The urgent pointer of a segment at `at`, if the urgent bytes end in reach of it.
+    fn urgent_pointer(&self, at: Offset, len: u64) -> u16 {
+        let Some(end) = self.leg(self.primary).urgent_at else { return 0 };
+        let is_near = len > 0 && end > at && end.since(at) <= u64::from(u16::MAX);
+        if is_near { end.since(at) as u16 } else { 0 }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a change of roles does to one flow: move, stay, wait for proof, or end by an exact reset.
+
+use super::{Cx, Flow};
+use crate::engine::LegId;
+use crate::engine::event::{FlowState, SoloReason};
+use crate::engine::leg::LegState;
+use crate::wire::{Offset, Segment};
+
+/// What became of a flow when a server failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It had nothing to do with that server, or loses only its backup.
+    Stays,
+    /// It goes on with the survivor.
+    Moved,
+    /// It could not.
+    Reset,
+}
+
+impl Flow {
+    /// `server` is declared failed: nothing of it is heard from here on (I12).
+    pub fn on_server_failed(&mut self, cx: &mut Cx<'_>, server: LegId) -> Fate {
+        if !self.has_open_leg(server) || self.visible.reset.is_some() {
+            if self.leg(server).state == LegState::Scrub {
+                self.leg_mut(server).state = LegState::Fenced;
+            }
+            return Fate::Stays;
+        }
+        let was_primary = self.primary == server;
+        self.leg_mut(server).state = LegState::Fenced;
+        self.leg_mut(server).resend_at = None;
+        let other = server.other();
+        let fate = match self.state {
+            FlowState::TimeWait => Fate::Stays,
+            FlowState::Opening => {
+                self.primary = other;
+                self.solo = Some(SoloReason::ServerFailed);
+                self.first_answer_at.get_or_insert(cx.now);
+                if self.has_open_leg(other) { Fate::Moved } else { Fate::Reset }
+            }
+            _ if !was_primary => {
+                self.diverged = None;
+                self.set_state(cx, FlowState::Solo, Some(SoloReason::ServerFailed));
+                Fate::Stays
+            }
+            // Its proof is still to come; it has ORPHAN_PROGRESS_MAX to go on.
+            FlowState::Lagging if self.leg(other).is_open() => {
+                self.leg_mut(other).progress_at = cx.now;
+                Fate::Moved
+            }
+            _ if self.is_promotable(other) => {
+                self.adopt(cx, other, SoloReason::ServerFailed);
+                Fate::Moved
+            }
+            _ => {
+                self.reset_client(cx);
+                Fate::Reset
+            }
+        };
+        self.settle(cx);
+        fate
+    }
+
+    /// The leg is open, and everything shown is a prefix of what it says.
+    fn is_promotable(&self, id: LegId) -> bool {
+        self.leg(id).is_open() && self.comparison.agreed() >= self.visible.released
+    }
+
+    /// The leg `id` lost its part in the flow: detached, and the other one goes on.
+    pub(super) fn lose(&mut self, cx: &mut Cx<'_>, id: LegId, why: SoloReason) {
+        let other = id.other();
+        if self.primary != id {
+            self.diverged = None;
+            self.detach(cx, id);
+            return self.set_state(cx, FlowState::Solo, Some(why));
+        }
+        if self.is_promotable(other) {
+            self.detach(cx, id);
+            self.adopt(cx, other, why);
+        } else if self.leg(other).is_open() && self.state == FlowState::Lagging {
+            self.detach(cx, id);
+            self.leg_mut(other).progress_at = cx.now;
+        } else {
+            self.reset_client(cx);
+        }
+    }
+
+    /// The flow goes on with `id` alone: same numbers, same clock, held bytes at once.
+    pub(super) fn adopt(&mut self, cx: &mut Cx<'_>, id: LegId, why: SoloReason) {
+        self.hand_over(cx, id);
+        self.diverged = None;
+        self.fin_held_at = None;
+        self.begin_takeover(cx.now);
+        self.set_state(cx, FlowState::Solo, Some(why));
+        // Whatever it lost of the request is sent again now, not after a timer.
+        let is_established = self.client.una >= Offset::START;
+        let leg = self.leg_mut(id);
+        leg.resend_at = Some(cx.now);
+        leg.owes_ack = leg.is_learned && is_established;
+    }
+
+    /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
+    fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
+        self.primary = id;
+        if let Some(expected) = self.visible.clock.expected(cx.now) {
+            self.leg_mut(id).clock.continue_from(expected);
+        }
+    }
+
+    /// Planned: the roles swap, both legs stay. Only a flow whose legs are equal takes part.
+    pub fn swap_roles(&mut self, cx: &mut Cx<'_>, to: LegId) -> bool {
+        let is_equal = self.state == FlowState::Paired && self.has_both();
+        if self.primary == to || !is_equal {
+            return false;
+        }
+        self.hand_over(cx, to);
+        self.set_state(cx, FlowState::Paired, None);
+        self.persist(cx);
+        self.settle(cx);
+        true
+    }
+
+    /// The policy has decided about the difference: the primary's version is shown, the other leg
+    /// is detached. A content sync changes files, never TCP positions, so the flow stays Solo.
+    pub fn resolve_divergence(&mut self, cx: &mut Cx<'_>) {
+        if self.state != FlowState::Diverged {
+            return;
+        }
+        let backup = self.backup();
+        self.diverged = None;
+        self.detach(cx, backup);
+        self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
+        if crate::engine::planted::on(crate::engine::planted::Bug::ContentSyncRewrites) {
+            let other = self.leg(backup).iss;
+            self.leg_mut(self.primary).iss = other;
+        }
+        self.settle(cx);
+    }
+
+    /// The deadline of a held divergence.
+    pub fn is_divergence_due(&self, now: crate::engine::Instant) -> bool {
+        self.diverged.is_some_and(|d| now >= d.until)
+    }
+
+    /// `server` is back: what it still knows of this flow is reset exactly whenever it speaks.
+    pub fn on_server_returned(&mut self, cx: &mut Cx<'_>, server: LegId) {
+        if self.leg(server).state != LegState::Fenced {
+            return;
+        }
+        self.leg_mut(server).state = LegState::Scrub;
+        let at = self.leg(server).acked.max(self.client.una.min(self.leg(server).acked));
+        self.send_leg_reset(cx, server, self.client.iss.at(at).raw());
+    }
+
+    /// A frame of a server that is not heard, in a flow that it may still know: the exact reset.
+    pub fn scrub_reply(&self, cx: &mut Cx<'_>, server: LegId, seg: &Segment) {
+        self.send_leg_reset(cx, server, seg.ack);
+    }
+}

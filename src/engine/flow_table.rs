@@ -1,0 +1,180 @@
+//! The flows: by key, by number, by deadline. Bounded; a flow is never evicted for a new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::{FlowKey, FlowState};
+use super::flow::Flow;
+use super::time::Instant;
+use super::{FlowSnapshot, LegId};
+
+/// A flow's number, and its slot in the state file.
+pub type FlowId = u32;
+
+/// All flows of a gateway.
+#[derive(Debug, Default)]
+pub struct FlowTable {
+    by_key: BTreeMap<FlowKey, FlowId>,
+    slots: Vec<Option<Entry>>,
+    free: Vec<FlowId>,
+    timers: BTreeSet<(Instant, FlowId)>,
+    /// Flows that wait for a leg, oldest first.
+    pins: [BTreeSet<(Instant, FlowId)>; 2],
+    held: usize,
+    /// Flows by state, in the order of [`FlowState`].
+    counts: [u32; 6],
+}
+
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    state: FlowState,
+    timer: Option<Instant>,
+    pinned: [Option<Instant>; 2],
+    held: usize,
+}
+
+impl FlowTable {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Bytes held by all.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Flows by state, in the order of [`FlowState`].
+    pub fn counts(&self) -> [u32; 6] {
+        self.counts
+    }
+
+    /// The flow of `key`.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The number that the next flow will have; `None` if the table is full.
+    pub fn next_id(&self, flows_max: usize) -> Option<FlowId> {
+        let next = self.free.last().copied().or_else(|| u32::try_from(self.slots.len()).ok())?;
+        ((next as usize) < flows_max).then_some(next)
+    }
+
+    /// Adds a flow under the number that [`Self::next_id`] gave, or its restored slot.
+    pub fn insert(&mut self, id: FlowId, flow: Flow) {
+        if self.free.last() == Some(&id) {
+            self.free.pop();
+        }
+        while self.slots.len() <= id as usize {
+            let slot = self.slots.len() as FlowId;
+            self.slots.push(None);
+            if slot != id {
+                self.free.push(slot);
+            }
+        }
+        self.free.retain(|&f| f != id);
+        self.by_key.insert(flow.key, id);
+        self.counts[flow.state() as usize] += 1;
+        let state = flow.state();
+        let entry = Entry { flow, state, timer: None, pinned: [None; 2], held: 0 };
+        self.slots[id as usize] = Some(entry);
+        self.refresh(id);
+    }
+
+    /// The flow `id`, to be changed; call [`Self::refresh`] afterwards.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.slots.get_mut(id as usize)?.as_mut().map(|e| &mut e.flow)
+    }
+
+    /// The flow `id`.
+    pub fn get(&self, id: FlowId) -> Option<&Flow> {
+        self.slots.get(id as usize)?.as_ref().map(|e| &e.flow)
+    }
+
+    /// Takes over a changed flow's timer, pins and size; forgets it if it is gone.
+    pub fn refresh(&mut self, id: FlowId) {
+        let Some(entry) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        let (timer, held) = (entry.flow.timer(), entry.flow.held());
+        let is_gone = entry.flow.is_gone();
+        let timer = timer.filter(|_| !is_gone);
+        if timer != entry.timer {
+            if let Some(old) = entry.timer {
+                self.timers.remove(&(old, id));
+            }
+            if let Some(new) = timer {
+                self.timers.insert((new, id));
+            }
+            entry.timer = timer;
+        }
+        for leg in LegId::ALL {
+            let i = leg.index();
+            let pinned = entry.flow.pinned(leg).filter(|_| !is_gone);
+            if pinned != entry.pinned[i] {
+                if let Some(old) = entry.pinned[i] {
+                    self.pins[i].remove(&(old, id));
+                }
+                if let Some(new) = pinned {
+                    self.pins[i].insert((new, id));
+                }
+                entry.pinned[i] = pinned;
+            }
+        }
+        self.counts[entry.state as usize] -= 1;
+        entry.state = entry.flow.state();
+        self.counts[entry.state as usize] += u32::from(!is_gone);
+        let held = if is_gone { 0 } else { held };
+        self.held = self.held + held - entry.held;
+        entry.held = held;
+        if is_gone {
+            self.by_key.remove(&entry.flow.key);
+            self.slots[id as usize] = None;
+            self.free.push(id);
+        }
+    }
+
+    /// The earliest deadline.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// A flow whose deadline has passed.
+    pub fn due(&self, now: Instant) -> Option<FlowId> {
+        self.timers.first().filter(|&&(at, _)| at <= now).map(|&(_, id)| id)
+    }
+
+    /// Flows that have waited for `leg` since `before` or earlier, oldest first.
+    pub fn pinned_since(
+        &self,
+        leg: LegId,
+        before: Instant,
+    ) -> impl Iterator<Item = (Instant, FlowId)> + '_ {
+        self.pins[leg.index()].iter().copied().take_while(move |&(since, _)| since <= before)
+    }
+
+    /// Whether any flow waits for `leg`.
+    pub fn is_pinned(&self, leg: LegId) -> bool {
+        !self.pins[leg.index()].is_empty()
+    }
+
+    /// The numbers of all flows, lowest first.
+    pub fn ids(&self) -> Vec<FlowId> {
+        self.by_key.values().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The numbers of all flows, those that hold the most bytes first.
+    pub fn ids_by_held(&self) -> Vec<FlowId> {
+        let mut ids = self.ids();
+        ids.sort_by_key(|&id| std::cmp::Reverse(self.get(id).map_or(0, Flow::held)));
+        ids
+    }
+
+    /// All flows.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.by_key.values().filter_map(|&id| self.get(id))
+    }
+
+    /// Up to `limit` flows, in the order of their keys.
+    pub fn snapshots(&self, limit: usize) -> Vec<FlowSnapshot> {
+        self.iter().take(limit).map(Flow::snapshot).collect()
+    }
+}

@@ -1,0 +1,313 @@
+//! Is a server alive, and does it answer? Probes, silence, skew; findings H1 to H3.
+//!
+//! A finding never rests on probes alone (their loss and a busy machine look the same), never on a
+//! time in which the gateway itself stood still, and never without the other server having been
+//! heard in the same window. Both servers are judged by the same rules.
+
+use std::collections::VecDeque;
+
+use super::LegId;
+use super::event::{Evidence, Finding};
+use super::time::{Duration, Instant};
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// No frame at all for this long is silence.
+const SILENCE: Duration = ms(20);
+/// The other server must have been heard within this time.
+const OTHER_FRESH: Duration = ms(15);
+/// Probes of one kind missed in a row, with one of a second kind.
+const MISSES: u32 = 3;
+/// Least response skew that is a finding.
+const SKEW_FLOOR: Duration = ms(100);
+/// Flows that must wait for the same server.
+const SKEW_FLOWS: usize = 3;
+/// A backup that stands still on several flows for this long is detached.
+const BACKUP_STILL: Duration = ms(1000);
+/// Refusals count as one while they are closer together than this.
+const REFUSALS_APART: Duration = ms(2);
+/// The gateway's own lateness beyond this restarts every window.
+pub const OWN_STALL: Duration = ms(5);
+/// Two urgent probes follow at these distances.
+const URGENT: [Duration; 3] = [ms(0), ms(2), ms(4)];
+/// How long a stall that moved one flow counts towards a finding about the server.
+const STALL_COUNTS: Duration = ms(2000);
+/// SYN probes whose answer is still awaited.
+const OUTSTANDING_MAX: usize = 8;
+
+/// One kind of probe to one server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProbeTrack {
+    sent_at: Option<Instant>,
+    is_answered: bool,
+    /// Unanswered in a row.
+    pub missed: u32,
+    /// Last answer.
+    pub answered_at: Option<Instant>,
+}
+
+impl ProbeTrack {
+    /// A probe leaves; the one before counts as missed if it was not answered.
+    pub fn sent(&mut self, now: Instant) {
+        if self.sent_at.is_some() && !self.is_answered {
+            self.missed = self.missed.saturating_add(1);
+        }
+        (self.sent_at, self.is_answered) = (Some(now), false);
+    }
+
+    /// An answer came.
+    pub fn answered(&mut self, now: Instant) {
+        (self.is_answered, self.missed, self.answered_at) = (true, 0, Some(now));
+    }
+
+    /// Begins to count anew.
+    pub fn restart(&mut self) {
+        (self.sent_at, self.missed) = (None, 0);
+    }
+}
+
+/// A SYN probe that is under way.
+#[derive(Clone, Copy, Debug)]
+pub struct SynProbe {
+    /// Its source port.
+    pub port: u16,
+    /// Its sequence number.
+    pub seq: u32,
+}
+
+/// What is known of one server's health.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// When any frame of it was heard last.
+    pub heard_at: Option<Instant>,
+    /// ARP, or neighbour solicitation.
+    pub neighbour: ProbeTrack,
+    /// TCP SYN to the first port.
+    pub syn: ProbeTrack,
+    /// SYN probes awaiting their answer.
+    pub outstanding: VecDeque<SynProbe>,
+    /// First and last refusal since a SYN was accepted.
+    refused: Option<(Instant, Instant)>,
+    accepted_at: Option<Instant>,
+    /// Flows that left this server because it stood still.
+    stalls: VecDeque<Instant>,
+}
+
+impl Health {
+    /// Notes a probe that leaves.
+    pub fn syn_sent(&mut self, now: Instant, probe: SynProbe) {
+        self.syn.sent(now);
+        if self.outstanding.len() == OUTSTANDING_MAX {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back(probe);
+    }
+
+    /// Takes the probe that a segment to `port` with acknowledgment `ack` answers.
+    pub fn take_probe(&mut self, port: u16, ack: u32) -> Option<SynProbe> {
+        let at = self
+            .outstanding
+            .iter()
+            .position(|p| p.port == port && p.seq.wrapping_add(1) == ack)?;
+        self.outstanding.remove(at)
+    }
+
+    /// A SYN probe was answered.
+    pub fn syn_answered(&mut self, now: Instant, accepted: bool) {
+        self.syn.answered(now);
+        if accepted {
+            (self.accepted_at, self.refused) = (Some(now), None);
+        } else {
+            let first = self.refused.map_or(now, |(first, _)| first);
+            self.refused = Some((first, now));
+        }
+    }
+
+    /// A flow left it because it stood still.
+    pub fn stalled(&mut self, now: Instant) {
+        self.stalls.push_back(now);
+        if self.stalls.len() > 64 {
+            self.stalls.pop_front();
+        }
+    }
+
+    fn stalls_since(&self, since: Instant) -> usize {
+        self.stalls.iter().filter(|&&at| at >= since).count()
+    }
+
+    fn is_refusing(&self) -> bool {
+        self.refused.is_some_and(|(first, last)| last.since(first) >= REFUSALS_APART)
+    }
+
+    /// Whether its last SYN probe was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    fn was_heard_since(&self, since: Instant) -> bool {
+        self.heard_at.is_some_and(|at| at >= since)
+    }
+
+    /// Begins every window anew.
+    pub fn restart_windows(&mut self, now: Instant) {
+        self.neighbour.restart();
+        self.syn.restart();
+        if let Some(at) = &mut self.heard_at {
+            *at = now;
+        }
+    }
+}
+
+/// What the flows say about a server, for one judgement.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waiting {
+    /// Some flow waits for it while the other server got further.
+    pub any: bool,
+    /// Flows that have waited at least the skew limit.
+    pub skewed: usize,
+    /// Flows that have waited at least [`BACKUP_STILL`].
+    pub still: usize,
+}
+
+/// Judges both servers.
+#[derive(Debug)]
+pub struct Detector {
+    /// Health by leg.
+    pub servers: [Health; 2],
+    skew: SkewHistogram,
+    /// No window reaches back beyond this.
+    window_start: Instant,
+    urgent: VecDeque<Instant>,
+}
+
+impl Detector {
+    /// Begins at `now`.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            servers: [Health::default(), Health::default()],
+            skew: SkewHistogram::default(),
+            window_start: now,
+            urgent: VecDeque::new(),
+        }
+    }
+
+    /// One server's health.
+    pub fn of(&mut self, leg: LegId) -> &mut Health {
+        &mut self.servers[leg.index()]
+    }
+
+    /// A frame of `leg` was heard.
+    pub fn heard(&mut self, now: Instant, leg: LegId) {
+        self.of(leg).heard_at = Some(now);
+    }
+
+    /// The gateway itself stood still: nothing from before counts.
+    pub fn own_stall(&mut self, now: Instant) {
+        self.window_start = now;
+        for server in &mut self.servers {
+            server.restart_windows(now);
+        }
+    }
+
+    /// The second copy came this much later.
+    pub fn note_skew(&mut self, skew: Duration) {
+        self.skew.add(skew);
+    }
+
+    /// Asks for probes at once.
+    pub fn probe_now(&mut self, now: Instant) {
+        if self.urgent.is_empty() {
+            self.urgent.extend(URGENT.iter().map(|&d| now + d));
+        }
+    }
+
+    /// When the next urgent probe is due.
+    pub fn urgent_at(&self) -> Option<Instant> {
+        self.urgent.front().copied()
+    }
+
+    /// Whether an urgent probe is due; it counts as sent.
+    pub fn take_urgent(&mut self, now: Instant) -> bool {
+        let due = self.urgent.front().is_some_and(|&at| at <= now);
+        if due {
+            self.urgent.pop_front();
+        }
+        due
+    }
+
+    /// How long a flow must wait for a server to count as skew.
+    pub fn skew_limit(&self) -> Duration {
+        SKEW_FLOOR.max(self.skew.p99() * 20).min(Duration::from_secs(10))
+    }
+
+    /// How long a backup may stand still.
+    pub const fn still_limit(&self) -> Duration {
+        BACKUP_STILL
+    }
+
+    /// The finding about `leg`, if there is one.
+    pub fn judge(
+        &self,
+        now: Instant,
+        leg: LegId,
+        is_primary: bool,
+        waiting: Waiting,
+    ) -> Option<Finding> {
+        let own = &self.servers[leg.index()];
+        let other = &self.servers[leg.other().index()];
+        let other_accepts =
+            other.accepted_at.is_some_and(|at| now.since(at) <= ms(50)) && !other.is_refused();
+        if own.is_refusing() && other_accepts {
+            return Some(Finding::H1(Evidence::Refused));
+        }
+        if !other.was_heard_since(now - OTHER_FRESH) {
+            return None;
+        }
+        let silent = !own.was_heard_since(now - SILENCE) && now.since(self.window_start) > SILENCE;
+        let (n, s) = (own.neighbour.missed, own.syn.missed);
+        let misses = (n >= MISSES && s >= 1) || (s >= MISSES && n >= 1);
+        if silent && misses && waiting.any {
+            return Some(Finding::H2);
+        }
+        let stalls = own.stalls_since(now - STALL_COUNTS);
+        let skewed = match is_primary {
+            true => waiting.skewed + stalls >= SKEW_FLOWS && waiting.skewed + stalls > 0,
+            false => waiting.still >= SKEW_FLOWS,
+        };
+        skewed.then_some(Finding::H3)
+    }
+}
+
+/// A decaying histogram of skews by powers of two of microseconds.
+#[derive(Debug, Default)]
+struct SkewHistogram {
+    buckets: [u32; 32],
+    count: u32,
+}
+
+impl SkewHistogram {
+    fn add(&mut self, skew: Duration) {
+        let us = u32::try_from(skew.as_micros()).unwrap_or(u32::MAX);
+        let bucket = (32 - us.leading_zeros()).min(31) as usize;
+        self.buckets[bucket] += 1;
+        self.count += 1;
+        if self.count >= 4096 {
+            self.buckets.iter_mut().for_each(|b| *b /= 2);
+            self.count = self.buckets.iter().sum();
+        }
+    }
+
+    /// Upper bound of the bucket in which the 99th percentile stands.
+    fn p99(&self) -> Duration {
+        let mut left = self.count / 100;
+        for (i, &n) in self.buckets.iter().enumerate().rev() {
+            if n > left {
+                return Duration::from_micros(1 << i);
+            }
+            left -= n;
+        }
+        Duration::ZERO
+    }
+}

@@ -1,0 +1,235 @@
+//! One server's side of a flow: its numbers, what it acknowledged, what it said, how it is.
+//!
+//! All positions are [`Offset`]s; the leg's own sequence numbers appear only in [`Leg::offset_of`]
+//! and [`Leg::seq_at`]. RFC 9293, RFC 2018, RFC 2883, RFC 7323.
+
+use super::clock::LegClock;
+use super::limits::SACKED_RANGES_MAX;
+use super::ranges::Ranges;
+use super::stream::Stream;
+use super::time::Instant;
+use crate::wire::{ClientSpace, L2, L3, LegSpace, Offset, Segment, Seq};
+
+/// How a leg takes part in its flow.
+///
+/// `Absent` (never asked) · `SynSent` -> `Open` -> `Scrub` (detached: whatever it says is answered
+/// by an exact reset) · any -> `Fenced` (its server is declared failed: nothing is heard or said)
+/// -> `Scrub` when the server returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegState {
+    /// Not part of the flow.
+    Absent,
+    /// The SYN was sent.
+    SynSent,
+    /// Its handshake is done.
+    Open,
+    /// Detached; reset whenever it speaks.
+    Scrub,
+    /// Of a failed server.
+    Fenced,
+}
+
+/// What a leg agreed to in its SYN-ACK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LegOptions {
+    /// Largest segment it takes.
+    pub mss: u16,
+    /// Its window scale; `None` if it does not scale at all.
+    pub window_scale: Option<u8>,
+    /// SACK.
+    pub has_sack: bool,
+    /// Timestamps.
+    pub has_timestamps: bool,
+}
+
+/// Largest segment of a peer that does not say (RFC 9293 3.7.1), and the least taken seriously.
+pub const MSS_DEFAULT: u16 = 536;
+const MSS_MIN: u16 = 64;
+
+impl LegOptions {
+    /// What the SYN-ACK `seg` agrees to.
+    pub fn of(seg: &Segment) -> Self {
+        Self {
+            mss: seg.options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN),
+            window_scale: seg.options.window_scale,
+            has_sack: seg.options.sack_permitted,
+            has_timestamps: seg.options.timestamps.is_some(),
+        }
+    }
+}
+
+/// One leg of one flow.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    /// How it takes part.
+    pub state: LegState,
+    /// Its initial sequence number.
+    pub iss: Seq<LegSpace>,
+    /// What it agreed to.
+    pub options: LegOptions,
+    /// Headers of its latest frame.
+    pub headers: Option<(L2, L3)>,
+
+    /// Client bytes it has acknowledged (A).
+    pub acked: Offset,
+    /// Right edge of its window (R).
+    pub edge: Offset,
+    /// Client ranges it has beyond `acked`.
+    pub sacked: Ranges,
+    /// Duplicate acks at `acked`.
+    pub dup_acks: u32,
+    /// Highest client byte sent to it.
+    pub sent: Offset,
+
+    /// What it said, from the release point on.
+    pub stream: Stream,
+    /// Highest byte it ever sent, a FIN included (NXT).
+    pub nxt: Offset,
+    /// Where its FIN stands.
+    pub fin: Option<Offset>,
+    /// When its reset arrived.
+    pub reset_at: Option<Instant>,
+    /// End of the latest segment with PSH.
+    pub psh_at: Offset,
+    /// End of the urgent bytes.
+    pub urgent_at: Option<Offset>,
+    /// Piece size of its latest super-frame.
+    pub gso_size: Option<u16>,
+
+    /// The ack it was told last.
+    pub told_ack: Offset,
+    /// The window edge it was told.
+    pub told_edge: Offset,
+    /// It is owed an ack now.
+    pub owes_ack: bool,
+    /// A duplicate range that was absorbed, to be reported once an ack covers it.
+    pub duplicate: Option<(Offset, Offset)>,
+
+    /// Its clock.
+    pub clock: LegClock,
+    /// When it last got a byte further (said, acknowledged or opened its window).
+    pub progress_at: Instant,
+    /// When it last spoke.
+    pub heard_at: Instant,
+    /// Next local retransmission to it.
+    pub resend_at: Option<Instant>,
+    /// Retransmissions since the last progress.
+    pub resend_count: u32,
+    /// A hole is left alone until then.
+    pub hole_quiet_until: Instant,
+    /// Positions are known (false right after a restart of the gateway).
+    pub is_learned: bool,
+}
+
+impl Leg {
+    /// A leg that has not been asked.
+    pub fn new(state: LegState, now: Instant) -> Self {
+        Self {
+            state,
+            iss: Seq::new(0),
+            options: LegOptions::default(),
+            headers: None,
+            acked: Offset::SYN,
+            edge: Offset::SYN,
+            sacked: Ranges::default(),
+            dup_acks: 0,
+            sent: Offset::START,
+            stream: Stream::new(Offset::START),
+            nxt: Offset::SYN,
+            fin: None,
+            reset_at: None,
+            psh_at: Offset::SYN,
+            urgent_at: None,
+            gso_size: None,
+            told_ack: Offset::SYN,
+            told_edge: Offset::SYN,
+            owes_ack: false,
+            duplicate: None,
+            clock: LegClock::default(),
+            progress_at: now,
+            heard_at: now,
+            resend_at: None,
+            resend_count: 0,
+            hole_quiet_until: Instant::ZERO,
+            is_learned: true,
+        }
+    }
+
+    /// Whether it carries the flow.
+    pub fn is_open(&self) -> bool {
+        self.state == LegState::Open
+    }
+
+    /// Where its number `raw` stands in the response stream.
+    pub fn offset_of(&self, raw: u32) -> Offset {
+        self.iss.offset(Seq::new(raw), self.nxt)
+    }
+
+    /// Its number for a position of the response stream.
+    pub fn seq_at(&self, at: Offset) -> u32 {
+        self.iss.at(at).raw()
+    }
+
+    /// Contiguous bytes heard from it (S).
+    pub fn said(&self) -> Offset {
+        self.stream.contiguous()
+    }
+
+    /// Where its stream ends, once every byte before its FIN was heard.
+    pub fn ended_at(&self) -> Option<Offset> {
+        self.fin.filter(|&f| self.said() >= f)
+    }
+
+    /// Takes the ack, window and SACK blocks of `seg`, whose numbers are the client's own.
+    pub fn on_ack(&mut self, now: Instant, seg: &Segment, iss: Seq<ClientSpace>, nxt: Offset) {
+        let ack = iss.offset(Seq::new(seg.ack), self.acked.max(Offset::START));
+        if ack > nxt || ack < self.acked {
+            return;
+        }
+        let edge = ack + (u64::from(seg.window) << self.options.window_scale.unwrap_or(0));
+        if ack > self.acked {
+            self.acked = ack;
+            self.dup_acks = 0;
+            self.sacked.trim(ack);
+            self.sent = self.sent.max(ack);
+            self.has_progressed(now);
+        } else if seg.payload_len == 0 && edge == self.edge && nxt > ack {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+        }
+        if edge > self.edge {
+            if edge.since(self.edge) >= u64::from(self.options.mss) {
+                self.progress_at = now;
+            }
+            self.edge = edge;
+        }
+        for &(left, right) in seg.options.sack.as_slice() {
+            let left = iss.offset(Seq::new(left), ack);
+            let right = iss.offset(Seq::new(right), ack);
+            // A block at or below the ack reports a duplicate (RFC 2883); it is nobody's hole.
+            if left > ack && right > left && right <= nxt && self.sacked.len() < SACKED_RANGES_MAX
+            {
+                self.sacked.insert(left, right);
+            }
+        }
+    }
+
+    /// It got further: its local retransmissions begin anew.
+    pub fn has_progressed(&mut self, now: Instant) {
+        self.progress_at = now;
+        self.resend_count = 0;
+        self.resend_at = None;
+    }
+
+    /// It said something new.
+    pub fn has_progressed_saying(&mut self, now: Instant) {
+        self.progress_at = now;
+    }
+
+    /// Notes an absorbed duplicate, to be reported as D-SACK (RFC 2883).
+    pub fn note_duplicate(&mut self, from: Offset, to: Offset) {
+        self.duplicate = match self.duplicate {
+            Some((f, t)) if from <= t && f <= to => Some((f.min(from), t.max(to))),
+            _ => Some((from, to)),
+        };
+    }
+}

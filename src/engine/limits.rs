@@ -1,0 +1,76 @@
+//! Every tuned value of the flows, in one place. Durations are engine time; sizes are bytes.
+
+use super::time::Duration;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Response bytes that the leading leg may be ahead of what was released.
+pub const LEAD_BYTES_MAX: u64 = 2 << 20;
+/// The same when the pool is nearly full.
+pub const LEAD_BYTES_MIN: u64 = 16 << 10;
+/// Request bytes kept for local retransmission while both legs keep up.
+pub const REQUEST_BYTES_MAX: u64 = 256 << 10;
+/// Request bytes, and shown bytes to verify, kept for a lagging leg.
+pub const LAG_BYTES_MAX: u64 = 4 << 20;
+/// Released bytes that the client has not acknowledged: the window offered to a leg ends there.
+pub const RETAIN_BYTES_MAX: u64 = 4 << 20;
+/// How far beyond the edge that it was told a leg's bytes are still taken (window probes).
+pub const BEYOND_EDGE_BYTES_MAX: u64 = 64 << 10;
+/// Most payload in one super-frame that the gateway builds.
+pub const SUPER_FRAME_BYTES_MAX: u64 = 65_000;
+/// Ranges kept in a leg's SACK scoreboard.
+pub const SACKED_RANGES_MAX: usize = 64;
+
+/// When the stored SYN is sent again to a leg that has not answered.
+pub const SYN_RESEND: [Duration; 3] = [ms(10), ms(30), ms(70)];
+/// How long one leg's SYN-ACK waits for the other's.
+pub const SYNACK_HOLD: Duration = ms(100);
+/// How long one refusal waits for the other leg.
+pub const REFUSAL_HOLD: Duration = ms(1000);
+/// A handshake without any answer is forgotten; the client's next SYN begins it again.
+pub const OPENING_MAX: Duration = ms(3000);
+
+/// How long a reset of one leg waits for the other's.
+pub const RST_HOLD: Duration = ms(50);
+/// How long a FIN of one leg waits for a leg that has said everything before it.
+pub const FIN_HOLD: Duration = ms(3000);
+/// How long a closed flow is kept for late segments (RFC 9293 3.6.1, shorter).
+pub const TIME_WAIT: Duration = ms(65_000);
+/// How long a reset flow is kept to reset again whoever missed it.
+pub const RESET_KEPT: Duration = ms(5000);
+/// A flow on which nothing was heard for this long is forgotten: above TCP's own keep-alive.
+pub const IDLE_MAX: Duration = ms(5 * 24 * 3600 * 1000);
+
+/// Local retransmission to a leg that shows a hole, or whose twin has acknowledged.
+pub const RESEND_HINTED: [Duration; 4] = [ms(5), ms(10), ms(20), ms(40)];
+/// The first local retransmission without such a hint: above the delayed ack.
+pub const RESEND_BLIND: Duration = ms(60);
+/// Local retransmission to a lagging leg, doubling up to a second.
+pub const RESEND_LAGGING: Duration = ms(200);
+/// The longest time between two local retransmissions.
+pub const RESEND_MAX: Duration = ms(1000);
+/// A hole is not filled again within this time.
+pub const HOLE_QUIET: Duration = ms(4);
+/// Segments in flight to a lagging leg.
+pub const LAG_FLIGHT_SEGMENTS: u64 = 10;
+
+/// The same range is not shown again within this time when the other leg repeats it.
+pub const REPEAT_QUIET: Duration = ms(10);
+/// The gateway answers a server's keep-alive for a client heard within this time.
+pub const CLIENT_FRESH: Duration = ms(2000);
+/// A server's keep-alive, or window probe, is passed on at most this often.
+pub const PROBE_PASS_EVERY: Duration = ms(1000);
+/// The same while the client's window is closed.
+pub const WINDOW_PROBE_PASS_EVERY: Duration = ms(100);
+/// A lagging leg without progress for this long is given up.
+pub const LAG_PROGRESS_MAX: Duration = ms(5000);
+/// The same when it is the only one left.
+pub const ORPHAN_PROGRESS_MAX: Duration = ms(2000);
+/// A strict hold ends at the latest here: the leg is detached from the flow.
+pub const STRICT_HOLD_MAX: Duration = ms(1000);
+/// Segments sent at once to the client when a leg takes over with bytes held.
+pub const TAKEOVER_SEGMENTS: u64 = 10;
+/// The next portion leaves after this time even if the client acknowledges nothing.
+pub const TAKEOVER_TICK: Duration = ms(2);

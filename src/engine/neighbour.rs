@@ -1,0 +1,61 @@
+//! Who is where on the client side, and which Ethernet addresses are the servers'.
+//!
+//! Learned from frames, bounded, never from the backup. It answers the backup's own queries, so
+//! that those need not be shown to anybody (RFC 826, RFC 4861).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use crate::wire::Mac;
+
+/// Client-side addresses remembered.
+const NEIGHBOURS_MAX: usize = 4096;
+/// Server-side Ethernet addresses remembered.
+const SERVER_MACS_MAX: usize = 64;
+
+/// What the gateway has learned of the two sides.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    clients: BTreeMap<IpAddr, Mac>,
+    order: VecDeque<IpAddr>,
+    servers: BTreeSet<Mac>,
+}
+
+impl Neighbours {
+    /// Notes a client-side host; the oldest is forgotten at the limit.
+    pub fn learn_client(&mut self, ip: IpAddr, mac: Mac) {
+        if ip.is_unspecified() || ip.is_multicast() || mac.is_multicast() {
+            return;
+        }
+        if self.clients.insert(ip, mac).is_none() {
+            self.order.push_back(ip);
+            if self.order.len() > NEIGHBOURS_MAX
+                && let Some(old) = self.order.pop_front()
+            {
+                self.clients.remove(&old);
+            }
+        }
+    }
+
+    /// Where a client-side host is.
+    pub fn client(&self, ip: IpAddr) -> Option<Mac> {
+        self.clients.get(&ip).copied()
+    }
+
+    /// Notes an Ethernet address behind a server link.
+    pub fn learn_server(&mut self, mac: Mac) {
+        if !mac.is_multicast() && self.servers.len() < SERVER_MACS_MAX {
+            self.servers.insert(mac);
+        }
+    }
+
+    /// Whether a frame of the client side to `mac` concerns the servers.
+    pub fn is_for_servers(&self, mac: Mac) -> bool {
+        mac.is_multicast() || self.servers.is_empty() || self.servers.contains(&mac)
+    }
+
+    /// Whether `mac` is behind a server link.
+    pub fn is_server(&self, mac: Mac) -> bool {
+        self.servers.contains(&mac)
+    }
+}

@@ -1,0 +1,209 @@
+//! Divergence -> sync request -> outcome: one in flight, coalesced, spaced, with a deadline.
+
+use std::collections::VecDeque;
+
+use super::event::Event;
+use super::time::{Duration, Instant};
+use super::{EngineConfig, Epoch, LegId, Output, SyncId, SyncReason, SyncRequest, SyncStep};
+
+/// More syncs than this within [`STORM_WINDOW`] are a storm: flows go Solo at once and syncs are
+/// spaced out.
+const STORM_SYNCS: usize = 5;
+const STORM_WINDOW: Duration = Duration::from_secs(10);
+/// Distance of syncs in a storm, and of attempts after a failure.
+const SPACED: Duration = Duration::from_secs(5);
+
+/// What the flows that wait should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on waiting.
+    Wait,
+    /// Release the primary's version.
+    Resolve,
+}
+
+#[derive(Debug)]
+struct Flight {
+    id: SyncId,
+    reason: SyncReason,
+    started: Instant,
+    deadline: Instant,
+    is_overdue: bool,
+}
+
+/// The state of synchronization.
+#[derive(Debug, Default)]
+pub struct Resync {
+    flight: Option<Flight>,
+    /// Wanted, not before this time.
+    wanted: Option<(Instant, SyncReason)>,
+    ended_at: Option<Instant>,
+    started: VecDeque<Instant>,
+    last_id: u32,
+    /// The backup's content is known to differ.
+    is_stale: bool,
+    has_failed: bool,
+}
+
+impl Resync {
+    /// A sync under way.
+    pub fn in_flight(&self) -> Option<SyncId> {
+        self.flight.as_ref().map(|f| f.id)
+    }
+
+    /// The backup's content is known to differ: new flows do not pair.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// The last sync failed.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Too many syncs lately.
+    pub fn is_storm(&self, now: Instant) -> bool {
+        let recent = self.started.iter().filter(|&&at| now.since(at) <= STORM_WINDOW).count();
+        recent > STORM_SYNCS
+    }
+
+    /// A sync before which new flows must not pair (first sync, a returned server).
+    pub fn is_initial(&self) -> bool {
+        let initial = |r: &SyncReason| matches!(r, SyncReason::First | SyncReason::Rejoin);
+        self.flight.as_ref().is_some_and(|f| initial(&f.reason))
+            || self.wanted.as_ref().is_some_and(|(_, r)| initial(r))
+    }
+
+    /// Wants a sync; joins the one that is under way or planned.
+    pub fn want(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        reason: SyncReason,
+        out: &mut VecDeque<Output>,
+    ) -> Decision {
+        if config.sync_scope.is_none() {
+            return Decision::Resolve;
+        }
+        if matches!(reason, SyncReason::First | SyncReason::Rejoin) {
+            self.is_stale = true;
+        }
+        if self.is_storm(now) {
+            self.is_stale = true;
+            self.wanted.get_or_insert((now + SPACED, SyncReason::Periodic));
+            return Decision::Resolve;
+        }
+        if let Some(flight) = &self.flight {
+            out.push_back(Output::Event(Event::SyncCoalesced { id: flight.id }));
+            return if flight.is_overdue { Decision::Resolve } else { Decision::Wait };
+        }
+        let gap = self.ended_at.map_or(now, |at| at + config.sync_min_gap);
+        match &mut self.wanted {
+            Some((at, _)) => *at = (*at).min(gap.max(now)),
+            None => self.wanted = Some((gap.max(now), reason)),
+        }
+        Decision::Wait
+    }
+
+    /// The next thing to do by time.
+    pub fn next_timer(&self) -> Option<Instant> {
+        let flight = self.flight.as_ref().filter(|f| !f.is_overdue).map(|f| f.deadline);
+        let wanted = self.wanted.filter(|_| self.flight.is_none()).map(|(at, _)| at);
+        flight.into_iter().chain(wanted).min()
+    }
+
+    /// Starts what is due; tells whether waiting flows have waited long enough.
+    pub fn on_time(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        roles: super::Roles,
+        has_both: bool,
+        out: &mut VecDeque<Output>,
+    ) -> Decision {
+        if let Some(flight) = &mut self.flight {
+            if now >= flight.deadline && !flight.is_overdue {
+                flight.is_overdue = true;
+                self.is_stale = true;
+                return Decision::Resolve;
+            }
+            return Decision::Wait;
+        }
+        let Some((at, reason)) = self.wanted else { return Decision::Wait };
+        if now < at || !has_both {
+            return Decision::Wait;
+        }
+        self.wanted = None;
+        self.start(now, config, roles, reason, out);
+        Decision::Wait
+    }
+
+    fn start(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        roles: super::Roles,
+        reason: SyncReason,
+        out: &mut VecDeque<Output>,
+    ) {
+        self.last_id += 1;
+        let id = SyncId(self.last_id);
+        let (from, to) = (roles.primary, roles.primary.other());
+        let deadline = now + config.sync_deadline;
+        self.started.push_back(now);
+        if self.started.len() > 2 * STORM_SYNCS {
+            self.started.pop_front();
+        }
+        self.flight = Some(Flight { id, reason, started: now, deadline, is_overdue: false });
+        out.push_back(Output::Event(Event::SyncStarted { id, reason, from, to }));
+        let epoch: Epoch = roles.epoch;
+        out.push_back(Output::Sync(SyncRequest { id, epoch, from, to, reason, deadline }));
+    }
+
+    /// A backend reports. Reports about another sync are late, and ignored.
+    pub fn on_step(
+        &mut self,
+        now: Instant,
+        id: SyncId,
+        step: &SyncStep,
+        out: &mut VecDeque<Output>,
+    ) -> Decision {
+        let Some(flight) = self.flight.take_if(|f| f.id == id) else { return Decision::Wait };
+        let (ok, message) = match step {
+            SyncStep::TargetReady => (true, String::new()),
+            SyncStep::Failed { message } => (false, message.clone()),
+        };
+        let took = now.since(flight.started);
+        out.push_back(Output::Event(Event::SyncEnded { id, ok, message, took }));
+        self.ended_at = Some(now);
+        self.has_failed = !ok;
+        self.is_stale = !ok;
+        if !ok {
+            self.wanted.get_or_insert((now + SPACED, SyncReason::Periodic));
+        }
+        Decision::Resolve
+    }
+
+    /// The source or the target is gone: whatever is under way is worth nothing.
+    pub fn cancel(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Decision {
+        self.wanted = None;
+        let Some(flight) = self.flight.take() else { return Decision::Wait };
+        out.push_back(Output::CancelSync(flight.id));
+        let message = String::from("cancelled: a server failed");
+        let took = now.since(flight.started);
+        let id = flight.id;
+        out.push_back(Output::Event(Event::SyncEnded { id, ok: false, message, took }));
+        self.ended_at = Some(now);
+        Decision::Resolve
+    }
+
+    /// Whether a new operator's sync can be taken.
+    pub fn is_busy(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// The target of a sync by these roles.
+    pub fn target(roles: super::Roles) -> LegId {
+        roles.primary.other()
+    }
+}

@@ -1,0 +1,252 @@
+//! HTTP/1.x, level 1: header fields whose value may differ at equal length, `Date` above all.
+//!
+//! A flow is read as HTTP only once a request line was recognized; until then, and after anything
+//! ambiguous, every byte is compared as it is. RFC 9112 for framing, RFC 9110 6.6.1 for `Date`.
+
+use std::collections::VecDeque;
+
+use super::framing::{Framing, Part, Seen};
+use super::{Normalizer, Step};
+
+/// Requests whose answer is outstanding; more in a pipeline end the parsing.
+const OUTSTANDING_MAX: usize = 1024;
+
+/// Masks for one flow.
+#[derive(Debug)]
+pub struct Http {
+    /// Names of header fields, lower case; the index is the rule.
+    masks: Vec<String>,
+    request: Framing,
+    response: Framing,
+    /// For each outstanding request whether it is HEAD.
+    outstanding: VecDeque<bool>,
+    is_recognized: bool,
+    status: u16,
+    /// A span has been announced: the next bytes stand behind it.
+    is_in_span: bool,
+}
+
+impl Http {
+    /// Masks for the header fields named (lower case).
+    pub fn new(masks: Vec<String>) -> Self {
+        Self {
+            masks,
+            request: Framing::default(),
+            response: Framing::default(),
+            outstanding: VecDeque::new(),
+            is_recognized: false,
+            status: 0,
+            is_in_span: false,
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.request.lose();
+        self.response.lose();
+    }
+
+    fn on_request_line(&mut self) {
+        let Some(is_head) = request_line(self.request.line()) else { return self.give_up() };
+        self.is_recognized = true;
+        self.request.clear_line();
+        if self.outstanding.len() == OUTSTANDING_MAX {
+            return self.give_up();
+        }
+        self.outstanding.push_back(is_head);
+    }
+
+    fn on_status_line(&mut self) {
+        let line = self.response.line();
+        let status = line.get(9..12).and_then(|s| std::str::from_utf8(s).ok()?.parse().ok());
+        match status.filter(|_| line.starts_with(b"HTTP/1.") && line[8] == b' ') {
+            Some(status) => self.status = status,
+            None => return self.give_up(),
+        }
+        self.response.clear_line();
+    }
+
+    fn on_response_headers_end(&mut self) {
+        if self.status == 101 {
+            return self.give_up(); // another protocol from here on
+        }
+        let is_interim = self.status / 100 == 1;
+        let is_head = if is_interim {
+            false
+        } else {
+            self.outstanding.pop_front().unwrap_or(false)
+        };
+        let has_body = !(is_interim || is_head || matches!(self.status, 204 | 304));
+        self.response.end_headers(has_body, true);
+    }
+
+    /// The rule for the value that would begin with `next`, if the line so far is its field name.
+    fn span_rule(&self, next: u8) -> Option<u16> {
+        if self.response.part() != Part::Header || matches!(next, b' ' | b'\t' | b'\r' | b'\n') {
+            return None;
+        }
+        let line = self.response.line().trim_ascii_end();
+        let name = line.strip_suffix(b":")?;
+        let rule = self.masks.iter().position(|m| name.eq_ignore_ascii_case(m.as_bytes()))?;
+        u16::try_from(rule).ok()
+    }
+}
+
+impl Normalizer for Http {
+    fn on_request(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.request.part() != Part::Lost {
+            let n = self.request.skip_body(bytes.len());
+            bytes = &bytes[n..];
+            let [first, rest @ ..] = bytes else { return };
+            if n > 0 {
+                continue;
+            }
+            bytes = rest;
+            match self.request.push(*first) {
+                Seen::Nothing => {}
+                Seen::Start => self.on_request_line(),
+                Seen::HeadersEnd => self.request.end_headers(true, false),
+            }
+        }
+        if self.request.part() == Part::Lost {
+            self.response.lose();
+        }
+    }
+
+    fn on_response(&mut self, bytes: &[u8]) -> Step {
+        if !self.is_recognized {
+            self.give_up();
+        }
+        let mut at = 0;
+        while at < bytes.len() && self.response.part() != Part::Lost {
+            let n = self.response.skip_body(bytes.len() - at);
+            if n > 0 {
+                at += n;
+                continue;
+            }
+            if !self.is_in_span && let Some(rule) = self.span_rule(bytes[at]) {
+                self.is_in_span = true;
+                return Step::Span { after: at, rule };
+            }
+            match self.response.push(bytes[at]) {
+                Seen::Nothing => {}
+                Seen::Start => self.on_status_line(),
+                Seen::HeadersEnd => self.on_response_headers_end(),
+            }
+            self.is_in_span &= bytes[at] != b'\n';
+            at += 1;
+        }
+        Step::Plain
+    }
+
+    fn on_span(&mut self, len: usize) {
+        // The value itself says nothing about framing; one byte of it keeps the line a header.
+        for _ in 0..len.min(1) {
+            self.response.push(b'-');
+        }
+    }
+
+    fn plain_ahead(&self) -> u64 {
+        match self.response.part() {
+            Part::Body(n) => n,
+            Part::Chunk(n) => n,
+            Part::UntilClose | Part::Lost => u64::MAX,
+            Part::Start | Part::Header | Part::ChunkSize | Part::Trailer => 0,
+        }
+    }
+}
+
+/// Whether `line` is `METHOD target HTTP/1.x`, and whether the method is HEAD.
+fn request_line(line: &[u8]) -> Option<bool> {
+    let mut parts = line.split(|&b| b == b' ');
+    let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
+    let is_version = matches!(version, b"HTTP/1.0" | b"HTTP/1.1");
+    (is_method && !target.is_empty() && is_version && parts.next().is_none())
+        .then_some(method == b"HEAD")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http() -> Http {
+        Http::new(vec!["date".into()])
+    }
+
+    /// Feeds `bytes` in pieces of `piece` and returns the spans as (start, len).
+    fn spans(h: &mut Http, bytes: &[u8], piece: usize) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = (at + piece).min(bytes.len());
+            match h.on_response(&bytes[at..end]) {
+                Step::Plain => at = end,
+                Step::Span { after, .. } => {
+                    at += after;
+                    let len = bytes[at..].iter().position(|&b| b == b'\r').expect("a CR");
+                    found.push((at, len));
+                    h.on_span(len);
+                    at += len;
+                }
+            }
+        }
+        found
+    }
+
+    fn texts<'a>(bytes: &'a [u8], spans: &[(usize, usize)]) -> Vec<&'a str> {
+        let text = |&(at, len): &(usize, usize)| std::str::from_utf8(&bytes[at..at + len]);
+        spans.iter().map(|s| text(s).expect("text")).collect()
+    }
+
+    #[test]
+    fn the_date_of_each_answer_is_a_span_and_a_body_never_is() {
+        let answers = b"HTTP/1.1 200 OK\r\nServer: x\r\nDate: one\r\nContent-Length: 11\r\n\r\n\
+            Date: none\n\
+            HTTP/1.1 200 OK\r\ndate:two\r\nTransfer-Encoding: chunked\r\n\r\n\
+            b\r\n\r\nDate: no\r\r\n0\r\nDate: no\r\n\r\n\
+            HTTP/1.1 304 Not Modified\r\nDATE:  three\r\nContent-Length: 99\r\n\r\n\
+            HTTP/1.1 200 OK\r\nDate: four\r\nContent-Length: 5\r\n\r\n\
+            HTTP/1.1 200 OK\r\nDate: five\r\n\r\nDate: until close\r\n";
+        for piece in [1, 2, 7, 1000] {
+            let mut h = http();
+            h.on_request(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nG");
+            h.on_request(b"ETGET /3 HTTP/1.1\r\n\r\nHEAD /4 HTTP/1.1\r\n\r\nGET /5 HTTP/1.1\r\n\r\n");
+            let found = spans(&mut h, answers, piece);
+            assert_eq!(texts(answers, &found), ["one", "two", "three", "four", "five"]);
+            assert_eq!(h.plain_ahead(), u64::MAX);
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_or_not_http_has_no_spans() {
+        let answer = b"HTTP/1.1 200 OK\r\nDate: one\r\n\r\n";
+        for request in [
+            &b"get / HTTP/1.1\r\n\r\n"[..],
+            b"GET / HTTP/2\r\n\r\n",
+            b"GET / HTTP/1.1\n\n",
+            b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n",
+            b"\x16\x03\x01\x02\x00",
+            b"",
+        ] {
+            let mut h = http();
+            h.on_request(request);
+            assert_eq!(spans(&mut h, answer, 5), [], "{:?}", String::from_utf8_lossy(request));
+        }
+    }
+
+    #[test]
+    fn a_long_line_or_a_switch_of_protocols_ends_the_parsing() {
+        let mut h = http();
+        h.on_request(b"GET / HTTP/1.1\r\n\r\n");
+        let mut long = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
+        long.resize(20_000, b'x');
+        long.extend_from_slice(b"\r\nDate: one\r\n\r\n");
+        assert_eq!(spans(&mut h, &long, 1000), []);
+        let mut h = http();
+        h.on_request(b"GET / HTTP/1.1\r\n\r\n");
+        let switch = b"HTTP/1.1 101 Switching\r\nDate: one\r\n\r\nHTTP/1.1 200 OK\r\nDate: x\r\n";
+        assert_eq!(texts(switch, &spans(&mut h, switch, 9)), ["one"]);
+    }
+}
