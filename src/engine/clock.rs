@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::planted::{Bug, on};
 use super::time::Instant;
 use crate::wire::{TsDelta, Tsval};
 
@@ -23,18 +24,11 @@ impl ShownClock {
     /// The value to show for a leg's value moved into client space: never below the last one.
     pub fn show(&mut self, now: Instant, value: Tsval) -> Tsval {
         let shown = match self.last {
-            Some((last, _)) if !crate::engine::planted::on(crate::engine::planted::Bug::TsvalBack) => {
-                value.max(last)
-            }
+            Some((last, _)) if !on(Bug::TsvalBack) => value.max(last),
             _ => value,
         };
         self.last = Some((shown, now));
         shown
-    }
-
-    /// The last value shown.
-    pub fn last(&self) -> Option<Tsval> {
-        self.last.map(|(v, _)| v)
     }
 
     /// Where the clock stands at `now`, by its nominal tick of a millisecond.
@@ -101,7 +95,6 @@ impl LegClock {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -34,11 +34,6 @@ struct Entry {
 }
 
 impl FlowTable {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.by_key.len()
-    }
-
     /// Bytes held by all.
     pub fn held(&self) -> usize {
         self.held

@@ -107,10 +107,8 @@ impl Health {
 
     /// Takes the probe that a segment to `port` with acknowledgment `ack` answers.
     pub fn take_probe(&mut self, port: u16, ack: u32) -> Option<SynProbe> {
-        let at = self
-            .outstanding
-            .iter()
-            .position(|p| p.port == port && p.seq.wrapping_add(1) == ack)?;
+        let at =
+            self.outstanding.iter().position(|p| p.port == port && p.seq.wrapping_add(1) == ack)?;
         self.outstanding.remove(at)
     }
 
@@ -273,7 +271,7 @@ impl Detector {
         }
         let stalls = own.stalls_since(now - STALL_COUNTS);
         let skewed = match is_primary {
-            true => waiting.skewed + stalls >= SKEW_FLOWS && waiting.skewed + stalls > 0,
+            true => waiting.skewed + stalls >= SKEW_FLOWS,
             false => waiting.still >= SKEW_FLOWS,
         };
         skewed.then_some(Finding::H3)

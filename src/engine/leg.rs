@@ -206,8 +206,7 @@ impl Leg {
             let left = iss.offset(Seq::new(left), ack);
             let right = iss.offset(Seq::new(right), ack);
             // A block at or below the ack reports a duplicate (RFC 2883); it is nobody's hole.
-            if left > ack && right > left && right <= nxt && self.sacked.len() < SACKED_RANGES_MAX
-            {
+            if left > ack && right > left && right <= nxt && self.sacked.len() < SACKED_RANGES_MAX {
                 self.sacked.insert(left, right);
             }
         }

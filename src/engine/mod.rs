@@ -10,16 +10,23 @@ pub mod event;
 pub mod planted;
 pub mod time;
 
+mod bridge;
 mod clock;
+mod control;
+mod core;
 mod flow;
 mod flow_table;
+mod fragments;
+mod health;
 mod leg;
 mod limits;
+mod neighbour;
+mod probes;
 mod ranges;
+mod resync;
 mod stream;
 
-use std::collections::VecDeque;
-
+pub use self::core::Engine;
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
@@ -331,64 +338,4 @@ pub struct Status {
     pub held_bytes: u64,
     /// A sync under way.
     pub sync: Option<SyncId>,
-}
-
-/// The engine of one gateway.
-#[derive(Debug)]
-pub struct Engine {
-    config: EngineConfig,
-    outputs: VecDeque<Output>,
-}
-
-impl Engine {
-    /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
-    pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
-        let _ = (seed, now);
-        Self { config, outputs: VecDeque::new() }
-    }
-
-    /// Takes one input. `now` never goes backwards.
-    pub fn handle(&mut self, now: Instant, input: Input) {
-        let _ = now;
-        // For now a wire: replaced by the engine.
-        if let Input::Frame(link, frame) = input {
-            let to = match link {
-                Link::Client => Link::Server(self.config.first_primary),
-                Link::Server(_) => Link::Client,
-            };
-            self.outputs.push_back(Output::Transmit(to, frame));
-        }
-    }
-
-    /// The next output; drain after each [`Engine::handle`].
-    #[must_use]
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    /// When [`Input::Timeout`] is due.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The whole, for readers.
-    pub fn status(&self) -> Status {
-        Status {
-            service: ServiceState::Starting,
-            roles: Roles { epoch: Epoch(0), primary: self.config.first_primary },
-            servers: [ServerState::Unknown; 2],
-            mode: self.config.mode,
-            is_paused: false,
-            flows: [0; 6],
-            held_bytes: 0,
-            sync: None,
-        }
-    }
-
-    /// Up to `limit` flows, in the order of their keys.
-    pub fn flows(&self, limit: usize) -> Vec<FlowSnapshot> {
-        let _ = limit;
-        Vec::new()
-    }
 }

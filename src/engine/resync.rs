@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::event::Event;
 use super::time::{Duration, Instant};
-use super::{EngineConfig, Epoch, LegId, Output, SyncId, SyncReason, SyncRequest, SyncStep};
+use super::{EngineConfig, Epoch, Output, SyncId, SyncReason, SyncRequest, SyncStep};
 
 /// More syncs than this within [`STORM_WINDOW`] are a storm: flows go Solo at once and syncs are
 /// spaced out.
@@ -200,10 +200,5 @@ impl Resync {
     /// Whether a new operator's sync can be taken.
     pub fn is_busy(&self) -> bool {
         self.flight.is_some()
-    }
-
-    /// The target of a sync by these roles.
-    pub fn target(roles: super::Roles) -> LegId {
-        roles.primary.other()
     }
 }

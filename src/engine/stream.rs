@@ -37,19 +37,9 @@ impl Stream {
         self.contiguous
     }
 
-    /// The end of the highest byte held, or `contiguous`.
-    pub fn highest(&self) -> Offset {
-        self.chunks.last_key_value().map_or(self.base, |(&at, b)| at + b.len() as u64)
-    }
-
     /// Bytes held.
     pub const fn held(&self) -> usize {
         self.held
-    }
-
-    /// Whether bytes lie beyond a gap.
-    pub fn has_hole(&self) -> bool {
-        self.highest() > self.contiguous
     }
 
     /// Inserts `bytes` at `at`; returns how many of them are new.

@@ -70,11 +70,8 @@ impl Http {
             return self.give_up(); // another protocol from here on
         }
         let is_interim = self.status / 100 == 1;
-        let is_head = if is_interim {
-            false
-        } else {
-            self.outstanding.pop_front().unwrap_or(false)
-        };
+        let is_head =
+            if is_interim { false } else { self.outstanding.pop_front().unwrap_or(false) };
         let has_body = !(is_interim || is_head || matches!(self.status, 204 | 304));
         self.response.end_headers(has_body, true);
     }
@@ -123,7 +120,9 @@ impl Normalizer for Http {
                 at += n;
                 continue;
             }
-            if !self.is_in_span && let Some(rule) = self.span_rule(bytes[at]) {
+            if !self.is_in_span
+                && let Some(rule) = self.span_rule(bytes[at])
+            {
                 self.is_in_span = true;
                 return Step::Span { after: at, rule };
             }
@@ -209,8 +208,12 @@ mod tests {
             HTTP/1.1 200 OK\r\nDate: five\r\n\r\nDate: until close\r\n";
         for piece in [1, 2, 7, 1000] {
             let mut h = http();
-            h.on_request(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nG");
-            h.on_request(b"ETGET /3 HTTP/1.1\r\n\r\nHEAD /4 HTTP/1.1\r\n\r\nGET /5 HTTP/1.1\r\n\r\n");
+            h.on_request(
+                b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nG",
+            );
+            h.on_request(
+                b"ETGET /3 HTTP/1.1\r\n\r\nHEAD /4 HTTP/1.1\r\n\r\nGET /5 HTTP/1.1\r\n\r\n",
+            );
             let found = spans(&mut h, answers, piece);
             assert_eq!(texts(answers, &found), ["one", "two", "three", "four", "five"]);
             assert_eq!(h.plain_ahead(), u64::MAX);

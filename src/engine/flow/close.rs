@@ -40,7 +40,7 @@ impl Flow {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
             let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
             let goes_on = other.said() > end;
-            if goes_on && self.comparison.agreed() >= end && self.diverged.is_none() {
+            if goes_on && self.comparison.agreed() >= end && self.diverged_until.is_none() {
                 cx.event(Event::EarlyEnd { flow: self.key, loser: id });
                 cx.reports.push(Report::UnfinishedEnd(id));
                 return self.lose(cx, id, SoloReason::EarlyEnd);

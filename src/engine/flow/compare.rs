@@ -3,7 +3,7 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
-use super::{Cx, Flow, Held, Report};
+use super::{Cx, Flow, Report};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::planted::{Bug, on};
 use crate::protocol::{Normalizer, SPAN_BYTES_MAX, Step, http::Http};
@@ -33,11 +33,6 @@ impl Comparison {
     /// The end of the prefix that both legs said.
     pub const fn agreed(&self) -> Offset {
         self.agreed
-    }
-
-    /// Whether a masked span waits to be complete in both.
-    pub const fn is_in_span(&self) -> bool {
-        self.span.is_some()
     }
 
     /// Begins again at `at`, knowing nothing of the protocol any more.
@@ -159,7 +154,8 @@ impl Flow {
         match (ours, theirs) {
             (Span::Open, _) | (_, Span::Open) if on(Bug::SpanNotAtomic) => {
                 let there = |l: &[u8]| l.len() as u64;
-                let n = there(self.reference_at(at)).min(there(self.leg(backup).stream.slice_at(at)));
+                let n =
+                    there(self.reference_at(at)).min(there(self.leg(backup).stream.slice_at(at)));
                 self.comparison.agreed = at + n;
                 n > 0
             }
@@ -238,8 +234,7 @@ impl Flow {
             // The only leg left contradicts what the client was shown.
             return self.reset_client(cx);
         }
-        let until = cx.now + cx.config.sync_deadline;
-        self.diverged = Some(Held { what, until });
+        self.diverged_until = Some(cx.now + cx.config.sync_min_gap + cx.config.sync_deadline);
         let was_shown = self.state == FlowState::Lagging && what.at < self.visible.released;
         self.set_state(cx, FlowState::Diverged, None);
         cx.reports.push(Report::Diverged);

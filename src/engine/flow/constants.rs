@@ -159,11 +159,7 @@ impl Flow {
     }
 
     /// A flow from an earlier process; `None` if the record makes no sense.
-    pub fn restore(
-        cx: &mut Cx<'_>,
-        slot: u32,
-        record: &[u8; FLOW_CONSTANTS_LEN],
-    ) -> Option<Self> {
+    pub fn restore(cx: &mut Cx<'_>, slot: u32, record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<Self> {
         let mut r = Reader { bytes: record, at: 0 };
         let (version, flags, state, primary) = (r.u8(), r.u8(), r.u8(), r.u8());
         if version != VERSION || primary > 1 {
@@ -260,7 +256,7 @@ impl Flow {
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
             comparison: super::Comparison::new(Offset::START, Vec::new()),
-            diverged: None,
+            diverged_until: None,
             first_answer_at: None,
             syn_at: cx.now,
             syn_resent: 0,

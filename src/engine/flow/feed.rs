@@ -130,7 +130,8 @@ impl Flow {
         let leg = self.leg(id);
         let mss = u64::from(leg.options.mss);
         let hole_end = leg.sacked.first().map(|(f, _)| f);
-        let max = hole_end.map_or(mss, |end| end.since(from).min(mss * limits::LAG_FLIGHT_SEGMENTS));
+        let max =
+            hole_end.map_or(mss, |end| end.since(from).min(mss * limits::LAG_FLIGHT_SEGMENTS));
         let Some(chunk) = self.request.chunk_at(from) else {
             // Only the FIN is missing.
             return self.send_leg(cx, id, from, TcpFlags::FIN_ACK, EMPTY);

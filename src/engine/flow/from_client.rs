@@ -109,10 +109,10 @@ impl Flow {
     /// back by rounding; the offset does not).
     fn note_client_ack(&mut self, seg: &Segment, ack: Offset) {
         let client = &mut self.client;
-        if let Some((value, echo)) = seg.options.timestamps {
-            if !client.clock.0.is_after(value) {
-                client.clock = (value, echo);
-            }
+        if let Some((value, echo)) = seg.options.timestamps
+            && !client.clock.0.is_after(value)
+        {
+            client.clock = (value, echo);
         }
         if ack < client.una {
             return;
@@ -161,8 +161,9 @@ impl Flow {
         for id in [self.primary, self.backup()] {
             match self.leg(id).state {
                 LegState::Open => {}
-                LegState::SynSent if body.is_empty() => continue,
-                _ => continue,
+                LegState::SynSent | LegState::Absent | LegState::Scrub | LegState::Fenced => {
+                    continue;
+                }
             }
             let is_late = self.state == FlowState::Lagging && id == self.backup();
             let has_gap = end > self.leg(id).edge || at > self.leg(id).sent;

@@ -125,14 +125,7 @@ impl Flow {
         }
     }
 
-    fn on_leg_data(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: LegId,
-        seg: &Segment,
-        at: Offset,
-        body: Bytes,
-    ) {
+    fn on_leg_data(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, at: Offset, body: Bytes) {
         let end = at + body.len() as u64;
         let leg = self.leg_mut(id);
         if end > leg.told_edge + limits::BEYOND_EDGE_BYTES_MAX || end < Offset::START {
@@ -190,10 +183,10 @@ impl Flow {
         if from < to && self.may_repeat(cx, from, to, id) {
             self.show_again(cx, from, to);
         }
-        if let Some(fin_end) = fin_end.filter(|&f| f > una) {
-            if self.may_repeat(cx, fin_end.back(1), fin_end, id) {
-                self.send_client(cx, fin_end.back(1), TcpFlags::FIN_ACK, Bytes::new());
-            }
+        if let Some(fin_end) = fin_end.filter(|&f| f > una)
+            && self.may_repeat(cx, fin_end.back(1), fin_end, id)
+        {
+            self.send_client(cx, fin_end.back(1), TcpFlags::FIN_ACK, Bytes::new());
         }
     }
 

@@ -82,7 +82,7 @@ impl Flow {
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
             comparison: Comparison::new(Offset::START, masks),
-            diverged: None,
+            diverged_until: None,
             first_answer_at: None,
             syn_at: now,
             syn_resent: 0,
@@ -195,13 +195,14 @@ impl Flow {
                 };
                 self.open_visible(cx, Some((*one, why)));
             }
-            ([one], [late]) if waited >= Some(limits::SYNACK_HOLD) => {
-                // The backup stands in for a silent primary only if it could carry on alone.
-                if *one == self.primary || cx.is_fit[one.index()] {
-                    self.leg_mut(*late).state = LegState::Scrub;
-                    cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
-                    self.open_visible(cx, Some((*one, SoloReason::Handshake)));
-                }
+            // The backup stands in for a silent primary only if it could carry on alone.
+            ([one], [late])
+                if waited >= Some(limits::SYNACK_HOLD)
+                    && (*one == self.primary || cx.is_fit[one.index()]) =>
+            {
+                self.leg_mut(*late).state = LegState::Scrub;
+                cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
+                self.open_visible(cx, Some((*one, SoloReason::Handshake)));
             }
             ([], []) => self.refuse_client(cx),
             ([], [_]) if waited >= Some(limits::REFUSAL_HOLD) => self.refuse_client(cx),

@@ -18,6 +18,7 @@ mod from_client;
 mod from_leg;
 mod handshake;
 mod hold;
+mod icmp;
 mod release;
 mod roles;
 
@@ -27,10 +28,11 @@ use bytes::Bytes;
 
 pub use compare::Comparison;
 pub use handshake::Profile;
+pub use roles::Fate;
 
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
-use super::event::{Divergence, Event, FlowKey, FlowState, RejectReason, SoloReason};
+use super::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
 use super::leg::{Leg, LegState};
 use super::limits;
 use super::ranges::Ranges;
@@ -175,13 +177,6 @@ pub struct Visible {
     verified_bytes: u64,
 }
 
-/// Held output of servers that differ.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    what: Divergence,
-    until: Instant,
-}
-
 /// One TCP flow.
 #[derive(Debug)]
 pub struct Flow {
@@ -201,7 +196,8 @@ pub struct Flow {
     /// Response bytes shown, until the client has acknowledged (and a lagging leg repeated) them.
     shown: Stream,
     comparison: Comparison,
-    diverged: Option<Held>,
+    /// Until when the output of servers that differ is held.
+    diverged_until: Option<Instant>,
     /// The handshake's first answer.
     first_answer_at: Option<Instant>,
     syn_at: Instant,
@@ -222,11 +218,6 @@ impl Flow {
     /// Its state.
     pub fn state(&self) -> FlowState {
         self.state
-    }
-
-    /// The leg that serves it.
-    pub fn primary(&self) -> LegId {
-        self.primary
     }
 
     /// Whether it can be forgotten.
@@ -351,7 +342,31 @@ impl Flow {
         if cx.now >= self.expires_at {
             return self.forget(cx);
         }
+        if self.diverged_until.is_some_and(|until| cx.now >= until) {
+            return self.resolve_divergence(cx);
+        }
         self.settle(cx);
+    }
+
+    /// The gateway stood still: nobody is late for that.
+    pub fn forgive(&mut self, now: Instant) {
+        for leg in &mut self.legs {
+            leg.progress_at = leg.progress_at.max(now);
+        }
+        for pinned in self.pinned.iter_mut().flatten() {
+            *pinned = now;
+        }
+        self.fin_held_at = self.fin_held_at.map(|_| now);
+        self.first_answer_at = self.first_answer_at.map(|_| now);
+        for leg in &mut self.legs {
+            leg.reset_at = leg.reset_at.map(|_| now);
+        }
+    }
+
+    /// A new connection takes the 4-tuple: this one is over, its legs are reset.
+    pub fn supersede(&mut self, cx: &mut Cx<'_>) {
+        self.reset_legs(cx);
+        self.forget(cx);
     }
 
     /// Forgets it: the record, the buffers, the entry.
@@ -408,7 +423,7 @@ impl Flow {
         sooner(self.hold_deadline(cx));
         sooner(self.close_deadline());
         sooner(self.visible.takeover_at);
-        sooner(self.diverged.map(|d| d.until));
+        sooner(self.diverged_until);
         for leg in &self.legs {
             sooner(leg.resend_at);
         }

@@ -4,7 +4,7 @@ use super::{Cx, Flow};
 use crate::engine::LegId;
 use crate::engine::event::{FlowState, SoloReason};
 use crate::engine::leg::LegState;
-use crate::wire::{Offset, Segment};
+use crate::wire::Offset;
 
 /// What became of a flow when a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Flow {
                 if self.has_open_leg(other) { Fate::Moved } else { Fate::Reset }
             }
             _ if !was_primary => {
-                self.diverged = None;
+                self.diverged_until = None;
                 self.set_state(cx, FlowState::Solo, Some(SoloReason::ServerFailed));
                 Fate::Stays
             }
@@ -70,7 +70,7 @@ impl Flow {
     pub(super) fn lose(&mut self, cx: &mut Cx<'_>, id: LegId, why: SoloReason) {
         let other = id.other();
         if self.primary != id {
-            self.diverged = None;
+            self.diverged_until = None;
             self.detach(cx, id);
             return self.set_state(cx, FlowState::Solo, Some(why));
         }
@@ -88,7 +88,7 @@ impl Flow {
     /// The flow goes on with `id` alone: same numbers, same clock, held bytes at once.
     pub(super) fn adopt(&mut self, cx: &mut Cx<'_>, id: LegId, why: SoloReason) {
         self.hand_over(cx, id);
-        self.diverged = None;
+        self.diverged_until = None;
         self.fin_held_at = None;
         self.begin_takeover(cx.now);
         self.set_state(cx, FlowState::Solo, Some(why));
@@ -127,7 +127,7 @@ impl Flow {
             return;
         }
         let backup = self.backup();
-        self.diverged = None;
+        self.diverged_until = None;
         self.detach(cx, backup);
         self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
         if crate::engine::planted::on(crate::engine::planted::Bug::ContentSyncRewrites) {
@@ -135,11 +135,6 @@ impl Flow {
             self.leg_mut(self.primary).iss = other;
         }
         self.settle(cx);
-    }
-
-    /// The deadline of a held divergence.
-    pub fn is_divergence_due(&self, now: crate::engine::Instant) -> bool {
-        self.diverged.is_some_and(|d| now >= d.until)
     }
 
     /// `server` is back: what it still knows of this flow is reset exactly whenever it speaks.
@@ -150,10 +145,5 @@ impl Flow {
         self.leg_mut(server).state = LegState::Scrub;
         let at = self.leg(server).acked.max(self.client.una.min(self.leg(server).acked));
         self.send_leg_reset(cx, server, self.client.iss.at(at).raw());
-    }
-
-    /// A frame of a server that is not heard, in a flow that it may still know: the exact reset.
-    pub fn scrub_reply(&self, cx: &mut Cx<'_>, server: LegId, seg: &Segment) {
-        self.send_leg_reset(cx, server, seg.ack);
     }
 }

@@ -1,0 +1,570 @@
+//! Roles and states of the servers: suspect -> fence -> promote -> rejoin. One a gateway.
+//!
+//! It sees no flow: the engine tells it facts about all flows and carries out its orders. The two
+//! legs are symmetric; who is primary is data ([`Roles`]), and every change of it is an epoch.
+//!
+//! A server: Unknown -> Up <-> Unfit; any -> Failed -> Returning -> Up.
+
+use std::collections::VecDeque;
+
+use super::event::{DegradedReason, Event, Evidence, Finding, HeldWhy, ServerState, ServiceState};
+use super::health::{Detector, Waiting};
+use super::resync::Resync;
+use super::time::{Duration, Instant};
+use super::{
+    CommandError, EngineConfig, Epoch, Fence, LegId, Mode, Output, Record, Roles, SyncReason,
+};
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A returned server has to be silent on old flows for this long, and its probes good for longer.
+const QUIET: Duration = ms(1000);
+const PROBATION: Duration = ms(3000);
+const PROBATION_MAX: Duration = ms(60_000);
+/// A server that was heard within this time is there.
+const ALIVE: Duration = ms(1000);
+/// How long both servers are waited for at the start.
+const START_GRACE: Duration = ms(1000);
+/// Share and time of lagging flows that make a backup unfit.
+const UNFIT_PERCENT: u32 = 5;
+const UNFIT_FLOWS_MIN: u32 = 3;
+const UNFIT_AFTER: Duration = ms(1000);
+/// Least distance of two promotions without hard evidence.
+const PROMOTIONS_APART: Duration = ms(10_000);
+
+/// What the flows amount to at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// Flows waiting for each server.
+    pub waiting: [Waiting; 2],
+    /// Flows in state Lagging.
+    pub lagging: u32,
+    /// Flows with two legs.
+    pub paired: u32,
+}
+
+/// What the engine has to carry out on all flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `server` is not heard any more; the roles have changed already.
+    Fail { server: LegId, finding: Finding, was_primary: bool },
+    /// `server` is back: its old legs are reset.
+    Returned(LegId),
+    /// Equal flows change their primary.
+    Swap(LegId),
+    /// Diverged flows release the primary's version.
+    Resolve,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probation {
+    good_since: Option<Instant>,
+    quiet_since: Instant,
+}
+
+/// The control side.
+#[derive(Debug)]
+pub struct Control {
+    roles: Roles,
+    states: [ServerState; 2],
+    link_up: [bool; 2],
+    probation: [Option<Probation>; 2],
+    wait: [Duration; 2],
+    /// Health.
+    pub detector: Detector,
+    /// Synchronization.
+    pub resync: Resync,
+    service: ServiceState,
+    is_paused: bool,
+    was_equal: bool,
+    promotions: VecDeque<Instant>,
+    fencing: Option<(Epoch, LegId, Finding)>,
+    told_held: Option<(LegId, Finding, HeldWhy)>,
+    lag_since: Option<Instant>,
+    started: Instant,
+}
+
+impl Control {
+    /// Begins with nothing heard.
+    pub fn new(config: &EngineConfig, now: Instant) -> Self {
+        Self {
+            roles: Roles { epoch: Epoch(0), primary: config.first_primary },
+            states: [ServerState::Unknown; 2],
+            link_up: [true; 2],
+            probation: [None; 2],
+            wait: [PROBATION; 2],
+            detector: Detector::new(now),
+            resync: Resync::default(),
+            service: ServiceState::Starting,
+            is_paused: false,
+            was_equal: false,
+            promotions: VecDeque::new(),
+            fencing: None,
+            told_held: None,
+            lag_since: None,
+            started: now,
+        }
+    }
+
+    /// Who is primary.
+    pub fn roles(&self) -> Roles {
+        self.roles
+    }
+
+    /// Takes over the roles of an earlier process, in which the servers were equal.
+    pub fn restore(&mut self, roles: Roles) {
+        self.roles = roles;
+        self.was_equal = true;
+    }
+
+    /// Each server's state.
+    pub fn states(&self) -> [ServerState; 2] {
+        self.states
+    }
+
+    /// One server's state.
+    pub fn state(&self, leg: LegId) -> ServerState {
+        self.states[leg.index()]
+    }
+
+    /// The service's state.
+    pub fn service(&self) -> ServiceState {
+        self.service
+    }
+
+    /// Whether findings are not acted on.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Stops, or begins again, to act on findings.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.is_paused = paused;
+    }
+
+    /// Whether frames of this server's flows are heard.
+    pub fn is_heard(&self, leg: LegId) -> bool {
+        let fenced = matches!(self.state(leg), ServerState::Failed | ServerState::Returning);
+        !fenced || super::planted::on(super::planted::Bug::FencedLegHeard)
+    }
+
+    /// Whether each server could carry a flow alone.
+    pub fn fit(&self) -> [bool; 2] {
+        LegId::ALL.map(|leg| self.state(leg) == ServerState::Up)
+    }
+
+    /// The legs of a new flow, the primary first; and whether the backup's content is stale.
+    pub fn legs_for_new_flow(&self) -> (Vec<LegId>, bool) {
+        let there = |leg: LegId| {
+            self.link_up[leg.index()]
+                && matches!(self.state(leg), ServerState::Up | ServerState::Unfit)
+        };
+        let primary = self.roles.primary;
+        let backup = primary.other();
+        let mut legs = Vec::with_capacity(2);
+        if self.state(primary) != ServerState::Failed {
+            legs.push(primary);
+        }
+        let is_stale = self.resync.is_stale();
+        if there(backup) && !is_stale {
+            legs.push(backup);
+        }
+        (legs, is_stale && there(backup))
+    }
+
+    fn set_state(&mut self, leg: LegId, to: ServerState, out: &mut VecDeque<Output>) {
+        let from = self.states[leg.index()];
+        if from != to {
+            self.states[leg.index()] = to;
+            out.push_back(Output::Event(Event::ServerChanged { server: leg, from, to }));
+        }
+    }
+
+    /// A frame of a server was heard. Only what a live server can say counts.
+    pub fn on_heard(&mut self, now: Instant, leg: LegId, out: &mut VecDeque<Output>) {
+        self.detector.heard(now, leg);
+        if self.state(leg) == ServerState::Unknown {
+            self.set_state(leg, ServerState::Up, out);
+        }
+    }
+
+    /// A frame of a returning server on an old flow: not quiet yet.
+    pub fn on_old_flow(&mut self, now: Instant, leg: LegId) {
+        if let Some(p) = &mut self.probation[leg.index()] {
+            p.quiet_since = now;
+        }
+    }
+
+    /// A link's carrier changed, or a process ended.
+    pub fn on_signal(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        up: bool,
+        evidence: Evidence,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        self.link_up[leg.index()] = up;
+        if up {
+            let health = self.detector.of(leg);
+            health.neighbour.restart();
+            health.syn.restart();
+            return Vec::new();
+        }
+        self.detector.of(leg).heard_at = None;
+        let was_there = matches!(self.state(leg), ServerState::Up | ServerState::Unfit);
+        if !was_there {
+            self.probation[leg.index()] = None;
+            return Vec::new();
+        }
+        self.on_finding(now, leg, Finding::H1(evidence), config, out)
+    }
+
+    /// One judgement: findings, probation, fitness, service state.
+    pub fn on_tick(
+        &mut self,
+        now: Instant,
+        facts: Facts,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for leg in LegId::ALL {
+            self.probate(now, leg, config, out, &mut orders);
+        }
+        self.judge_fitness(now, facts, out);
+        if config.mode == Mode::Protect || config.mode == Mode::Observe {
+            for leg in LegId::ALL {
+                orders.extend(self.judge(now, leg, facts, config, out));
+            }
+        }
+        self.start_with_one(now, config, out, &mut orders);
+        self.want_first_sync(now, config, out);
+        self.refresh_service(now, config, out);
+        orders
+    }
+
+    /// Judges `leg` by what is known now.
+    pub fn judge(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        facts: Facts,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        if !matches!(self.state(leg), ServerState::Up | ServerState::Unfit) {
+            return Vec::new();
+        }
+        let is_primary = self.roles.primary == leg;
+        let waiting = facts.waiting[leg.index()];
+        match self.detector.judge(now, leg, is_primary, waiting) {
+            Some(finding) => self.on_finding(now, leg, finding, config, out),
+            None => Vec::new(),
+        }
+    }
+
+    /// A finding about `leg`: fail it if the other server can carry on.
+    pub fn on_finding(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        finding: Finding,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        if leg != self.roles.primary {
+            return self.fail(now, leg, finding, out);
+        }
+        let is_hard = matches!(finding, Finding::H1(_) | Finding::Operator);
+        let held = if self.state(leg.other()) != ServerState::Up {
+            Some(HeldWhy::BackupUnfit)
+        } else if finding != Finding::Operator && (self.is_paused || !config.failover_auto) {
+            Some(HeldWhy::Manual)
+        } else if !is_hard && self.is_flapping(now, config) {
+            Some(HeldWhy::FlapBudget)
+        } else {
+            None
+        };
+        if let Some(why) = held {
+            if self.told_held.replace((leg, finding, why)) != Some((leg, finding, why)) {
+                out.push_back(Output::Event(Event::FindingHeld { server: leg, finding, why }));
+            }
+            return Vec::new();
+        }
+        match config.fence {
+            Fence::None => {}
+            Fence::Hook => {
+                let epoch = Epoch(self.roles.epoch.0 + 1);
+                out.push_back(Output::Fence { epoch, server: leg });
+            }
+            Fence::Required => {
+                let epoch = Epoch(self.roles.epoch.0 + 1);
+                if self.fencing.is_none() {
+                    self.fencing = Some((epoch, leg, finding));
+                    out.push_back(Output::Fence { epoch, server: leg });
+                }
+                return Vec::new();
+            }
+        }
+        self.fail(now, leg, finding, out)
+    }
+
+    /// The required fence hook ended.
+    pub fn on_fenced(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        ok: bool,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        let Some((_, leg, finding)) = self.fencing.take_if(|(e, ..)| *e == epoch) else {
+            return Vec::new();
+        };
+        if !ok {
+            let why = HeldWhy::Manual;
+            out.push_back(Output::Event(Event::FindingHeld { server: leg, finding, why }));
+            return Vec::new();
+        }
+        self.fail(now, leg, finding, out)
+    }
+
+    fn is_flapping(&self, now: Instant, config: &EngineConfig) -> bool {
+        let recent = self.promotions.iter().filter(|&&at| now.since(at) <= config.flap_window);
+        let last = self.promotions.back().map(|&at| now.since(at));
+        recent.count() >= config.flap_max as usize || last.is_some_and(|d| d < PROMOTIONS_APART)
+    }
+
+    fn fail(
+        &mut self,
+        now: Instant,
+        server: LegId,
+        finding: Finding,
+        out: &mut VecDeque<Output>,
+    ) -> Vec<Order> {
+        let was_primary = self.roles.primary == server;
+        self.roles.epoch.0 += 1;
+        if was_primary {
+            self.roles.primary = server.other();
+            self.promotions.push_back(now);
+            if self.promotions.len() > 16 {
+                self.promotions.pop_front();
+            }
+        }
+        self.told_held = None;
+        self.fencing = None;
+        self.set_state(server, ServerState::Failed, out);
+        // A server that only looked alive comes back later each time.
+        let wait = &mut self.wait[server.index()];
+        *wait = match finding {
+            Finding::H3 | Finding::H2 => (*wait * 2).min(PROBATION_MAX),
+            _ => PROBATION,
+        };
+        self.probation[server.index()] = None;
+        self.detector.servers[server.index()] = super::health::Health::default();
+        out.push_back(Output::Persist(Record::Roles(self.roles)));
+        let mut orders = Vec::new();
+        if self.resync.cancel(now, out) == super::resync::Decision::Resolve {
+            orders.push(Order::Resolve);
+        }
+        orders.push(Order::Fail { server, finding, was_primary });
+        orders
+    }
+
+    /// A failed server that answers its probes again is taken back as backup.
+    fn probate(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+        orders: &mut Vec<Order>,
+    ) {
+        let state = self.state(leg);
+        if !matches!(state, ServerState::Failed | ServerState::Returning) {
+            return;
+        }
+        let is_up = self.link_up[leg.index()];
+        let health = self.detector.of(leg);
+        let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= ms(200));
+        let good = is_up && heard && !health.is_refused();
+        if state == ServerState::Failed {
+            if good {
+                let p = Probation { good_since: Some(now), quiet_since: now };
+                self.probation[leg.index()] = Some(p);
+                self.set_state(leg, ServerState::Returning, out);
+                orders.push(Order::Returned(leg));
+            }
+            return;
+        }
+        let wait = self.wait[leg.index()];
+        let Some(p) = &mut self.probation[leg.index()] else {
+            return self.set_state(leg, ServerState::Failed, out);
+        };
+        p.good_since = if good { p.good_since.or(Some(now)) } else { None };
+        let is_quiet = now.since(p.quiet_since) >= QUIET;
+        if is_quiet && p.good_since.is_some_and(|since| now.since(since) >= wait) {
+            self.take_back(now, leg, config, out);
+        }
+    }
+
+    fn take_back(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) {
+        self.probation[leg.index()] = None;
+        self.roles.epoch.0 += 1;
+        self.set_state(leg, ServerState::Up, out);
+        out.push_back(Output::Persist(Record::Roles(self.roles)));
+        let epoch = self.roles.epoch;
+        out.push_back(Output::Event(Event::Rejoined { epoch, server: leg }));
+        let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
+    }
+
+    /// The operator vouches for a failed server: no probation.
+    pub fn rejoin(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Result<Vec<Order>, CommandError> {
+        match self.state(leg) {
+            ServerState::Failed | ServerState::Returning if self.link_up[leg.index()] => {
+                let was_failed = self.state(leg) == ServerState::Failed;
+                self.wait[leg.index()] = PROBATION;
+                self.take_back(now, leg, config, out);
+                Ok(if was_failed { vec![Order::Returned(leg)] } else { Vec::new() })
+            }
+            ServerState::Failed | ServerState::Returning => Err(CommandError::NoPeer),
+            _ => Err(CommandError::Already),
+        }
+    }
+
+    /// The operator changes the primary.
+    pub fn failover(
+        &mut self,
+        now: Instant,
+        to: Option<LegId>,
+        is_planned: bool,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) -> Result<Vec<Order>, CommandError> {
+        let to = to.unwrap_or(self.roles.primary.other());
+        if to == self.roles.primary {
+            return Err(CommandError::Already);
+        }
+        if self.state(to) != ServerState::Up || self.resync.is_stale() {
+            return Err(CommandError::NoPeer);
+        }
+        if !is_planned {
+            return Ok(self.on_finding(now, to.other(), Finding::Operator, config, out));
+        }
+        if self.resync.is_busy() {
+            return Err(CommandError::Busy);
+        }
+        self.roles.epoch.0 += 1;
+        self.roles.primary = to;
+        out.push_back(Output::Persist(Record::Roles(self.roles)));
+        Ok(vec![Order::Swap(to)])
+    }
+
+    fn judge_fitness(&mut self, now: Instant, facts: Facts, out: &mut VecDeque<Output>) {
+        let backup = self.roles.primary.other();
+        let all = facts.paired + facts.lagging;
+        let is_lagging = facts.lagging >= UNFIT_FLOWS_MIN
+            && facts.lagging.saturating_mul(100) > all.saturating_mul(UNFIT_PERCENT);
+        let since = *self.lag_since.get_or_insert(now);
+        match (self.state(backup), is_lagging) {
+            (ServerState::Up, true) if now.since(since) >= UNFIT_AFTER => {
+                self.lag_since = Some(now);
+                self.set_state(backup, ServerState::Unfit, out);
+            }
+            (ServerState::Unfit, false) if now.since(since) >= UNFIT_AFTER => {
+                self.lag_since = Some(now);
+                self.set_state(backup, ServerState::Up, out);
+            }
+            (ServerState::Up, true) | (ServerState::Unfit, false) => {}
+            _ => self.lag_since = Some(now),
+        }
+    }
+
+    /// The primary of the configuration never came, the other server did.
+    fn start_with_one(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+        orders: &mut Vec<Order>,
+    ) {
+        let primary = self.roles.primary;
+        let missing = self.state(primary) == ServerState::Unknown;
+        let there = self.state(primary.other()) == ServerState::Up;
+        if missing && there && now.since(self.started) >= START_GRACE {
+            orders.extend(self.on_finding(now, primary, Finding::H2, config, out));
+        }
+    }
+
+    /// Two servers that were never made equal: the first sync.
+    fn want_first_sync(&mut self, now: Instant, config: &EngineConfig, out: &mut VecDeque<Output>) {
+        if !self.was_equal && self.has_both() {
+            self.was_equal = true;
+            out.push_back(Output::Persist(Record::Roles(self.roles)));
+            let _ = self.resync.want(now, config, SyncReason::First, out);
+        }
+    }
+
+    /// Both servers take part.
+    pub fn has_both(&self) -> bool {
+        self.states.iter().all(|s| matches!(s, ServerState::Up | ServerState::Unfit))
+    }
+
+    fn is_alive(&self, now: Instant, leg: LegId) -> bool {
+        let heard = self.detector.servers[leg.index()].heard_at;
+        self.link_up[leg.index()] && heard.is_some_and(|at| now.since(at) <= ALIVE)
+    }
+
+    /// Says what the service is now.
+    pub fn refresh_service(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        out: &mut VecDeque<Output>,
+    ) {
+        let backup = self.roles.primary.other();
+        let never = self.states.iter().all(|&s| s == ServerState::Unknown);
+        let to = if never {
+            ServiceState::Starting
+        } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l)) {
+            ServiceState::Down
+        } else {
+            match self.state(backup) {
+                _ if config.mode != Mode::Protect => ServiceState::Degraded(DegradedReason::Mode),
+                ServerState::Unknown if now.since(self.started) < START_GRACE => {
+                    ServiceState::Starting
+                }
+                ServerState::Unknown | ServerState::Failed => {
+                    ServiceState::Degraded(DegradedReason::OneServer)
+                }
+                ServerState::Returning => ServiceState::Degraded(DegradedReason::Returning),
+                _ if self.resync.is_initial() => ServiceState::Syncing,
+                _ if self.resync.is_storm(now) => ServiceState::Degraded(DegradedReason::Storm),
+                _ if self.resync.has_failed() => ServiceState::Degraded(DegradedReason::SyncFailed),
+                ServerState::Unfit => ServiceState::Degraded(DegradedReason::BackupUnfit),
+                ServerState::Up if self.is_paused => ServiceState::Degraded(DegradedReason::Paused),
+                ServerState::Up => ServiceState::Protected,
+            }
+        };
+        let from = self.service;
+        if from != to {
+            self.service = to;
+            out.push_back(Output::Event(Event::ServiceChanged { from, to }));
+        }
+    }
+}

@@ -1,0 +1,739 @@
+//! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
+//! out the control side's orders, and keeps the timers.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::bridge::{self, Bridge, View};
+use super::control::{Control, Facts, Order};
+use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState, SoloReason};
+use super::flow::{Cx, Fate, Flow, Profile, Report};
+use super::flow_table::{FlowId, FlowTable};
+use super::fragments::{Fragments, Reassembly};
+use super::health::{OWN_STALL, Waiting};
+use super::probes::Prober;
+use super::resync::Decision;
+use super::time::Instant;
+use super::{
+    Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, Record,
+    ServiceId, Signal, Status, SyncReason,
+};
+use crate::wire::{Frame, IcmpKind, L2, NdKind, Packet, Quote, Segment, TcpFlags, parse};
+
+/// Share of the hold budget at which new flows begin with one server.
+const POOL_FULL_PERCENT: usize = 95;
+
+/// The engine of one gateway.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    outputs: VecDeque<Output>,
+    table: FlowTable,
+    control: Control,
+    bridge: Bridge,
+    fragments: Fragments,
+    prober: Prober,
+    profile: Profile,
+    reports: Vec<Report>,
+    ip_id: u16,
+    tick_at: Instant,
+    now: Instant,
+}
+
+impl Engine {
+    /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
+    pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
+        Self {
+            control: Control::new(&config, now),
+            prober: Prober::new(seed),
+            tick_at: now,
+            config,
+            outputs: VecDeque::new(),
+            table: FlowTable::default(),
+            bridge: Bridge::default(),
+            fragments: Fragments::default(),
+            profile: Profile::default(),
+            reports: Vec::new(),
+            ip_id: seed as u16,
+            now,
+        }
+    }
+
+    /// Takes one input. `now` never goes backwards.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.now = now.max(self.now);
+        self.guard_own_stall();
+        match input {
+            Input::Frame(link, frame) => self.on_frame(link, frame),
+            Input::Timeout => self.on_timeout(),
+            Input::Command(id, command) => self.on_command(id, command),
+            Input::Signal(link, signal) => self.on_signal(link, signal),
+            Input::SyncStep(id, step) => {
+                let decision = self.control.resync.on_step(self.now, id, &step, &mut self.outputs);
+                self.decide(decision);
+                self.refresh_service();
+            }
+            Input::Fenced { epoch, ok } => {
+                let orders = self.control.on_fenced(self.now, epoch, ok, &mut self.outputs);
+                self.carry_out(orders);
+            }
+            Input::Restore(records) => self.restore(records),
+        }
+    }
+
+    /// The next output; drain after each [`Engine::handle`].
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.config.mode == Mode::Passthrough {
+            return None;
+        }
+        let timers = [
+            Some(self.tick_at),
+            self.table.next_timer(),
+            self.bridge.next_timer(),
+            self.control.detector.urgent_at(),
+            self.control.resync.next_timer(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// The whole, for readers.
+    pub fn status(&self) -> Status {
+        Status {
+            service: self.control.service(),
+            roles: self.control.roles(),
+            servers: self.control.states(),
+            mode: self.config.mode,
+            is_paused: self.control.is_paused(),
+            flows: self.table.counts(),
+            held_bytes: self.table.held() as u64,
+            sync: self.control.resync.in_flight(),
+        }
+    }
+
+    /// Up to `limit` flows, in the order of their keys.
+    pub fn flows(&self, limit: usize) -> Vec<FlowSnapshot> {
+        self.table.snapshots(limit)
+    }
+
+    // ---- frames ----------------------------------------------------------------------------
+
+    fn on_frame(&mut self, link: Link, frame: Frame) {
+        if self.config.mode == Mode::Passthrough {
+            return self.pass_through(link, frame);
+        }
+        let packet = match parse::parse(&frame) {
+            Ok(packet) => packet,
+            Err(why) => return self.reject(link, RejectReason::Malformed(why)),
+        };
+        self.on_packet(link, packet, frame, false);
+    }
+
+    fn on_packet(&mut self, link: Link, packet: Packet, frame: Frame, is_reassembled: bool) {
+        if let Packet::Fragment(f) = &packet {
+            if is_reassembled {
+                return self.reject(link, RejectReason::Fragment);
+            }
+            return match self.fragments.insert(self.now, link, f, &frame) {
+                Reassembly::Kept => {}
+                Reassembly::Refused => self.reject(link, RejectReason::Fragment),
+                Reassembly::Complete(whole) => match parse::parse(&whole) {
+                    Ok(packet) => self.on_packet(link, packet, whole, true),
+                    Err(why) => self.reject(link, RejectReason::Malformed(why)),
+                },
+            };
+        }
+        match link {
+            Link::Client => self.on_client_packet(packet, frame),
+            Link::Server(leg) => self.on_server_packet(leg, packet, frame),
+        }
+    }
+
+    fn on_client_packet(&mut self, packet: Packet, frame: Frame) {
+        let l2 = l2_of(&packet);
+        let from_inside = self.bridge.neighbours.is_server(l2.src) || l2.src == self.prober.mac();
+        if from_inside || self.claims_service(&packet) {
+            return self.reject(Link::Client, RejectReason::WrongLink);
+        }
+        if !self.bridge.neighbours.is_for_servers(l2.dst) {
+            return self.reject(Link::Client, RejectReason::NotForUs);
+        }
+        if let Some((l3, true)) = l3_of(&packet).map(|l3| (l3, self.is_service(l3.dst))) {
+            self.bridge.neighbours.learn_client(l3.src, l2.src);
+            self.prober.heard_client(l2, l3);
+        }
+        let view = self.view();
+        match packet {
+            Packet::Tcp(seg) => self.on_client_tcp(&seg, frame),
+            Packet::Udp(udp) => {
+                self.bridge.udp_to_servers(view, &udp, frame, &mut self.outputs);
+            }
+            Packet::Icmp(icmp) => match icmp.kind {
+                IcmpKind::TooBig { mtu, quote: Some(quote) } => {
+                    self.on_icmp_error(&icmp, quote, Some(mtu), frame);
+                }
+                IcmpKind::Error { quote: Some(quote), .. } => {
+                    self.on_icmp_error(&icmp, quote, None, frame);
+                }
+                _ => self.bridge.to_both(view, frame, &mut self.outputs),
+            },
+            Packet::Arp(arp) => {
+                self.bridge.neighbours.learn_client(arp.sender, arp.sender_mac);
+                self.bridge.to_both(view, frame, &mut self.outputs);
+            }
+            Packet::Nd(nd) => {
+                if let NdKind::Solicit { mac: Some(mac), .. } = nd.kind {
+                    self.bridge.neighbours.learn_client(nd.l3.src, mac);
+                }
+                if let NdKind::Advertise { target, mac: Some(mac) } = nd.kind {
+                    self.bridge.neighbours.learn_client(target, mac);
+                }
+                self.bridge.to_both(view, frame, &mut self.outputs);
+            }
+            Packet::Other(_) if l2.dst.is_multicast() => {
+                self.bridge.to_both(view, frame, &mut self.outputs);
+            }
+            Packet::Other(_) | Packet::Fragment(_) => {
+                self.bridge.to_primary(view, frame, &mut self.outputs);
+            }
+        }
+    }
+
+    fn on_server_packet(&mut self, leg: LegId, packet: Packet, frame: Frame) {
+        let l2 = l2_of(&packet);
+        if self.is_probe_reply(leg, &packet) {
+            return self.reject(Link::Server(leg), RejectReason::ProbeReply);
+        }
+        if !self.control.is_heard(leg) {
+            return self.on_unheard(leg, &packet);
+        }
+        self.control.on_heard(self.now, leg, &mut self.outputs);
+        self.bridge.neighbours.learn_server(l2.src);
+        let view = self.view();
+        match packet {
+            Packet::Tcp(seg) => self.on_server_tcp(leg, &seg, frame),
+            Packet::Icmp(icmp) if matches!(icmp.kind, IcmpKind::EchoReply { .. }) => {
+                self.bridge.on_server_echo(view, leg, &icmp, frame, &mut self.outputs);
+            }
+            Packet::Arp(arp) => {
+                self.bridge.on_server_arp(view, leg, &arp, frame, &mut self.outputs);
+            }
+            Packet::Nd(nd) => {
+                self.bridge.on_server_nd(view, leg, &nd, frame, &mut self.outputs);
+            }
+            _ => self.bridge.to_client(view, leg, frame, &mut self.outputs),
+        }
+    }
+
+    fn on_client_tcp(&mut self, seg: &Segment, frame: Frame) {
+        let view = self.view();
+        let key = self.flow_key(seg, seg.src(), seg.dst());
+        let Some(key) = key else {
+            return self.bridge.to_primary(view, frame, &mut self.outputs);
+        };
+        let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
+        if let Some(id) = self.table.find(&key) {
+            let is_closed = self.table.get(id).is_some_and(Flow::is_closed);
+            if !(is_syn && is_closed) {
+                let (_, body, _) = frame.into_parts();
+                return self.with_flow(id, |flow, cx| flow.on_client_segment(cx, seg, body));
+            }
+            // A new connection on a closed 4-tuple: a new generation.
+            self.with_flow(id, |flow, cx| flow.supersede(cx));
+        }
+        match is_syn {
+            true => self.open_flow(key, seg, frame),
+            // No record of it: from before this process, or never protected.
+            false => self.bridge.to_primary(view, frame, &mut self.outputs),
+        }
+    }
+
+    fn open_flow(&mut self, key: FlowKey, seg: &Segment, frame: Frame) {
+        let view = self.view();
+        let id = self.table.next_id(self.config.flows_max);
+        let unprotected = match id {
+            _ if seg.options.is_authenticated => Some(SoloReason::AuthOption),
+            None => Some(SoloReason::Budget),
+            Some(_) => None,
+        };
+        let (Some(id), None) = (id, unprotected) else {
+            let reason = unprotected.unwrap_or(SoloReason::Budget);
+            self.event(Event::Unprotected { flow: key, reason });
+            return self.bridge.to_primary(view, frame, &mut self.outputs);
+        };
+        let (mut legs, is_stale) = self.control.legs_for_new_flow();
+        let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
+        if is_full {
+            legs.truncate(1);
+        }
+        let solo = match legs.len() {
+            2 => None,
+            _ if is_full => Some(SoloReason::Budget),
+            _ if is_stale => Some(SoloReason::BackupStale),
+            _ => Some(SoloReason::OneServer),
+        };
+        let primary = self.control.roles().primary;
+        let mut cx = self.cx();
+        let flow = Flow::open(&mut cx, key, id, seg, primary, &legs, solo);
+        self.table.insert(id, flow);
+    }
+
+    fn on_server_tcp(&mut self, leg: LegId, seg: &Segment, frame: Frame) {
+        let view = self.view();
+        let Some(key) = self.flow_key(seg, seg.dst(), seg.src()) else {
+            return self.bridge.to_client(view, leg, frame, &mut self.outputs);
+        };
+        if let Some(id) = self.table.find(&key) {
+            let (_, body, _) = frame.into_parts();
+            return self.with_flow(id, |flow, cx| flow.on_leg_segment(cx, leg, seg, body));
+        }
+        if leg != view.primary {
+            // A connection that nobody else knows: ended, so that it cannot linger (LV6).
+            self.prober.reset(leg, seg, &mut self.outputs);
+        }
+        self.bridge.to_client(view, leg, frame, &mut self.outputs);
+    }
+
+    /// A frame of a failed or returning server.
+    fn on_unheard(&mut self, leg: LegId, packet: &Packet) {
+        self.reject(Link::Server(leg), RejectReason::Fenced);
+        let Packet::Tcp(seg) = packet else { return };
+        if self.control.state(leg) == ServerState::Returning {
+            self.control.on_old_flow(self.now, leg);
+            self.prober.reset(leg, seg, &mut self.outputs);
+        }
+    }
+
+    /// Answers to the gateway's own probes never leave.
+    fn is_probe_reply(&mut self, leg: LegId, packet: &Packet) -> bool {
+        let now = self.now;
+        let health = self.control.detector.of(leg);
+        match packet {
+            Packet::Tcp(seg) => {
+                let Some(probe) = health.take_probe(seg.dst_port, seg.ack) else { return false };
+                let accepted = seg.flags.has(TcpFlags::SYN);
+                health.syn_answered(now, accepted);
+                if accepted {
+                    self.prober.end_probe(leg, seg, probe, &mut self.outputs);
+                }
+            }
+            Packet::Arp(arp) if arp.l2.dst == self.prober.mac() => health.neighbour.answered(now),
+            Packet::Nd(nd) if nd.l2.dst == self.prober.mac() => {
+                if matches!(nd.kind, NdKind::Advertise { .. }) {
+                    health.neighbour.answered(now);
+                }
+            }
+            _ => return false,
+        }
+        if self.control.is_heard(leg) {
+            self.control.on_heard(now, leg, &mut self.outputs);
+        }
+        self.judge(leg);
+        self.judge(leg.other());
+        true
+    }
+
+    /// An ICMP error of the client's side about a packet of the service.
+    fn on_icmp_error(
+        &mut self,
+        icmp: &crate::wire::Icmp,
+        quote: Quote,
+        mtu: Option<u32>,
+        frame: Frame,
+    ) {
+        let vlan = FlowKey::vlan_ids(icmp.l2.vlans);
+        let service = ServiceId::default();
+        let key = FlowKey { service, vlan, client: quote.dst, server: quote.src };
+        let Some(id) = self.table.find(&key) else {
+            return self.reject(Link::Client, RejectReason::IcmpQuote);
+        };
+        self.with_flow(id, |flow, cx| flow.on_icmp_error(cx, icmp, quote, mtu, &frame));
+    }
+
+    fn pass_through(&mut self, link: Link, frame: Frame) {
+        let primary = self.control.roles().primary;
+        match link {
+            Link::Client => self.outputs.push_back(Output::Transmit(Link::Server(primary), frame)),
+            Link::Server(leg) if leg == primary => {
+                self.outputs.push_back(Output::Transmit(Link::Client, frame));
+            }
+            Link::Server(_) => self.reject(link, RejectReason::BackupOnly),
+        }
+    }
+
+    // ---- time, signals, commands -----------------------------------------------------------
+
+    /// The gateway was not scheduled: no time that passed meanwhile is evidence of anything.
+    fn guard_own_stall(&mut self) {
+        if self.now <= self.tick_at + OWN_STALL || self.config.mode == Mode::Passthrough {
+            return;
+        }
+        let gap = self.now.since(self.tick_at);
+        self.event(Event::OwnStall { gap });
+        self.control.detector.own_stall(self.now);
+        for leg in LegId::ALL {
+            let ids: Vec<FlowId> =
+                self.table.pinned_since(leg, self.now).map(|(_, id)| id).collect();
+            for id in ids {
+                let now = self.now;
+                if let Some(flow) = self.table.get_mut(id) {
+                    flow.forgive(now);
+                }
+                self.table.refresh(id);
+            }
+        }
+        self.tick_at = self.now;
+    }
+
+    fn on_timeout(&mut self) {
+        if self.config.mode == Mode::Passthrough {
+            return;
+        }
+        while let Some(id) = self.table.due(self.now) {
+            self.with_flow(id, |flow, cx| flow.on_timeout(cx));
+        }
+        let view = self.view();
+        self.bridge.on_time(view, &mut self.outputs);
+        while self.control.detector.take_urgent(self.now) {
+            self.probe_syn();
+        }
+        let (roles, has_both) = (self.control.roles(), self.control.has_both());
+        let decision =
+            self.control.resync.on_time(self.now, &self.config, roles, has_both, &mut self.outputs);
+        self.decide(decision);
+        if self.now >= self.tick_at {
+            self.tick_at = self.now + self.config.probe_every;
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        for leg in LegId::ALL {
+            if let Some(&target) = self.config.addresses.first() {
+                self.control.detector.of(leg).neighbour.sent(self.now);
+                let frame = bridge::neighbour_probe(self.prober.mac(), target);
+                self.outputs.push_back(Output::Transmit(Link::Server(leg), frame));
+            }
+        }
+        self.probe_syn();
+        let facts = self.facts();
+        let orders = self.control.on_tick(self.now, facts, &self.config, &mut self.outputs);
+        self.carry_out(orders);
+    }
+
+    fn probe_syn(&mut self) {
+        for leg in LegId::ALL {
+            let table = &self.table;
+            let is_free = |key: &FlowKey| table.find(key).is_none();
+            let sent = self.prober.syn(leg, &self.config, is_free, &mut self.outputs);
+            if let Some(probe) = sent {
+                self.control.detector.of(leg).syn_sent(self.now, probe);
+            }
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let now = self.now;
+        let skew = self.control.detector.skew_limit();
+        let still = self.control.detector.still_limit();
+        let waiting = LegId::ALL.map(|leg| Waiting {
+            any: self.table.is_pinned(leg),
+            skewed: self.table.pinned_since(leg, now - skew).take(8).count(),
+            still: self.table.pinned_since(leg, now - still).take(8).count(),
+        });
+        let counts = self.table.counts();
+        Facts {
+            waiting,
+            lagging: counts[FlowState::Lagging as usize],
+            paired: counts[FlowState::Paired as usize],
+        }
+    }
+
+    /// Judges one server now, not at the next tick.
+    fn judge(&mut self, leg: LegId) {
+        let facts = self.facts();
+        let orders = self.control.judge(self.now, leg, facts, &self.config, &mut self.outputs);
+        self.carry_out(orders);
+    }
+
+    fn on_signal(&mut self, link: Link, signal: Signal) {
+        let Link::Server(leg) = link else { return };
+        let (up, evidence) = match signal {
+            Signal::CarrierUp(_) => (true, Evidence::Carrier),
+            Signal::CarrierDown => (false, Evidence::Carrier),
+            Signal::LinkGone => (false, Evidence::LinkGone),
+            Signal::Exited => (false, Evidence::Exited),
+        };
+        let orders =
+            self.control.on_signal(self.now, leg, up, evidence, &self.config, &mut self.outputs);
+        self.carry_out(orders);
+        self.refresh_service();
+    }
+
+    fn on_command(&mut self, id: u64, command: Command) {
+        let (now, out) = (self.now, &mut self.outputs);
+        let result = match command {
+            Command::Failover { to, is_planned } => {
+                self.control.failover(now, to, is_planned, &self.config, out)
+            }
+            Command::Rejoin(leg) => self.control.rejoin(now, leg, &self.config, out),
+            Command::Pause => {
+                self.control.set_paused(true);
+                Ok(Vec::new())
+            }
+            Command::Resume => {
+                self.control.set_paused(false);
+                Ok(Vec::new())
+            }
+            Command::SyncNow => self.sync_now(),
+            Command::Reload(config) => self.reload(*config),
+        };
+        let result = result.map(|orders| self.carry_out(orders));
+        self.refresh_service();
+        self.event(Event::CommandDone { id, result });
+    }
+
+    fn sync_now(&mut self) -> Result<Vec<Order>, CommandError> {
+        if self.config.sync_scope.is_none() {
+            return Err(CommandError::NoBackend);
+        }
+        if self.control.resync.is_busy() {
+            return Err(CommandError::Busy);
+        }
+        if !self.control.has_both() {
+            return Err(CommandError::NoPeer);
+        }
+        let reason = SyncReason::Operator;
+        let _ = self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
+        Ok(Vec::new())
+    }
+
+    /// Takes a new configuration; what is bound to links, addresses or the mode cannot change.
+    fn reload(&mut self, config: EngineConfig) -> Result<Vec<Order>, CommandError> {
+        let old = &self.config;
+        let same = old.addresses == config.addresses
+            && old.mode == config.mode
+            && old.server_names == config.server_names
+            && old.sync_scope.is_some() == config.sync_scope.is_some();
+        if !same {
+            return Err(CommandError::NeedsRestart);
+        }
+        self.config = config;
+        Ok(Vec::new())
+    }
+
+    // ---- orders and reports ----------------------------------------------------------------
+
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Fail { server, finding, was_primary } => {
+                    self.fail_server(server, finding, was_primary);
+                }
+                Order::Returned(server) => {
+                    for id in self.table.ids() {
+                        self.with_flow(id, |flow, cx| flow.on_server_returned(cx, server));
+                    }
+                }
+                Order::Swap(to) => self.swap_roles(to),
+                Order::Resolve => self.decide(Decision::Resolve),
+            }
+        }
+    }
+
+    fn fail_server(&mut self, server: LegId, finding: super::Finding, was_primary: bool) {
+        let epoch = self.control.roles().epoch;
+        let (mut moved, mut reset, mut touched) = (0, 0, 0);
+        // The event first: observers know the roles before the frames that follow from them.
+        let at = self.outputs.len();
+        for id in self.table.ids_by_held() {
+            let has_leg = self.table.get(id).is_some_and(|f| f.has_open_leg(server));
+            touched += u32::from(has_leg);
+            let mut fate = Fate::Stays;
+            self.with_flow(id, |flow, cx| fate = flow.on_server_failed(cx, server));
+            match fate {
+                Fate::Moved => moved += 1,
+                Fate::Reset => reset += 1,
+                Fate::Stays => {}
+            }
+        }
+        let event = match was_primary {
+            true => Event::Promoted { epoch, primary: server.other(), finding, moved, reset },
+            false => Event::Detached { epoch, server, finding, flows: touched },
+        };
+        self.outputs.insert(at, Output::Event(event));
+        self.profile = Profile::default();
+        self.refresh_service();
+    }
+
+    fn swap_roles(&mut self, to: LegId) {
+        let at = self.outputs.len();
+        let mut moved = 0;
+        for id in self.table.ids() {
+            self.with_flow(id, |flow, cx| moved += u32::from(flow.swap_roles(cx, to)));
+        }
+        let epoch = self.control.roles().epoch;
+        let finding = super::Finding::Operator;
+        let event = Event::Promoted { epoch, primary: to, finding, moved, reset: 0 };
+        self.outputs.insert(at, Output::Event(event));
+    }
+
+    fn decide(&mut self, decision: Decision) {
+        if decision == Decision::Wait {
+            return;
+        }
+        for id in self.table.ids() {
+            if self.table.get(id).is_some_and(Flow::is_diverged) {
+                self.with_flow(id, |flow, cx| flow.resolve_divergence(cx));
+            }
+        }
+    }
+
+    /// Lets `act` work on a flow, then hears what it reports.
+    fn with_flow(&mut self, id: FlowId, act: impl FnOnce(&mut Flow, &mut Cx<'_>)) {
+        let is_fit = self.control.fit();
+        let pool_held = self.table.held();
+        let mut cx = Cx {
+            now: self.now,
+            config: &self.config,
+            out: &mut self.outputs,
+            reports: &mut self.reports,
+            profile: &mut self.profile,
+            pool_held,
+            ip_id: &mut self.ip_id,
+            is_fit,
+        };
+        if let Some(flow) = self.table.get_mut(id) {
+            act(flow, &mut cx);
+        }
+        self.table.refresh(id);
+        self.hear_reports();
+    }
+
+    fn cx(&mut self) -> Cx<'_> {
+        Cx {
+            now: self.now,
+            config: &self.config,
+            out: &mut self.outputs,
+            reports: &mut self.reports,
+            profile: &mut self.profile,
+            pool_held: self.table.held(),
+            ip_id: &mut self.ip_id,
+            is_fit: self.control.fit(),
+        }
+    }
+
+    fn hear_reports(&mut self) {
+        while let Some(report) = self.reports.pop() {
+            match report {
+                Report::Diverged => {
+                    let reason = self.divergence_reason();
+                    let decision =
+                        self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
+                    self.decide(decision);
+                }
+                Report::UnfinishedEnd(_) | Report::Refused(_) => {
+                    self.control.detector.probe_now(self.now);
+                }
+                Report::StallMoved(leg) => {
+                    self.control.detector.of(leg).stalled(self.now);
+                }
+                Report::Skew(_, skew) => self.control.detector.note_skew(skew),
+            }
+        }
+    }
+
+    fn divergence_reason(&self) -> SyncReason {
+        let diverged = self.table.iter().find(|f| f.is_diverged()).map(|f| f.key);
+        diverged.map_or(SyncReason::Operator, SyncReason::Divergence)
+    }
+
+    fn refresh_service(&mut self) {
+        self.control.refresh_service(self.now, &self.config, &mut self.outputs);
+    }
+
+    /// Takes over what an earlier process left.
+    fn restore(&mut self, records: Vec<Record>) {
+        for record in records {
+            match record {
+                Record::Roles(roles) => self.control.restore(roles),
+                Record::Flow { slot, constants } => {
+                    let mut cx = self.cx();
+                    if let Some(mut flow) = Flow::restore(&mut cx, slot, &constants) {
+                        flow.probe_ends(&mut cx);
+                        self.table.insert(slot, flow);
+                    }
+                }
+                Record::Free { .. } => {}
+            }
+        }
+    }
+
+    // ---- small questions -------------------------------------------------------------------
+
+    fn view(&self) -> View {
+        let primary = self.control.roles().primary;
+        let has_backup = self.control.is_heard(primary.other());
+        View { now: self.now, primary, has_backup }
+    }
+
+    fn is_service(&self, ip: std::net::IpAddr) -> bool {
+        self.config.addresses.contains(&ip)
+    }
+
+    /// The flow that a segment belongs to, if it is to a protected port.
+    fn flow_key(&self, seg: &Segment, client: SocketAddr, server: SocketAddr) -> Option<FlowKey> {
+        let is_ours = self.is_service(server.ip()) && self.config.ports.contains(&server.port());
+        let vlan = FlowKey::vlan_ids(seg.l2.vlans);
+        is_ours.then_some(FlowKey { service: ServiceId::default(), vlan, client, server })
+    }
+
+    /// On the client link, something in the service's own name.
+    fn claims_service(&self, packet: &Packet) -> bool {
+        let sender = match packet {
+            Packet::Arp(arp) => Some(arp.sender),
+            Packet::Nd(nd) => match nd.kind {
+                NdKind::Advertise { target, .. } => Some(target),
+                _ => Some(nd.l3.src),
+            },
+            other => l3_of(other).map(|l3| l3.src),
+        };
+        sender.is_some_and(|ip| self.is_service(ip))
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn reject(&mut self, link: Link, reason: RejectReason) {
+        self.event(Event::Rejected { link, reason });
+    }
+}
+
+fn l2_of(packet: &Packet) -> L2 {
+    match packet {
+        Packet::Tcp(p) => p.l2,
+        Packet::Udp(p) => p.l2,
+        Packet::Icmp(p) => p.l2,
+        Packet::Arp(p) => p.l2,
+        Packet::Nd(p) => p.l2,
+        Packet::Fragment(p) => p.l2,
+        Packet::Other(p) => p.l2,
+    }
+}
+
+fn l3_of(packet: &Packet) -> Option<crate::wire::L3> {
+    match packet {
+        Packet::Tcp(p) => Some(p.l3),
+        Packet::Udp(p) => Some(p.l3),
+        Packet::Icmp(p) => Some(p.l3),
+        Packet::Fragment(p) => Some(p.l3),
+        Packet::Arp(_) | Packet::Nd(_) | Packet::Other(_) => None,
+    }
+}

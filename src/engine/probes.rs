@@ -1,0 +1,133 @@
+//! The gateway's own probes to the servers, and the resets that it sends outside any flow.
+//!
+//! In clone addressing the gateway has no address. A SYN probe comes from the client-side address
+//! heard last, to which the server has a route and a neighbour already; its answer never leaves.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::bridge::probe_mac;
+use super::event::FlowKey;
+use super::health::SynProbe;
+use super::{EngineConfig, LegId, Link, Output, ServiceId};
+use crate::wire::build::{self, TcpFields};
+use crate::wire::{L2, L3, Mac, Segment, TcpFlags, TcpOptions};
+
+/// Source ports of SYN probes.
+const PROBE_PORTS: std::ops::Range<u16> = 61_440..65_000;
+
+/// Builds probes.
+#[derive(Debug)]
+pub struct Prober {
+    mac: Mac,
+    state: u64,
+    port: u16,
+    client: Option<(L2, L3)>,
+}
+
+impl Prober {
+    /// Probes with numbers from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self { mac: probe_mac(seed), state: seed | 1, port: PROBE_PORTS.start, client: None }
+    }
+
+    /// The Ethernet address of neighbour probes.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// A client-side host spoke to the service.
+    pub fn heard_client(&mut self, l2: L2, l3: L3) {
+        self.client = Some((l2, l3));
+    }
+
+    /// Sends a SYN to the first port of the service on `leg`. `is_free` tells whether no flow has
+    /// that key. Nothing before any client was heard.
+    pub fn syn(
+        &mut self,
+        leg: LegId,
+        config: &EngineConfig,
+        is_free: impl Fn(&FlowKey) -> bool,
+        out: &mut VecDeque<Output>,
+    ) -> Option<SynProbe> {
+        let (l2, mut l3) = self.client?;
+        let &server_port = config.ports.first()?;
+        if let Some(source) = config.probe_address.filter(|a| a.is_ipv4() == l3.src.is_ipv4()) {
+            l3.src = source;
+        }
+        l3.tos = 0;
+        let vlan = FlowKey::vlan_ids(l2.vlans);
+        let server = SocketAddr::new(l3.dst, server_port);
+        let free = |port: u16| {
+            let client = SocketAddr::new(l3.src, port);
+            is_free(&FlowKey { service: ServiceId::default(), vlan, client, server })
+        };
+        let port = (0..16).map(|_| self.next_port()).find(|&p| free(p))?;
+        let probe = SynProbe { port, seq: self.next_number() };
+        let fields = TcpFields {
+            src_port: port,
+            dst_port: server_port,
+            seq: probe.seq,
+            ack: 0,
+            flags: TcpFlags::SYN,
+            window: 1024,
+            urgent: 0,
+            options: TcpOptions { mss: Some(536), ..TcpOptions::default() },
+        };
+        let frame = build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX);
+        out.push_back(Output::Transmit(Link::Server(leg), frame));
+        Some(probe)
+    }
+
+    /// Ends an accepted probe by an exact reset.
+    pub fn end_probe(
+        &self,
+        leg: LegId,
+        seg: &Segment,
+        probe: SynProbe,
+        out: &mut VecDeque<Output>,
+    ) {
+        reset(leg, seg, probe.seq.wrapping_add(1), out);
+    }
+
+    /// Resets whatever connection `seg` belongs to, at the number that it expects.
+    pub fn reset(&self, leg: LegId, seg: &Segment, out: &mut VecDeque<Output>) {
+        if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST) {
+            reset(leg, seg, seg.ack, out);
+        }
+    }
+
+    fn next_port(&mut self) -> u16 {
+        self.port += 1;
+        if self.port >= PROBE_PORTS.end {
+            self.port = PROBE_PORTS.start;
+        }
+        self.port
+    }
+
+    /// xorshift64*: unpredictable enough for a probe that lives a millisecond.
+    fn next_number(&mut self) -> u32 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+}
+
+fn reset(leg: LegId, seg: &Segment, seq: u32, out: &mut VecDeque<Output>) {
+    let fields = TcpFields {
+        src_port: seg.dst_port,
+        dst_port: seg.src_port,
+        seq,
+        ack: 0,
+        flags: TcpFlags::RST,
+        window: 0,
+        urgent: 0,
+        options: TcpOptions::default(),
+    };
+    let l3 = L3 { ttl: 64, tos: 0, ..seg.l3.reversed() };
+    let frame = build::tcp(&seg.l2.reversed(), &l3, &fields, Bytes::new(), u16::MAX);
+    out.push_back(Output::Transmit(Link::Server(leg), frame));
+}
