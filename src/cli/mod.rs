@@ -15,6 +15,7 @@ pub mod demo;
 pub mod doctor;
 pub mod failover;
 pub mod flows;
+pub mod helper;
 pub mod lab;
 pub mod pause;
 pub mod rejoin;
@@ -97,6 +98,9 @@ enum Verb {
     Bench(bench::Args),
     /// Run the simulator
     Sim(sim::Args),
+    /// Run the operator's commands for `run`
+    #[command(hide = true)]
+    Helper(helper::Args),
 }
 
 /// Parses the command line and runs its verb.
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),
+        Verb::Helper(args) => helper::run(args),
     };
     // The panic's own message is on standard error already; scripts get the promised status.
     std::panic::catch_unwind(verb).unwrap_or(ExitCode::from(exit::BUG))

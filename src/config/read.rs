@@ -499,7 +499,7 @@ pub(super) fn show_bytes(bytes: u64) -> String {
 }
 
 fn show_unit(value: u64, units: &[(&str, u64)]) -> String {
-    let fit = units.iter().rev().find(|(_, scale)| value >= *scale && value % scale == 0);
+    let fit = units.iter().rev().find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale));
     let (unit, scale) = fit.copied().unwrap_or(units[0]);
     format!("{}{unit}", value / scale)
 }

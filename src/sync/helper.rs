@@ -1,0 +1,387 @@
+//! The helper process: the only one that runs commands.
+//!
+//! Started before privileges are dropped, it learns its commands once, from the first line of its
+//! socket, and afterwards runs nothing else: whoever takes over the gateway can start the
+//! operator's own commands and no others. Lines of JSON in both directions. When the gateway is
+//! gone it kills what runs and ends.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// The hidden verb under which the program is its own helper.
+pub const VERB: &str = "helper";
+/// Longest part of a command's last line that is told.
+const MESSAGE_CHARS_MAX: usize = 400;
+/// How long a last line on its way is waited for, after the command has ended.
+const LAST_LINE_WAIT: Duration = Duration::from_millis(200);
+/// How long a message to the helper may take.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Which command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// `[sync] command`.
+    Sync,
+    /// `[failover] fence_command`.
+    Fence,
+}
+
+/// A command of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookCommand {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// When it is killed.
+    pub timeout_ms: u64,
+}
+
+/// All that the helper will ever run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Commands {
+    /// Makes the backup equal.
+    pub sync: Option<HookCommand>,
+    /// Fences a server.
+    pub fence: Option<HookCommand>,
+}
+
+impl Commands {
+    /// Whether there is nothing to run, so that no helper is needed.
+    pub fn is_empty(&self) -> bool {
+        self.sync.is_none() && self.fence.is_none()
+    }
+
+    fn get(&self, hook: Hook) -> Option<&HookCommand> {
+        match hook {
+            Hook::Sync => self.sync.as_ref(),
+            Hook::Fence => self.fence.as_ref(),
+        }
+    }
+}
+
+/// One run of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobId(u64);
+
+/// How a command ended: well, or why not.
+pub type Outcome = Result<(), String>;
+
+/// The environment's names that a job may set.
+const ENV: &[&str] = &[
+    "SHADOWVM_REASON",
+    "SHADOWVM_EPOCH",
+    "SHADOWVM_FROM",
+    "SHADOWVM_TO",
+    "SHADOWVM_FLOW",
+    "SHADOWVM_SERVER",
+];
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    Run { job: JobId, hook: Hook, env: Vec<(String, String)> },
+    Kill { job: JobId },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    job: JobId,
+    outcome: Outcome,
+}
+
+type Callback = Box<dyn FnOnce(Outcome) + Send>;
+
+/// The gateway's end.
+#[derive(Debug)]
+pub struct Helper {
+    stream: UnixStream,
+    jobs: Arc<Mutex<Jobs>>,
+    process: Option<Child>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    next: u64,
+    running: HashMap<JobId, Callback>,
+    is_gone: bool,
+}
+
+impl std::fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jobs").field("running", &self.running.len()).finish_non_exhaustive()
+    }
+}
+
+/// A helper process whose answers nobody listens to yet.
+#[derive(Debug)]
+pub struct Unheard {
+    stream: UnixStream,
+    process: Child,
+}
+
+impl Unheard {
+    /// Starts `program` (this very program) as helper for `commands`. Starts no thread, so it can
+    /// stand before everything else.
+    pub fn spawn(program: &Path, commands: &Commands) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let process = Command::new(program)
+            .arg(VERB)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .current_dir("/")
+            // An interrupt at the terminal is the gateway's to handle.
+            .process_group(0)
+            .spawn()?;
+        write_line(&ours, commands)?;
+        Ok(Self { stream: ours, process })
+    }
+
+    /// Starts to listen.
+    pub fn listen(self) -> io::Result<Helper> {
+        let mut helper = Helper::listen_on(self.stream)?;
+        helper.process = Some(self.process);
+        Ok(helper)
+    }
+}
+
+impl Helper {
+    /// A helper at the other end of `stream`, for `commands`.
+    pub fn over(stream: UnixStream, commands: &Commands) -> io::Result<Self> {
+        write_line(&stream, commands)?;
+        Self::listen_on(stream)
+    }
+
+    fn listen_on(stream: UnixStream) -> io::Result<Self> {
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let jobs = Arc::new(Mutex::new(Jobs::default()));
+        let (reading, shared) = (stream.try_clone()?, Arc::clone(&jobs));
+        std::thread::Builder::new()
+            .name("helper".into())
+            .spawn(move || hear(BufReader::new(reading), &shared))?;
+        Ok(Self { stream, jobs, process: None })
+    }
+
+    /// Runs the command of `hook`. `done` is called once, from another thread, unless the job is
+    /// killed first.
+    pub fn run(&self, hook: Hook, env: Vec<(&'static str, String)>, done: Callback) -> JobId {
+        let mut jobs = lock(&self.jobs);
+        jobs.next += 1;
+        let job = JobId(jobs.next);
+        if jobs.is_gone {
+            drop(jobs);
+            done(Err(GONE.into()));
+            return job;
+        }
+        jobs.running.insert(job, done);
+        drop(jobs);
+        let env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        if let Err(error) = write_line(&self.stream, &Order::Run { job, hook, env })
+            && let Some(done) = lock(&self.jobs).running.remove(&job)
+        {
+            done(Err(format!("{GONE} ({error})")));
+        }
+        job
+    }
+
+    /// Kills a job; nothing more is told of it.
+    pub fn kill(&self, job: JobId) {
+        if lock(&self.jobs).running.remove(&job).is_some() {
+            // A helper that does not hear this is gone, and its jobs with it.
+            let _ = write_line(&self.stream, &Order::Kill { job });
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // The helper sees the end of its input, kills what runs, and ends.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if let Some(mut process) = self.process.take() {
+            let _ = process.wait();
+        }
+    }
+}
+
+const GONE: &str = "the helper process is gone; restart the gateway";
+
+/// Hands each outcome to whoever waits for it.
+fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>) {
+    for line in stream.lines() {
+        let Ok(line) = line else { break };
+        let Ok(Done { job, outcome }) = serde_json::from_str(&line) else {
+            tracing::error!(line, "the helper said something that is not an outcome");
+            break;
+        };
+        let callback = lock(jobs).running.remove(&job);
+        if let Some(done) = callback {
+            done(outcome);
+        }
+    }
+    let mut jobs = lock(jobs);
+    jobs.is_gone = true;
+    let left: Vec<Callback> = jobs.running.drain().map(|(_, done)| done).collect();
+    drop(jobs);
+    for done in left {
+        done(Err(GONE.into()));
+    }
+}
+
+/// The helper's own life: takes orders from `stream` until it ends.
+pub fn serve(stream: UnixStream) -> io::Result<()> {
+    let answers = Arc::new(Mutex::new(stream.try_clone()?));
+    let mut lines = BufReader::new(stream).lines();
+    let Some(first) = lines.next() else { return Ok(()) };
+    let commands: Commands = serde_json::from_str(&first?)?;
+    // One run of each command at a time: two copies onto one target would be worse than none.
+    let turns = [Arc::new(Mutex::new(())), Arc::new(Mutex::new(()))];
+    let mut running: HashMap<JobId, (Sender<Stop>, std::thread::JoinHandle<()>)> = HashMap::new();
+    for line in lines {
+        let Ok(line) = line else { break };
+        running.retain(|_, (_, thread)| !thread.is_finished());
+        match serde_json::from_str(&line)? {
+            Order::Run { job, hook, env } => {
+                let (stop, stopped) = channel();
+                let turn = Arc::clone(&turns[hook as usize]);
+                let command = commands.get(hook).cloned();
+                let (answers, exit) = (Arc::clone(&answers), stop.clone());
+                let thread = std::thread::Builder::new().spawn(move || {
+                    let _turn = lock(&turn);
+                    let outcome = run_job(command.as_ref(), env, exit, &stopped);
+                    // The gateway may be gone.
+                    let _ = write_line(&*lock(&answers), &Done { job, outcome });
+                })?;
+                running.insert(job, (stop, thread));
+            }
+            Order::Kill { job } => {
+                if let Some((stop, _)) = running.get(&job) {
+                    // A job that has just ended needs no stop.
+                    let _ = stop.send(Stop::Killed);
+                }
+            }
+        }
+    }
+    for (_, (stop, thread)) in running {
+        let _ = stop.send(Stop::Killed);
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// What ends the wait for a command.
+enum Stop {
+    Exited(io::Result<ExitStatus>),
+    Killed,
+}
+
+fn run_job(
+    command: Option<&HookCommand>,
+    env: Vec<(String, String)>,
+    exit: Sender<Stop>,
+    stopped: &Receiver<Stop>,
+) -> Outcome {
+    if let Ok(Stop::Killed) = stopped.try_recv() {
+        return Err("given up before it started".into());
+    }
+    let Some((command, program)) = command.and_then(|c| Some((c, c.argv.first()?))) else {
+        return Err("no such command is configured".into());
+    };
+    let mut child = Command::new(program)
+        .args(&command.argv[1..])
+        .envs(env.into_iter().filter(|(key, _)| ENV.contains(&key.as_str())))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("{program} cannot be started: {error}"))?;
+    let last_line = child.stderr.take().map(last_line_of);
+    let group = Pid::from_raw(child.id().cast_signed());
+    let waiter = std::thread::Builder::new()
+        .spawn(move || {
+            let status = child.wait();
+            // The job may have been stopped meanwhile.
+            let _ = exit.send(Stop::Exited(status));
+        })
+        .map_err(|error| format!("{program} cannot be waited for: {error}"))?;
+    let timeout = Duration::from_millis(command.timeout_ms);
+    let end = stopped.recv_timeout(timeout);
+    if !matches!(end, Ok(Stop::Exited(_))) {
+        // Children of the command belong to its group; one that is gone already is no error.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let _ = waiter.join();
+    let said = last_line.and_then(|line| line.recv_timeout(LAST_LINE_WAIT).ok().flatten());
+    let said = said.map(|line| format!(": {line}")).unwrap_or_default();
+    match end {
+        Ok(Stop::Exited(Ok(status))) if status.success() => Ok(()),
+        Ok(Stop::Exited(Ok(status))) => {
+            Err(format!("{program} ended with {}{said}", status_text(status)))
+        }
+        Ok(Stop::Exited(Err(error))) => Err(format!("{program} cannot be waited for: {error}")),
+        Ok(Stop::Killed) => Err(format!("{program} was given up and killed")),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            Err(format!("{program} had not ended after {timeout:?} and was killed{said}"))
+        }
+    }
+}
+
+fn status_text(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("exit status {code}"),
+        None => status.to_string(),
+    }
+}
+
+/// Drains `stderr`, so that the command never blocks on it, and keeps the last line that says
+/// something.
+fn last_line_of(stderr: std::process::ChildStderr) -> Receiver<Option<String>> {
+    let (tell, told) = channel();
+    let drain = move || {
+        let mut last = None;
+        let mut reader = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while let Ok(1..) = read_line_bounded(&mut reader, &mut line) {
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim();
+            if !text.is_empty() {
+                last = Some(text.chars().take(MESSAGE_CHARS_MAX).collect());
+            }
+        }
+        // Nobody waits for it after a while.
+        let _ = tell.send(last);
+    };
+    if let Err(error) = std::thread::Builder::new().spawn(drain) {
+        tracing::error!(%error, "a command's messages cannot be read");
+    }
+    told
+}
+
+/// Reads one line, or a part of a longer one; the number of bytes, 0 at the end.
+fn read_line_bounded(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    line.clear();
+    let limit = 4 * MESSAGE_CHARS_MAX as u64;
+    io::Read::take(reader, limit).read_until(b'\n', line)
+}
+
+fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// What the mutexes guard is changed in one step, so a panic elsewhere leaves it whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
