@@ -25,6 +25,8 @@ mod probes;
 mod ranges;
 mod resync;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::Engine;
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode};

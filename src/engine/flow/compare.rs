@@ -234,7 +234,7 @@ impl Flow {
             // The only leg left contradicts what the client was shown.
             return self.reset_client(cx);
         }
-        self.diverged_until = Some(cx.now + cx.config.sync_min_gap + cx.config.sync_deadline);
+        self.diverged_until = Some(cx.now + cx.config.sync_deadline);
         let was_shown = self.state == FlowState::Lagging && what.at < self.visible.released;
         self.set_state(cx, FlowState::Diverged, None);
         cx.reports.push(Report::Diverged);

@@ -1,0 +1,311 @@
+//! Scripts: one rule of the contract each, every segment by hand.
+
+mod kit;
+
+use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
+use super::{
+    Command, Duration, EngineConfig, Event, Finding, FlowState, Input, LagPolicy, LegId, Link,
+    MaskRule, Signal, SoloReason, SyncScope, SyncStep,
+};
+use crate::wire::TcpFlags;
+use LegId::{A, B};
+
+const TO_A: Link = Link::Server(A);
+const TO_B: Link = Link::Server(B);
+const P: u32 = ISS[0] + 1;
+const Q: u32 = ISS[1] + 1;
+const R: u32 = C + 1;
+
+fn state(kit: &Kit) -> FlowState {
+    kit.engine.flows(1)[0].state
+}
+
+#[test]
+fn a_syn_goes_to_both_and_the_synack_waits_for_both() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460).scale(7).sack_ok().stamps(10, 0));
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (1, 1));
+    let options = say(SYN_ACK, ISS[0], R).mss(1460).scale(9).sack_ok().stamps(500, 10);
+    kit.leg(A, options);
+    assert!(kit.on(Link::Client).is_empty());
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1400).scale(5).stamps(77, 10).window(100));
+    let shown = &kit.on(Link::Client)[0].seg;
+    let options = shown.options;
+    assert_eq!((options.mss, options.window_scale), (Some(1400), Some(5)));
+    assert!(!options.sack_permitted, "B has no SACK");
+    assert_eq!(shown.window, 100, "the lower window");
+    assert_eq!(options.timestamps.map(|(v, _)| v.0), Some(500));
+    // The third ack, in each leg's own numbers and timestamps.
+    kit.forget();
+    kit.client(say(ACK, R, P).stamps(12, 500));
+    let (a, b) = (kit.on(TO_A)[0].seg, kit.on(TO_B)[0].seg);
+    assert_eq!((a.ack, b.ack), (P, Q));
+    assert_eq!(a.options.timestamps.map(|(_, e)| e.0), Some(500));
+    assert_eq!(b.options.timestamps.map(|(_, e)| e.0), Some(77));
+    assert_eq!(state(&kit), FlowState::Paired);
+}
+
+#[test]
+fn only_what_both_said_is_shown_whatever_the_segmentation() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    assert_eq!(kit.on(TO_A)[0].data, b"GET");
+    assert_eq!(kit.on(TO_B)[0].seg.ack, Q);
+    kit.forget();
+    kit.leg(A, say(ACK, P, R + 3).data("hello wor"));
+    assert!(kit.on(Link::Client).is_empty(), "B has neither acked nor answered");
+    kit.leg(B, say(ACK, Q, R + 3).data("hel"));
+    let shown = kit.on(Link::Client);
+    assert_eq!((shown[0].data.as_slice(), shown[0].seg.seq), (&b"hel"[..], P));
+    assert_eq!(shown[0].seg.ack, R + 3);
+    kit.leg(B, say(ACK, Q + 3, R + 3).data("lo world"));
+    kit.leg(A, say(ACK, P + 9, R + 3).data("ld"));
+    let all: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(all, b"hello world");
+}
+
+#[test]
+fn the_ack_shown_is_the_lower_one_and_its_advance_is_told() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("12345"));
+    kit.leg(A, say(ACK, P, R + 5));
+    assert!(kit.on(Link::Client).is_empty());
+    kit.leg(B, say(ACK, Q, R + 2));
+    assert_eq!(kit.on(Link::Client).last().map(|h| h.seg.ack), Some(R + 2));
+    kit.leg(B, say(ACK, Q, R + 5));
+    assert_eq!(kit.on(Link::Client).last().map(|h| h.seg.ack), Some(R + 5));
+}
+
+#[test]
+fn request_bytes_that_one_leg_lost_are_resent_from_here() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("12345"));
+    kit.forget();
+    kit.leg(A, say(ACK, P, R + 5));
+    kit.wait_ms(8);
+    let resent = kit.on(TO_B);
+    assert_eq!(resent.len(), 1, "{resent:?}");
+    assert_eq!((resent[0].data.as_slice(), resent[0].seg.seq), (&b"12345"[..], R));
+    assert!(kit.on(TO_A).is_empty());
+}
+
+#[test]
+fn a_leg_that_catches_up_behind_the_clients_ack_is_told_at_once() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("answer"));
+    kit.wait_ms(200); // hold_hard: the flow is Lagging, A's bytes are shown
+    assert_eq!(state(&kit), FlowState::Lagging);
+    let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(shown, b"answer");
+    kit.client(say(ACK, R + 3, P + 6));
+    kit.forget();
+    let heard = kit.leg(B, say(ACK, Q, R + 3).data("answer"));
+    let acks: Vec<u32> = heard.iter().filter(|h| h.link == TO_B).map(|h| h.seg.ack).collect();
+    assert_eq!(acks, [Q + 6]);
+    assert_eq!(state(&kit), FlowState::Paired, "verified and caught up");
+}
+
+#[test]
+fn a_difference_is_held_then_resolved_for_the_primary_and_nothing_is_mixed() {
+    let mut with_sync = config();
+    with_sync.sync_scope = Some(SyncScope::Content);
+    let mut kit = Kit::new(with_sync);
+    let first = kit.syncs[0].id;
+    kit.input(Input::SyncStep(first, SyncStep::TargetReady));
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.forget();
+    kit.leg(A, say(ACK, P, R + 3).data("abcX"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abcY and more"));
+    let shown =
+        |kit: &Kit| -> Vec<u8> { kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect() };
+    assert_eq!(shown(&kit), b"abc");
+    assert_eq!(state(&kit), FlowState::Diverged);
+    kit.wait_ms(200);
+    assert_eq!(shown(&kit), b"abcX", "the deadline releases the primary's version");
+    assert_eq!(kit.syncs.len(), 2);
+    assert_eq!(state(&kit), FlowState::Solo);
+    assert!(kit.on(TO_B).iter().any(|h| h.seg.flags.has(RST)), "B's leg is detached");
+}
+
+#[test]
+fn a_fin_of_one_leg_is_held_and_both_make_one() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.leg(A, say(FIN, P, R));
+    assert!(kit.on(Link::Client).is_empty());
+    kit.leg(B, say(FIN, Q, R));
+    let shown = kit.on(Link::Client);
+    assert_eq!(shown.len(), 1);
+    assert_eq!((shown[0].seg.flags, shown[0].seg.seq), (FIN, P));
+}
+
+#[test]
+fn the_leg_that_ends_early_loses_and_the_flow_moves_at_once() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(B, say(ACK, Q, R + 3).data("0123456789"));
+    kit.leg(A, say(ACK, P, R + 3).data("0123"));
+    kit.leg(A, say(FIN, P + 4, R + 3));
+    let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(shown, b"0123456789");
+    assert!(kit.on(Link::Client).iter().all(|h| !h.seg.flags.has(TcpFlags::FIN)));
+    let flow = &kit.engine.flows(1)[0];
+    assert_eq!(
+        (flow.state, flow.primary, flow.solo),
+        (FlowState::Solo, B, Some(SoloReason::EarlyEnd))
+    );
+}
+
+#[test]
+fn carrier_loss_promotes_and_held_bytes_leave_at_once_in_the_same_numbers() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(
+        |s| s.stamps(10, 0),
+        |s| {
+            let value = if s.seq == ISS[0] { 1 << 30 } else { 3 };
+            s.stamps(value, 10)
+        },
+    );
+    kit.client(say(ACK, R, P).data("GET").stamps(13, 1 << 30));
+    kit.leg(A, say(ACK, P, R + 3).data("0123").stamps((1 << 30) + 2, 13));
+    kit.leg(B, say(ACK, Q, R + 3).data("0123456789").stamps(5, 13));
+    kit.forget();
+    kit.input(Input::Signal(TO_A, Signal::CarrierDown));
+    let shown = kit.on(Link::Client);
+    assert_eq!((shown[0].data.as_slice(), shown[0].seg.seq), (&b"456789"[..], P + 4));
+    let (value, _) = shown[0].seg.options.timestamps.expect("timestamps");
+    assert!(value.0 >= (1 << 30) + 2, "I8: the clock goes on, {value:?}");
+    assert!(kit.events.iter().any(|e| matches!(e, Event::Promoted { primary: B, moved: 1, .. })));
+    // The client's ack reaches B in B's numbers, with a timestamp that B sent.
+    kit.forget();
+    kit.client(say(ACK, R + 3, P + 10).stamps(14, value.0));
+    assert!(kit.on(TO_A).is_empty());
+    let to_b = kit.on(TO_B)[0].seg;
+    assert_eq!(to_b.ack, Q + 10);
+    assert_eq!(to_b.options.timestamps.map(|(_, e)| e.0), Some(5));
+    // A fenced server is not heard.
+    kit.forget();
+    kit.leg(A, say(ACK, P + 4, R + 3).data("bad"));
+    assert!(kit.on(Link::Client).is_empty());
+}
+
+#[test]
+fn the_window_shown_is_the_lower_one_and_opens_when_the_backup_opens() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("12345"));
+    kit.leg(A, say(ACK, P, R + 5).window(60_000));
+    kit.leg(B, say(ACK, Q, R + 5).window(0));
+    let edge = |kit: &Kit| {
+        let last = kit.on(Link::Client).last().expect("an ack").seg;
+        last.ack.wrapping_add(u32::from(last.window))
+    };
+    assert_eq!(edge(&kit), R + 60_000, "an edge that was shown is never taken back");
+    kit.leg(B, say(ACK, Q, R + 5).window(65_000));
+    kit.leg(A, say(ACK, P, R + 5).window(65_000));
+    assert_eq!(edge(&kit), R + 5 + 65_000);
+}
+
+#[test]
+fn duplicate_acks_of_both_legs_make_one_and_sack_is_the_intersection() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.sack_ok(), |s| s.sack_ok());
+    // 10 bytes lost before the gateway, 10 arrive.
+    kit.client(say(ACK, R + 10, P).data("bbbbbbbbbb"));
+    kit.client(say(ACK, R + 20, P).data("cccccccccc"));
+    kit.forget();
+    kit.leg(A, say(ACK, P, R).sack(&[(R + 10, R + 20)]));
+    assert!(kit.on(Link::Client).is_empty());
+    kit.leg(A, say(ACK, P, R).sack(&[(R + 10, R + 30)]));
+    kit.leg(B, say(ACK, Q, R).sack(&[(R + 10, R + 20)]));
+    let shown = kit.on(Link::Client);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0].seg.options.sack.as_slice(), [(R + 10, R + 20)]);
+    kit.leg(B, say(ACK, Q, R).sack(&[(R + 10, R + 30)]));
+    let shown = kit.on(Link::Client);
+    assert_eq!(shown.len(), 2);
+    assert_eq!(shown[1].seg.options.sack.as_slice(), [(R + 10, R + 30)]);
+}
+
+#[test]
+fn a_masked_date_is_atomic_and_the_primarys_is_shown() {
+    let mut masked = config();
+    masked.masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = Kit::new(masked);
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
+    let r = R + 18;
+    kit.leg(
+        A,
+        say(ACK, P, r).data("HTTP/1.1 200 OK\r\nDate: Sat, 01\r\nContent-Length: 2\r\n\r\nok"),
+    );
+    kit.leg(B, say(ACK, Q, r).data("HTTP/1.1 200 OK\r\nDate: Sa"));
+    let shown = |kit: &Kit| -> String {
+        let all = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+        String::from_utf8(all).expect("text")
+    };
+    assert_eq!(shown(&kit), "HTTP/1.1 200 OK\r\nDate: ");
+    kit.leg(B, say(ACK, Q + 25, r).data("t, 02\r\nContent-Length: 2\r\n\r\nok"));
+    assert!(shown(&kit).ends_with("Sat, 01\r\nContent-Length: 2\r\n\r\nok"));
+    assert!(kit.events.iter().any(|e| matches!(e, Event::MaskHit { len: 7, .. })));
+    assert_eq!(state(&kit), FlowState::Paired);
+}
+
+#[test]
+fn strict_holds_and_available_does_not() {
+    for policy in [LagPolicy::Strict, LagPolicy::Available] {
+        let mut kit = Kit::new(EngineConfig { on_lag: policy, ..config() });
+        kit.establish();
+        kit.client(say(ACK, R, P).data("GET"));
+        kit.leg(A, say(ACK, P, R + 3).data("answer"));
+        kit.leg(B, say(ACK, Q, R + 3));
+        kit.wait_ms(300);
+        let shown = kit.on(Link::Client).into_iter().map(|h| h.data.len()).sum::<usize>();
+        assert_eq!(shown, if policy == LagPolicy::Strict { 0 } else { 6 });
+    }
+}
+
+#[test]
+fn a_planned_switch_keeps_the_flow_paired_and_serves_from_the_other() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.command(Command::Failover { to: None, is_planned: true });
+    let done = kit.events.iter().find_map(|e| match e {
+        Event::CommandDone { result, .. } => Some(*result),
+        _ => None,
+    });
+    assert_eq!(done, Some(Ok(())));
+    let flow = &kit.engine.flows(1)[0];
+    assert_eq!((flow.state, flow.primary), (FlowState::Paired, B));
+    kit.leg(B, say(ACK, Q, R).data("xy"));
+    kit.leg(A, say(ACK, P, R).data("xy"));
+    let shown = kit.on(Link::Client);
+    assert_eq!((shown[0].seg.seq, shown[0].data.as_slice()), (P, &b"xy"[..]));
+}
+
+#[test]
+fn a_reset_of_the_client_reaches_both_legs_exactly() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(RST, R, 0));
+    assert_eq!(kit.on(TO_A).last().map(|h| (h.seg.flags, h.seg.seq)), Some((RST, R)));
+    assert_eq!(kit.on(TO_B).last().map(|h| (h.seg.flags, h.seg.seq)), Some((RST, R)));
+}
+
+#[test]
+fn an_operators_failover_needs_a_peer() {
+    let mut kit = Kit::new(config());
+    kit.input(Input::Signal(TO_B, Signal::CarrierDown));
+    kit.forget();
+    kit.command(Command::Failover { to: None, is_planned: false });
+    let refused = |e: &Event| matches!(e, Event::CommandDone { result: Err(_), .. });
+    assert!(kit.events.iter().any(refused));
+    let _ = (Finding::Operator, Duration::ZERO);
+}
