@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::checksum::{Sum, pseudo_header};
+pub use super::fragment::fragments;
 use super::frame::{CsumSpot, Frame, Gso, GsoKind, Offload};
 use super::packet::{L2, L3, Mac, TcpFlags, TcpOptions};
 use super::parse::{ethertype, option_kind, protocol};
@@ -298,10 +299,10 @@ fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
 /// As much of the packet in `original` as an error about it quotes: all that keeps the message
 /// within 576 bytes (RFC 1812 4.3.2.3) or the minimum MTU of IPv6 (RFC 4443 2.4).
 fn quote_of(l3: &L3, original: &Frame) -> Option<Vec<u8>> {
-    let layout = super::parse::layout(original.head())?;
+    let (_, l3_at) = super::parse::network(original.head())?;
     let quote_len_max = if l3.src.is_ipv4() { 576 - 20 - 8 } else { 1280 - 40 - 8 };
     let bytes = original.head().iter().chain(original.body().iter());
     let end = super::parse::ip_end(original).unwrap_or(original.len());
-    let len = (end - layout.l3_at).min(quote_len_max);
-    Some(bytes.skip(layout.l3_at).take(len).copied().collect())
+    let len = (end - l3_at).min(quote_len_max);
+    Some(bytes.skip(l3_at).take(len).copied().collect())
 }

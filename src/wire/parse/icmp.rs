@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::ethernet::Ethernet;
 use super::ip::{self, Ip};
-use super::{array, be16, be32, neighbour, offset16, protocol, tcp, verifies};
+use super::{array, be16, be32, is_partial, neighbour, offset16, protocol, tcp, verifies};
 use crate::wire::checksum::Sum;
-use crate::wire::frame::{CsumSpot, Frame};
+use crate::wire::frame::Frame;
 use crate::wire::packet::{Icmp, IcmpKind, Malformed, Packet, Quote};
 
 /// Where the checksum stands in the header.
@@ -19,7 +19,7 @@ const HEADER_LEN: usize = 8;
 pub(super) fn parse_v4(frame: &Frame, link: &Ethernet, ip: &Ip) -> Result<Icmp, Malformed> {
     let message = message(frame, ip)?;
     let sum = Sum::new().frame(frame, ip.at, ip.at + ip.len);
-    if !is_partial(frame, ip) && sum.fold() != 0xffff {
+    if !is_partial(frame, ip.at, CHECKSUM_FIELD) && sum.fold() != 0xffff {
         return Err(Malformed::Icmp);
     }
     let quote = || quote_v4(message, ip.at);
@@ -38,7 +38,7 @@ pub(super) fn parse_v4(frame: &Frame, link: &Ethernet, ip: &Ip) -> Result<Icmp, 
 
 pub(super) fn parse_v6(frame: &Frame, link: &Ethernet, ip: &Ip) -> Result<Packet, Malformed> {
     let message = message(frame, ip)?;
-    if !is_partial(frame, ip) && !verifies(frame, ip, protocol::ICMPV6, ip.len) {
+    if !is_partial(frame, ip.at, CHECKSUM_FIELD) && !verifies(frame, ip, protocol::ICMPV6, ip.len) {
         return Err(Malformed::Icmp);
     }
     if let Some(nd) = neighbour::parse_nd(message, link, ip)? {
@@ -64,11 +64,6 @@ fn message<'a>(frame: &'a Frame, ip: &Ip) -> Result<&'a [u8], Malformed> {
     let end = (ip.at + ip.len).min(frame.head().len());
     let message = frame.head().get(ip.at..end).ok_or(Malformed::Icmp)?;
     if message.len() < HEADER_LEN { Err(Malformed::Icmp) } else { Ok(message) }
-}
-
-fn is_partial(frame: &Frame, ip: &Ip) -> bool {
-    let here = CsumSpot { start: offset16(ip.at), offset: CHECKSUM_FIELD };
-    frame.offload().needs_csum == Some(here)
 }
 
 fn echo(message: &[u8]) -> Option<(u16, u16)> {

@@ -93,6 +93,12 @@ pub(super) fn ip_end(frame: &Frame) -> Option<usize> {
     ip.ok().map(|ip| ip.at + ip.len)
 }
 
+/// Ethertype behind the tags and where the header behind it begins, if that is IP.
+pub(super) fn network(bytes: &[u8]) -> Option<(u16, usize)> {
+    let link = ethernet::parse(bytes).ok()?;
+    matches!(link.ethertype, ethertype::IPV4 | ethertype::IPV6).then_some((link.ethertype, link.at))
+}
+
 /// Where things stand in a TCP or UDP packet, all from the start of the frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
@@ -142,14 +148,24 @@ fn transport_header_end(bytes: &[u8]) -> Option<usize> {
 /// the header at `l4_at`: it was verified, or it never left this machine's memory.
 fn is_vouched(frame: &Frame, l4_at: usize, field: u16) -> bool {
     let offload = frame.offload();
-    let here = CsumSpot { start: offset16(l4_at), offset: field };
-    offload.data_valid || offload.gso.is_some() || offload.needs_csum == Some(here)
+    offload.data_valid || offload.gso.is_some() || is_partial(frame, l4_at, field)
+}
+
+/// Whether that checksum is the one that is still to be completed.
+fn is_partial(frame: &Frame, l4_at: usize, field: u16) -> bool {
+    frame.offload().needs_csum == Some(CsumSpot { start: offset16(l4_at), offset: field })
 }
 
 /// Whether the `len` bytes of the transport at `ip.at` and the pseudo header sum up.
 fn verifies(frame: &Frame, ip: &ip::Ip, protocol: u8, len: usize) -> bool {
     let pseudo = checksum::pseudo_header(ip.l3.src, ip.l3.dst, protocol, len);
-    pseudo.frame(frame, ip.at, ip.at + len).fold() == 0xffff
+    if frame.offload().needs_csum.is_none() {
+        return pseudo.frame(frame, ip.at, ip.at + len).fold() == 0xffff;
+    }
+    // A tunnel's inner checksum is unfinished; the outer one is right once that is finished.
+    let mut finished = frame.clone();
+    checksum::complete(&mut finished);
+    pseudo.frame(&finished, ip.at, ip.at + len).fold() == 0xffff
 }
 
 /// The `N` bytes at `at`.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::ethernet::Ethernet;
 use super::ip::Ip;
-use super::{array, is_vouched, protocol, verifies};
+use super::{array, is_partial, is_vouched, protocol, verifies};
 use crate::wire::frame::Frame;
 use crate::wire::packet::{Datagram, Malformed};
 
@@ -20,7 +20,7 @@ pub(super) fn parse(frame: &Frame, link: &Ethernet, ip: &Ip) -> Result<Datagram,
     if len < 8 || len > ip.len || ip.at + 8 != frame.head().len() {
         return Err(Malformed::UdpHeader);
     }
-    let is_absent = fixed[6..8] == [0, 0] && frame.offload().needs_csum.is_none();
+    let is_absent = fixed[6..8] == [0, 0] && !is_partial(frame, ip.at, CHECKSUM_FIELD);
     let is_right = match ip.l3.src {
         IpAddr::V4(_) if is_absent => true,
         IpAddr::V6(_) if is_absent => false,

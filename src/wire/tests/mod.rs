@@ -1,5 +1,7 @@
 //! Tests of the wire layer as a whole: what goes in, what comes out.
 
+mod bad_input;
+mod oracle;
 mod round_trip;
 
 use std::net::IpAddr;
