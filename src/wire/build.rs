@@ -129,8 +129,9 @@ pub fn solicited_node_mac(target: Ipv6Addr) -> Mac {
     Mac([0x33, 0x33, 0xff, a, b, c])
 }
 
-/// Tells the sender of `original`, an IP frame, that it was bigger than `mtu`. `l3` is the message's
-/// own: from the gateway, or whom it speaks for, to that sender. Nothing if `original` is not IP.
+/// Tells the sender of `original`, an IP frame, that it was bigger than `mtu`. `l3` is the
+/// message's own: from the gateway, or whom it speaks for, to that sender. Nothing if
+/// `original` is not IP.
 pub fn icmp_too_big(l2: &L2, l3: &L3, mtu: u16, original: &Frame) -> Option<Frame> {
     let quote = quote_of(l3, original)?;
     let mut message = BytesMut::with_capacity(8 + quote.len());

@@ -127,7 +127,7 @@ refusals! {
     ].concat() => VlanDepth, "Two tags are all that a network has a use for.";
     multicast_mac: edited(|b| b[6] |= 1) => MulticastSource, "No group sends.";
     ihl_4: edited(|b| b[IP] = 0x44) => IpHeader, "An IPv4 header has at least 5 words.";
-    ihl_beyond: edited(|b| { b.truncate(TCP + 20); b[IP] = 0x4f; b.truncate(IP + 40); b.resize(IP + 60, 0); })[..IP + 50].to_vec()
+    ihl_beyond: { let mut b = good(); b[IP] = 0x4f; b[..IP + 50].to_vec() }
         => IpHeader, "The header ends beyond the frame.";
     version_6_in_ipv4: edited(|b| b[IP] = 0x65) => IpHeader, "Ethertype and version agree.";
     ip_header_cut_off: good()[..IP + 19].to_vec() => IpHeader, "A header cut off is none.";
@@ -137,17 +137,20 @@ refusals! {
     total_0: edited(|b| b[IP + 2..IP + 4].fill(0)) => IpLength, "0 is for super-frames only.";
     ip_checksum: { let mut b = good(); b[IP + 8] ^= 1; b }
         => IpChecksum, "A flipped bit in the IP header is seen.";
-    land: edited(|b| b.copy_within(IP + 12..IP + 16, IP + 16)) => IpSource, "Nobody writes to himself over a wire.";
+    land: edited(|b| b.copy_within(IP + 12..IP + 16, IP + 16))
+        => IpSource, "Nobody writes to himself over a wire.";
     source_multicast: edited(|b| b[IP + 12] = 224) => IpSource, "No group sends.";
-    source_broadcast: edited(|b| b[IP + 12..IP + 16].fill(255)) => IpSource, "Everybody does not send.";
+    source_broadcast: edited(|b| b[IP + 12..IP + 16].fill(255))
+        => IpSource, "Everybody does not send.";
     source_loopback: edited(|b| b[IP + 12] = 127) => IpSource, "127.0.0.0/8 never leaves a host.";
-    source_unspecified: edited(|b| b[IP + 12..IP + 16].fill(0)) => IpSource, "Only DHCP has no address yet.";
+    source_unspecified: edited(|b| b[IP + 12..IP + 16].fill(0))
+        => IpSource, "Only DHCP has no address yet.";
     source_this_network: edited(|b| b[IP + 12] = 0) => IpSource, "0.0.0.0/8 is no host's.";
     source_unspecified_udp: udp(&l3_between("0.0.0.0", "198.51.100.2"), |_| {})
         => IpSource, "Only DHCP has no address yet.";
-    source_v6_multicast: build::datagram(&l2(), &l3_between("ff02::1", "2001:db8::1"), 6, &[0; 20]).to_vec()
+    source_v6_multicast: from_v6("ff02::1")
         => IpSource, "No group sends.";
-    source_v6_unspecified: build::datagram(&l2(), &l3_between("::", "2001:db8::1"), 6, &[0; 20]).to_vec()
+    source_v6_unspecified: from_v6("::")
         => IpSource, "Only neighbour discovery has no address yet.";
     echo_from_nobody: build::datagram(&l2(), &l3_between("::", "2001:db8::1"), 58, &{
         let mut echo = [128, 0, 0, 0, 0, 1, 0, 1];
@@ -156,10 +159,14 @@ refusals! {
         echo[2..4].copy_from_slice(&check.to_be_bytes());
         echo
     }).to_vec() => IpSource, "An echo request wants an answer.";
-    loose_source_route: with_ip_options(&[131, 7, 4, 1, 2, 3, 4, 0]) => SourceRoute, "LSRR is refused.";
-    strict_source_route: with_ip_options(&[1, 137, 7, 4, 1, 2, 3, 4]) => SourceRoute, "SSRR is refused, also behind a NOP.";
-    ip_option_len_0: with_ip_options(&[7, 0, 0, 0]) => IpHeader, "An option of no length never ends.";
-    ip_option_len_1: with_ip_options(&[7, 1, 0, 0]) => IpHeader, "An option counts its own two bytes.";
+    loose_source_route: with_ip_options(&[131, 7, 4, 1, 2, 3, 4, 0])
+        => SourceRoute, "LSRR is refused.";
+    strict_source_route: with_ip_options(&[1, 137, 7, 4, 1, 2, 3, 4])
+        => SourceRoute, "SSRR is refused, also behind a NOP.";
+    ip_option_len_0: with_ip_options(&[7, 0, 0, 0])
+        => IpHeader, "An option of no length never ends.";
+    ip_option_len_1: with_ip_options(&[7, 1, 0, 0])
+        => IpHeader, "An option counts its own two bytes.";
     ip_option_overrun: with_ip_options(&[1, 1, 7, 3]) => IpHeader, "An option ends in the header.";
     routing_header_0: v6(43, &[6, 2, 0, 0, 0, 0, 0, 0]) => SourceRoute, "RH0 is dead (RFC 5095).";
     forty_extension_headers: v6(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(40))
@@ -169,19 +176,24 @@ refusals! {
     late_hop_by_hop: v6(60, &[[0, 0, 1, 4, 0, 0, 0, 0], [6, 0, 1, 4, 0, 0, 0, 0]].concat())
         => ExtensionHeaders, "Hop-by-hop options stand first (RFC 8200 4.1).";
     extension_cut_off: v6(60, &[6, 1, 1, 4, 0, 0, 0, 0]) => IpHeader, "A header cut off is none.";
-    v6_length_beyond_frame: { let mut b = v6(59, &[]); b[IP + 5] = 1; b } => IpLength, "A packet ends in its frame.";
+    v6_length_beyond_frame: { let mut b = v6(59, &[]); b[IP + 5] = 1; b }
+        => IpLength, "A packet ends in its frame.";
     v6_chain_beyond_packet: { let mut b = v6(60, &[6, 0, 1, 4, 0, 0, 0, 0]); b[IP + 5] = 4; b }
         => IpLength, "Extension headers lie in the packet, not in the padding.";
     fragment_empty: v4_fragment(0x2000, 17, 0) => Fragment, "A piece of nothing.";
-    fragment_misaligned: v4_fragment(0x2000, 17, 25) => Fragment, "All pieces but the last are multiples of 8.";
-    fragment_beyond: v4_fragment(0x1fff, 17, 64) => Fragment, "Ping of death: no datagram has more than 65,535 bytes.";
-    fragment_tiny: v4_fragment(0x2000, 6, 8) => Fragment, "The first piece holds the TCP header (RFC 1858).";
-    fragment_at_8: v4_fragment(0x2001, 6, 24) => Fragment, "No other piece begins in the TCP header (RFC 1858).";
+    fragment_misaligned: v4_fragment(0x2000, 17, 25)
+        => Fragment, "All pieces but the last are multiples of 8.";
+    fragment_beyond: v4_fragment(0x1fff, 17, 64)
+        => Fragment, "Ping of death: no datagram has more than 65,535 bytes.";
+    fragment_tiny: v4_fragment(0x2000, 6, 8)
+        => Fragment, "The first piece holds the TCP header (RFC 1858).";
+    fragment_at_8: v4_fragment(0x2001, 6, 24)
+        => Fragment, "No other piece begins in the TCP header (RFC 1858).";
     tcp_header_cut_off: v4(6, &[0; 19]) => TcpHeader, "A TCP header has 20 bytes.";
     data_offset_4: edited(|b| b[TCP + 12] = 0x40) => TcpHeader, "At least 5 words.";
-    data_offset_beyond: edited(|b| { b.truncate(TCP + 24); b[TCP + 12] = 0xf0; b[IP + 2..IP + 4].copy_from_slice(&[0, 44]); })
+    data_offset_beyond: of_24_bytes(0xf0)
         => TcpHeader, "The header ends in the segment.";
-    data_offset_in_padding: { let mut b = edited(|b| { b.truncate(TCP + 24); b[TCP + 12] = 0x70; b[IP + 2..IP + 4].copy_from_slice(&[0, 44]); }); b.extend([0; 20]); b }
+    data_offset_in_padding: [&of_24_bytes(0x70)[..], &[0; 20]].concat()
         => TcpHeader, "The header ends in the segment, not in the padding behind it.";
     tcp_checksum: { let mut b = good(); *b.last_mut().unwrap() ^= 0x80; b }
         => TcpChecksum, "A flipped bit in the payload is seen.";
@@ -192,24 +204,44 @@ refusals! {
     flags_syn_rst: edited(|b| b[TCP + 13] = 0x06) => TcpFlags, "Beginning and abortion at once.";
     option_len_0: with_options(&[8, 0]) => TcpOption, "An option of no length never ends.";
     option_len_1: with_options(&[254, 1]) => TcpOption, "An option counts its own two bytes.";
-    option_overrun: with_options(&[1, 1, 8, 10, 0, 0, 0, 1]) => TcpOption, "An option ends in the header.";
-    option_kind_without_len: edited(|b| b[TCP + 20..TCP + 32].copy_from_slice(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 8]))
+    option_overrun: with_options(&[1, 1, 8, 10, 0, 0, 0, 1])
+        => TcpOption, "An option ends in the header.";
+    option_kind_without_len: with_options(&[1, 1, 1, 8])
         => TcpOption, "A kind without a length.";
-    sack_5_blocks: with_options(&[&[5, 42][..], &[0; 32]].concat()) => TcpOption, "Five blocks do not fit.";
+    sack_5_blocks: with_options(&[&[5, 42][..], &[0; 32]].concat())
+        => TcpOption, "Five blocks do not fit.";
     udp_header_cut_off: v4(17, &[0; 7]) => UdpHeader, "A UDP header has 8 bytes.";
-    udp_length_7: udp(&l3(), |b| b[5] = 7) => UdpHeader, "A datagram is no shorter than its header.";
+    udp_length_7: udp(&l3(), |b| b[5] = 7)
+        => UdpHeader, "A datagram is no shorter than its header.";
     udp_length_beyond: udp(&l3(), |b| b[5] = 13) => UdpHeader, "A datagram ends in its packet.";
     udp_checksum: udp(&l3(), |b| b[11] ^= 1) => UdpChecksum, "A flipped bit is seen.";
-    udp_checksum_0_v6: udp(&l3_v6(), |b| b[6..8].fill(0)) => UdpChecksum, "IPv6 has no checksum of its own.";
+    udp_checksum_0_v6: udp(&l3_v6(), |b| b[6..8].fill(0))
+        => UdpChecksum, "IPv6 has no checksum of its own.";
     icmp_cut_off: v4(1, &[8, 0, 0xf7, 0xff]) => Icmp, "An ICMP header has 8 bytes.";
     icmp_checksum: v4(1, &[8, 0, 0xf7, 0xff, 0, 0, 0, 1]) => Icmp, "A wrong sum is seen.";
     icmp_v6_checksum: v6(58, &[128, 0, 0, 0, 0, 0, 0, 1]) => Icmp, "A wrong sum is seen.";
-    arp_cut_off: build::arp_request(&l2(), [192, 0, 2, 1].into(), [192, 0, 2, 2].into()).to_vec()[..41].to_vec()
+    arp_cut_off: arp()[..41].to_vec()
         => Arp, "ARP has 28 bytes.";
-    arp_of_another_shape: { let mut b = arp(); b[IP + 4] = 8; b } => Arp, "Only IPv4 over Ethernet.";
+    arp_of_another_shape: { let mut b = arp(); b[IP + 4] = 8; b }
+        => Arp, "Only IPv4 over Ethernet.";
     arp_operation: { let mut b = arp(); b[IP + 7] = 3; b } => Arp, "Request or reply.";
     arp_sender_group: { let mut b = arp(); b[IP + 8] |= 1; b } => Arp, "No group has an address.";
-    arp_sender_broadcast: { let mut b = arp(); b[IP + 14..IP + 18].fill(255); b } => IpSource, "Nobody has that address.";
+    arp_sender_broadcast: { let mut b = arp(); b[IP + 14..IP + 18].fill(255); b }
+        => IpSource, "Nobody has that address.";
+}
+
+/// An IPv6 frame from `src`.
+fn from_v6(src: &str) -> Vec<u8> {
+    build::datagram(&l2(), &l3_between(src, "2001:db8::1"), 6, &[0; 20]).to_vec()
+}
+
+/// A TCP frame whose segment has 24 bytes and this byte for its data offset.
+fn of_24_bytes(data_offset: u8) -> Vec<u8> {
+    edited(|b| {
+        b.truncate(TCP + 24);
+        b[IP + 2..IP + 4].copy_from_slice(&[0, 44]);
+        b[TCP + 12] = data_offset;
+    })
 }
 
 fn arp() -> Vec<u8> {

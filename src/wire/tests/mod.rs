@@ -1,6 +1,7 @@
 //! Tests of the wire layer as a whole: what goes in, what comes out.
 
 mod bad_input;
+mod messages;
 mod oracle;
 mod round_trip;
 

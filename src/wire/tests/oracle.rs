@@ -113,7 +113,8 @@ proptest! {
                 prop_assert_eq!(IpAddr::V4(header.source.into()), l3.src);
                 prop_assert_eq!((header.time_to_live, header.identification), (l3.ttl, l3.id));
                 prop_assert_eq!(header.dont_fragment, l3.dont_fragment);
-                prop_assert_eq!(usize::from(header.total_len), 20 + usize::from(tcp.header_len()) + len);
+                let total = 20 + usize::from(tcp.header_len()) + len;
+                prop_assert_eq!(usize::from(header.total_len), total);
                 tcp.calc_checksum_ipv4(header.source, header.destination).unwrap()
             }
             NetSlice::Ipv6(ip) => {
@@ -126,8 +127,10 @@ proptest! {
             NetSlice::Arp(_) => panic!("not ARP"),
         };
         prop_assert_eq!(tcp.checksum(), check);
-        prop_assert_eq!((tcp.source_port(), tcp.destination_port()), (fields.src_port, fields.dst_port));
-        prop_assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (fields.seq, fields.ack));
+        prop_assert_eq!(tcp.source_port(), fields.src_port);
+        prop_assert_eq!(tcp.destination_port(), fields.dst_port);
+        prop_assert_eq!(tcp.sequence_number(), fields.seq);
+        prop_assert_eq!(tcp.acknowledgment_number(), fields.ack);
         prop_assert_eq!((tcp.window_size(), tcp.urgent_pointer()), (fields.window, fields.urgent));
         prop_assert_eq!(tcp.payload(), &body[..]);
         let flags = fields.flags;
@@ -140,7 +143,9 @@ proptest! {
                 Element::MaximumSegmentSize(mss) => seen.mss = Some(mss),
                 Element::WindowScale(shift) => seen.window_scale = Some(shift),
                 Element::SelectiveAcknowledgementPermitted => seen.sack_permitted = true,
-                Element::Timestamp(value, echo) => seen.timestamps = Some((Tsval(value), Tsval(echo))),
+                Element::Timestamp(value, echo) => {
+                    seen.timestamps = Some((Tsval(value), Tsval(echo)));
+                }
                 Element::SelectiveAcknowledgement(first, more) => {
                     for (left, right) in std::iter::once(first).chain(more.into_iter().flatten()) {
                         seen.sack.push(left, right);
@@ -155,12 +160,14 @@ proptest! {
     /// What is built parses back the same, partial, completed, and under the kernel's own header.
     #[test]
     fn what_is_built_parses_back(
-        l2 in any_l2(), l3 in any_l3(), fields in any_fields(), len in 0usize..6000, mss in 1u16..2000,
+        l2 in any_l2(), l3 in any_l3(), fields in any_fields(),
+        len in 0usize..6000, mss in 1u16..2000,
     ) {
         let frame = build::tcp(&l2, &l3, &fields, payload(len), mss);
         let Ok(Packet::Tcp(segment)) = parse(&frame) else { panic!("{:?}", parse(&frame)) };
         prop_assert_eq!((segment.l2, segment.l3), (l2, l3));
-        prop_assert_eq!((segment.seq, segment.ack, segment.flags), (fields.seq, fields.ack, fields.flags));
+        prop_assert_eq!((segment.seq, segment.ack), (fields.seq, fields.ack));
+        prop_assert_eq!(segment.flags, fields.flags);
         prop_assert_eq!((segment.window, segment.urgent), (fields.window, fields.urgent));
         prop_assert_eq!(segment.options, fields.options);
         prop_assert_eq!(segment.payload_len, len);
@@ -207,7 +214,9 @@ proptest! {
 
     /// What etherparse builds is read right.
     #[test]
-    fn what_etherparse_builds_is_read(l3 in any_l3(), ports in any::<(u16, u16)>(), body in vec(any::<u8>(), 0..300)) {
+    fn what_etherparse_builds_is_read(
+        l3 in any_l3(), ports in any::<(u16, u16)>(), body in vec(any::<u8>(), 0..300),
+    ) {
         let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
         let ip = match (l3.src, l3.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), l3.ttl),
@@ -226,18 +235,17 @@ proptest! {
     /// One flipped bit anywhere behind Ethernet never parses to the same segment (I13).
     #[test]
     fn a_flipped_bit_is_never_taken_for_the_original(
-        l3 in any_l3(), fields in any_fields(), len in 0usize..200, at in any::<usize>(), bit in 0u8..8,
+        l3 in any_l3(), fields in any_fields(), len in 0usize..200,
+        at in any::<usize>(), bit in 0u8..8,
     ) {
         let mut frame = build::tcp(&super::l2(), &l3, &fields, payload(len), u16::MAX);
         checksum::complete(&mut frame);
-        let original = parse(&frame);
         let mut bytes = frame.to_vec();
         let at = 14 + at % (bytes.len() - 14);
         bytes[at] ^= 1 << bit;
         match parse(&from_wire(&bytes)) {
             // Fields of IPv6 that no checksum covers.
-            Ok(Packet::Tcp(now)) => prop_assert!(l3.src.is_ipv6() && at < 22 && Ok(Packet::Tcp(now)) != original
-                || l3.src.is_ipv6() && now.l3 != l3),
+            Ok(Packet::Tcp(now)) => prop_assert!(l3.src.is_ipv6() && now.l3 != l3),
             Ok(Packet::Other(_) | Packet::Fragment(_)) => prop_assert!(l3.src.is_ipv6()),
             Ok(other) => panic!("{other:?}"),
             Err(_) => {}
@@ -250,20 +258,26 @@ proptest! {
         mut words in vec(prop_oneof![Just(0u16), Just(0xffff), any::<u16>()], 1..12),
         at in any::<usize>(), new in prop_oneof![Just(0u16), Just(0xffff), any::<u16>()],
     ) {
-        let full = |words: &[u16]| words.iter().fold(checksum::Sum::new(), |sum, word| sum.word(*word)).check();
+        let full = |words: &[u16]| {
+            words.iter().fold(checksum::Sum::new(), |sum, word| sum.word(*word)).check()
+        };
         // As the protocol number in each pseudo header: never all zero.
         words.push(6);
         let at = at % (words.len() - 1);
         let (before, old) = (full(&words), words[at]);
         words[at] = new;
         prop_assert_eq!(checksum::update16(before, old, new), full(&words));
-        prop_assert_eq!(checksum::update_bytes(before, &old.to_be_bytes(), &new.to_be_bytes()), full(&words));
+        let (old, new) = (old.to_be_bytes(), new.to_be_bytes());
+        prop_assert_eq!(checksum::update_bytes(before, &old, &new), full(&words));
     }
 
     /// The sum does not depend on how the bytes are cut, and is RFC 1071's.
     #[test]
-    fn a_sum_does_not_depend_on_the_cuts(bytes in vec(any::<u8>(), 0..200), a in any::<usize>(), b in any::<usize>()) {
-        let plain: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
+    fn a_sum_does_not_depend_on_the_cuts(
+        bytes in vec(any::<u8>(), 0..200), a in any::<usize>(), b in any::<usize>(),
+    ) {
+        let word = |two: &[u8]| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0));
+        let plain: u32 = bytes.chunks(2).map(word).sum();
         let plain = (plain & 0xffff) + (plain >> 16);
         let plain = ((plain & 0xffff) + (plain >> 16)) as u16;
         let (a, b) = (a % (bytes.len() + 1), b % (bytes.len() + 1));
@@ -271,6 +285,10 @@ proptest! {
         let cut = checksum::Sum::new().bytes(&bytes[..a]).bytes(&bytes[a..b]).bytes(&bytes[b..]);
         prop_assert_eq!(cut.fold(), plain);
     }
+}
+
+fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig { cases: count, max_shrink_iters: 200, ..ProptestConfig::default() }
 }
 
 /// Everything that may be done with a frame before it is known to be right.
@@ -310,12 +328,13 @@ fn any_offload() -> impl Strategy<Value = Offload> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100_000, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(100_000))]
 
     /// Random bytes behind a believable beginning.
     #[test]
     fn random_bytes_never_panic(
-        mut bytes in vec(any::<u8>(), 0..120), start in 0usize..8, offload in any_offload(), split in any::<usize>(),
+        mut bytes in vec(any::<u8>(), 0..120), start in 0usize..8,
+        offload in any_offload(), split in any::<usize>(),
     ) {
         let beginning: &[(usize, &[u8])] = match start {
             0 => &[],
@@ -340,12 +359,13 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(20_000))]
 
     /// Good frames with a few bytes overwritten, and cut off anywhere.
     #[test]
     fn damaged_frames_never_panic(
-        l2 in any_l2(), l3 in any_l3(), fields in any_fields(), len in 0usize..200, offload in any_offload(),
+        l2 in any_l2(), l3 in any_l3(), fields in any_fields(), len in 0usize..200,
+        offload in any_offload(),
         edits in vec((0usize..120, any::<u8>()), 0..4), keep in 0usize..400,
     ) {
         let mut frame = build::tcp(&l2, &l3, &fields, payload(len), 100);
