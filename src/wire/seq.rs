@@ -166,6 +166,26 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Any position within 2^31 of another is found again from its number alone.
+        #[test]
+        fn any_near_position_is_found_again(
+            isn: u32, near in 1u64 << 31..1 << 60, step in -(1i64 << 31)..1 << 31,
+        ) {
+            let isn = Seq::<ClientSpace>::new(isn);
+            let there = Offset(near.wrapping_add_signed(step));
+            proptest::prop_assert_eq!(isn.offset(isn.at(there), Offset(near)), there);
+        }
+
+        /// A delta there and its inverse back leave a timestamp as it was.
+        #[test]
+        fn a_delta_has_an_inverse(from: u32, to: u32) {
+            let delta = TsDelta::between(Tsval(from), Tsval(to));
+            proptest::prop_assert_eq!(Tsval(from).shift(delta), Tsval(to));
+            proptest::prop_assert_eq!(Tsval(to).shift(delta.inverse()), Tsval(from));
+        }
+    }
+
     #[test]
     fn a_timestamp_is_ordered_across_the_wrap() {
         assert!(Tsval(3).is_after(Tsval(u32::MAX - 3)));

@@ -33,7 +33,7 @@ fn fix_ip(bytes: &mut [u8]) {
 /// Puts the checksum, at `field` of the transport from `at` on, right.
 fn fix_transport(bytes: &mut [u8], at: usize, protocol: u8, field: usize) {
     bytes[at + field..at + field + 2].fill(0);
-    let (src, dst) = crate::wire::parse::addresses(bytes, IP).unwrap();
+    let (src, dst) = crate::wire::parse::addresses(bytes, IP).expect("an IP header");
     let pseudo = checksum::pseudo_header(src, dst, protocol, bytes.len() - at);
     let check = pseudo.bytes(&bytes[at..]).check();
     bytes[at + field..at + field + 2].copy_from_slice(&check.to_be_bytes());
@@ -117,7 +117,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    runt: good()[..13].to_vec() => Runt, "An Ethernet header has 14 bytes.";
+    runt: good()[..13] => Runt, "An Ethernet header has 14 bytes.";
     empty: Vec::new() => Runt, "No bytes are no frame.";
     tag_cut_off: [&good()[..12], &[0x81, 0, 0]].concat() => Runt, "A tag needs 4 bytes.";
     vlan_in_vlan_in_vlan: [
@@ -130,7 +130,7 @@ refusals! {
     ihl_beyond: { let mut b = good(); b[IP] = 0x4f; b[..IP + 50].to_vec() }
         => IpHeader, "The header ends beyond the frame.";
     version_6_in_ipv4: edited(|b| b[IP] = 0x65) => IpHeader, "Ethertype and version agree.";
-    ip_header_cut_off: good()[..IP + 19].to_vec() => IpHeader, "A header cut off is none.";
+    ip_header_cut_off: good()[..IP + 19] => IpHeader, "A header cut off is none.";
     total_below_header: edited(|b| b[IP + 2..IP + 4].copy_from_slice(&[0, 19]))
         => IpLength, "A packet is no shorter than its header.";
     total_beyond_frame: edited(|b| b[IP + 2] = 0x40) => IpLength, "A packet ends in its frame.";
@@ -195,7 +195,7 @@ refusals! {
         => TcpHeader, "The header ends in the segment.";
     data_offset_in_padding: [&of_24_bytes(0x70)[..], &[0; 20]].concat()
         => TcpHeader, "The header ends in the segment, not in the padding behind it.";
-    tcp_checksum: { let mut b = good(); *b.last_mut().unwrap() ^= 0x80; b }
+    tcp_checksum: { let mut b = good(); *b.last_mut().expect("a byte") ^= 0x80; b }
         => TcpChecksum, "A flipped bit in the payload is seen.";
     flags_null: edited(|b| b[TCP + 13] = 0) => TcpFlags, "No TCP sends no flags.";
     flags_ecn_only: edited(|b| b[TCP + 13] = 0xc0) => TcpFlags, "ECN alone says nothing.";
@@ -220,7 +220,7 @@ refusals! {
     icmp_cut_off: v4(1, &[8, 0, 0xf7, 0xff]) => Icmp, "An ICMP header has 8 bytes.";
     icmp_checksum: v4(1, &[8, 0, 0xf7, 0xff, 0, 0, 0, 1]) => Icmp, "A wrong sum is seen.";
     icmp_v6_checksum: v6(58, &[128, 0, 0, 0, 0, 0, 0, 1]) => Icmp, "A wrong sum is seen.";
-    arp_cut_off: arp()[..41].to_vec()
+    arp_cut_off: arp()[..41]
         => Arp, "ARP has 28 bytes.";
     arp_of_another_shape: { let mut b = arp(); b[IP + 4] = 8; b }
         => Arp, "Only IPv4 over Ethernet.";

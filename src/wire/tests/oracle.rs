@@ -79,7 +79,7 @@ fn any_fields() -> impl Strategy<Value = TcpFields> {
     let numbers = (any::<u16>(), any::<u16>(), any::<u32>(), any::<u32>());
     let rest = (any::<u16>(), any::<u16>());
     flags.prop_flat_map(move |flags| {
-        (any_options(flags & 2 != 0), numbers.clone(), rest.clone()).prop_map(
+        (any_options(flags & 2 != 0), numbers, rest).prop_map(
             move |(options, (src_port, dst_port, seq, ack), (window, urgent))| TcpFields {
                 src_port,
                 dst_port,
@@ -104,25 +104,25 @@ proptest! {
         let mut frame = build::tcp(&l2, &l3, &fields, body.clone(), u16::MAX);
         checksum::complete(&mut frame);
         let bytes = frame.to_vec();
-        let sliced = SlicedPacket::from_ethernet(&bytes).unwrap();
+        let sliced = SlicedPacket::from_ethernet(&bytes).expect("well-formed");
         let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("{sliced:?}") };
-        let check = match sliced.net.as_ref().unwrap() {
+        let check = match sliced.net.as_ref().expect("well-formed") {
             NetSlice::Ipv4(ip) => {
                 let header = ip.header().to_header();
                 prop_assert_eq!(header.calc_header_checksum(), header.header_checksum);
                 prop_assert_eq!(IpAddr::V4(header.source.into()), l3.src);
                 prop_assert_eq!((header.time_to_live, header.identification), (l3.ttl, l3.id));
                 prop_assert_eq!(header.dont_fragment, l3.dont_fragment);
-                let total = 20 + usize::from(tcp.header_len()) + len;
+                let total = 20 + tcp.header_len() + len;
                 prop_assert_eq!(usize::from(header.total_len), total);
-                tcp.calc_checksum_ipv4(header.source, header.destination).unwrap()
+                tcp.calc_checksum_ipv4(header.source, header.destination).expect("well-formed")
             }
             NetSlice::Ipv6(ip) => {
                 let header = ip.header().to_header();
                 prop_assert_eq!(IpAddr::V6(header.destination.into()), l3.dst);
                 prop_assert_eq!((header.hop_limit, header.traffic_class), (l3.ttl, l3.tos));
                 prop_assert_eq!(header.flow_label.value(), l3.flow_label);
-                tcp.calc_checksum_ipv6(header.source, header.destination).unwrap()
+                tcp.calc_checksum_ipv6(header.source, header.destination).expect("well-formed")
             }
             NetSlice::Arp(_) => panic!("not ARP"),
         };
@@ -139,7 +139,7 @@ proptest! {
         let mut seen = TcpOptions::default();
         for option in tcp.options_iterator() {
             use etherparse::TcpOptionElement as Element;
-            match option.unwrap() {
+            match option.expect("well-formed") {
                 Element::MaximumSegmentSize(mss) => seen.mss = Some(mss),
                 Element::WindowScale(shift) => seen.window_scale = Some(shift),
                 Element::SelectiveAcknowledgementPermitted => seen.sack_permitted = true,
@@ -174,7 +174,7 @@ proptest! {
         prop_assert_eq!(segment.gso_size, (len > usize::from(mss)).then_some(mss));
         let all = frame.to_vec();
         prop_assert_eq!(header_len(&all), frame.head().len());
-        let offload = vnet_hdr::read(&vnet_hdr::write(&frame), all.len()).unwrap();
+        let offload = vnet_hdr::read(&vnet_hdr::write(&frame), all.len()).expect("well-formed");
         prop_assert_eq!(offload, frame.offload());
         prop_assert_eq!(Frame::from_wire(all.into(), offload), frame);
     }
@@ -193,10 +193,10 @@ proptest! {
         for piece in &pieces {
             let bytes = piece.to_vec();
             let l4 = if l3.src.is_ipv4() { 34 } else { 54 };
-            let segment = tcp::TcpPacket::new(&bytes[l4..]).unwrap();
+            let segment = tcp::TcpPacket::new(&bytes[l4..]).expect("well-formed");
             let check = match (l3.src, l3.dst) {
                 (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                    let ip = ipv4::Ipv4Packet::new(&bytes[14..]).unwrap();
+                    let ip = ipv4::Ipv4Packet::new(&bytes[14..]).expect("well-formed");
                     prop_assert_eq!(ipv4::checksum(&ip), ip.get_checksum());
                     prop_assert_eq!(usize::from(ip.get_total_length()), bytes.len() - 14);
                     tcp::ipv4_checksum(&segment, &src, &dst)
@@ -224,7 +224,7 @@ proptest! {
             _ => unreachable!("one family"),
         };
         let mut bytes = Vec::new();
-        ip.udp(ports.0, ports.1).write(&mut bytes, &body).unwrap();
+        ip.udp(ports.0, ports.1).write(&mut bytes, &body).expect("well-formed");
         let frame = from_wire(&bytes);
         let Ok(Packet::Udp(datagram)) = parse(&frame) else { panic!("{:?}", parse(&frame)) };
         prop_assert_eq!((datagram.l3.src, datagram.l3.dst), (l3.src, l3.dst));
