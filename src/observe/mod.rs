@@ -43,6 +43,8 @@ pub struct Board {
     latest: watch::Sender<u64>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<(), CommandError>>>>,
     next_command: AtomicU64,
+    /// UNIX time of the service's last change, 0 before the first.
+    service_changed_ns: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,7 @@ impl Board {
             latest: watch::Sender::new(0),
             waiting: Mutex::default(),
             next_command: AtomicU64::new(1),
+            service_changed_ns: AtomicU64::new(0),
         })
     }
 
@@ -91,6 +94,11 @@ impl Board {
     /// Tells the number of the latest event whenever it changes.
     pub fn latest(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()
+    }
+
+    /// UNIX time of the service's last change, in nanoseconds.
+    pub fn service_changed_ns(&self) -> Option<u64> {
+        Some(self.service_changed_ns.load(Ordering::Relaxed)).filter(|ns| *ns > 0)
     }
 
     fn keep(&self, event: Value) {
@@ -153,9 +161,13 @@ impl Observer {
         {
             self.board.counters().record_lost();
         }
-        // An outcome is told at once: the writer may be behind.
-        if let Event::CommandDone { id, result } = event {
-            self.board.command_done(*id, *result);
+        match event {
+            // An outcome is told at once: the writer may be behind.
+            Event::CommandDone { id, result } => self.board.command_done(*id, *result),
+            Event::ServiceChanged { .. } => {
+                self.board.service_changed_ns.store((self.unix_ns)(now), Ordering::Relaxed);
+            }
+            _ => {}
         }
     }
 }

@@ -260,7 +260,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
                     let _turn = lock(&turn);
                     let outcome = run_job(command.as_ref(), env, exit, &stopped);
                     // The gateway may be gone.
-                    let _ = write_line(&*lock(&answers), &Done { job, outcome });
+                    let _ = write_line(&lock(&answers), &Done { job, outcome });
                 })?;
                 running.insert(job, (stop, thread));
             }

@@ -1,0 +1,221 @@
+//! What `/api/v1` says and takes. These types are the contract: fields are added, never renamed
+//! and never removed.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since the program started.
+    pub uptime_seconds: f64,
+    /// The service.
+    pub service: Service,
+    /// Mode in force: protect, observe or passthrough.
+    pub mode: String,
+    /// Whether failing over by findings is paused.
+    pub is_paused: bool,
+    /// The roles' version.
+    pub epoch: u32,
+    /// Name of the primary.
+    pub primary: String,
+    /// Both servers, in the order of the configuration.
+    pub servers: Vec<Server>,
+    /// Connections by state.
+    pub flows: FlowCounts,
+    /// Bytes held by all flows.
+    pub held_bytes: u64,
+    /// Number of the sync under way.
+    pub sync: Option<u32>,
+    /// How long released bytes waited for the second server.
+    pub release_wait: WaitTimes,
+}
+
+/// The service's one visible state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Its protected ports.
+    pub ports: Vec<u16>,
+    /// starting, syncing, protected, degraded or down.
+    pub state: String,
+    /// Why it is degraded.
+    pub reason: Option<String>,
+    /// Whether new connections are protected by two servers.
+    pub is_protected: bool,
+    /// UNIX time of the last change, in seconds; none if there was none.
+    pub changed_at: Option<f64>,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Which link: a or b.
+    pub leg: String,
+    /// Interface towards it.
+    pub interface: String,
+    /// primary or backup.
+    pub role: String,
+    /// unknown, up, unfit, failed or returning.
+    pub state: String,
+}
+
+/// Connections by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// In the handshake.
+    pub opening: u32,
+    /// Compared before release.
+    pub paired: u32,
+    /// Compared after release: the backup is late.
+    pub lagging: u32,
+    /// Held: the servers differ.
+    pub diverged: u32,
+    /// With one server.
+    pub solo: u32,
+    /// Closed by both ends.
+    pub time_wait: u32,
+}
+
+/// How long released bytes waited, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WaitTimes {
+    /// Releases.
+    pub count: u64,
+    /// Median.
+    pub p50_seconds: f64,
+    /// 99th percentile.
+    pub p99_seconds: f64,
+    /// Longest.
+    pub max_seconds: f64,
+}
+
+/// `GET /api/v1/flows?limit=N`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flows {
+    /// Connections there are.
+    pub total: usize,
+    /// The first of them, in the order of their addresses.
+    pub flows: Vec<Flow>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The client's address and port.
+    pub client: String,
+    /// The service's address and port.
+    pub server: String,
+    /// VLAN ids, outer first; empty without any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
+    /// opening, paired, lagging, diverged, solo or time_wait.
+    pub state: String,
+    /// Name of the server that serves it, once that is known.
+    pub primary: Option<String>,
+    /// Why it has one server.
+    pub solo: Option<String>,
+    /// Response bytes that both servers had said.
+    pub verified_bytes: u64,
+    /// Response bytes that one had said.
+    pub unverified_bytes: u64,
+    /// Seconds since it was first seen.
+    pub age_seconds: f64,
+}
+
+/// `GET /api/v1/counters`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Every series.
+    pub counters: Vec<Counter>,
+    /// How long released bytes waited for the second server.
+    pub release_wait: WaitTimes,
+}
+
+/// One series.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Name, as in `/metrics`.
+    pub name: String,
+    /// Labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Value since the start.
+    pub value: f64,
+}
+
+/// `GET /api/v1/events?after=N&wait=SECONDS`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Number of the latest event; ask for what comes `after` it next.
+    pub last: u64,
+    /// Events, oldest first.
+    pub events: Vec<NumberedEvent>,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NumberedEvent {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// What happened, as in the event log.
+    #[serde(flatten)]
+    pub event: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Body of `POST /api/v1/failover`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Failover {
+    /// The server to be primary; the other one if none is named.
+    pub to: Option<String>,
+    /// Swap roles, and only if both servers are equal.
+    pub planned: bool,
+    /// Seconds to go on trying while the servers are not equal or a sync is under way.
+    pub wait: f64,
+}
+
+/// Body of `POST /api/v1/rejoin`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rejoin {
+    /// The server to be taken back.
+    pub server: String,
+}
+
+/// Body of the requests without parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Answer to a command that was carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// The command's number, as in its event.
+    pub command: u64,
+    /// The roles' version afterwards.
+    pub epoch: u32,
+    /// Name of the primary afterwards.
+    pub primary: String,
+}
+
+/// RFC 9457 problem details.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of problem, as a relative URI.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened and what to do.
+    pub detail: String,
+    /// The kind as one word.
+    pub code: String,
+}
