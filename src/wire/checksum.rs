@@ -1,7 +1,7 @@
 //! The Internet checksum: sums, pseudo headers, incremental updates, partial checksums.
 //!
 //! Owns the arithmetic, never the decision whether a sum has to be trusted (that is
-//! [`parse`](super::parse)'s) or may be recomputed. Read first: RFC 1071, RFC 1624 (equation 3;
+//! [`parse`]'s) or may be recomputed. Read first: RFC 1071, RFC 1624 (equation 3;
 //! the older equation of RFC 1141 is wrong at zero), and for partial checksums the description of
 //! `CHECKSUM_PARTIAL` in Linux's `include/linux/skbuff.h`: the field holds the folded sum of the
 //! pseudo header, not complemented, and the sum from there on is still to be added.

@@ -16,6 +16,17 @@ pub struct Offload {
     pub gso: Option<Gso>,
 }
 
+impl Offload {
+    /// What holds after `len` bytes were inserted into the Ethernet header, as a VLAN tag that the
+    /// kernel delivered beside the frame: places behind it move, sizes stay.
+    pub fn after_insertion(self, len: u16) -> Self {
+        let needs_csum =
+            self.needs_csum.map(|spot| CsumSpot { start: spot.start.saturating_add(len), ..spot });
+        let gso = self.gso.map(|gso| Gso { hdr_len: gso.hdr_len.saturating_add(len), ..gso });
+        Self { needs_csum, gso, ..self }
+    }
+}
+
 /// Where an unfinished checksum stands, both from the start of the frame and of the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CsumSpot {

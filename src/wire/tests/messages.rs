@@ -419,6 +419,19 @@ fn virtio_headers_that_cannot_be_are_refused() {
     assert_eq!(ecn, Offload { needs_csum: None, data_valid: true, gso });
 }
 
+/// The kernel delivers a tag beside the frame, and its places do not count it.
+#[test]
+fn a_tag_put_back_moves_the_checksum() {
+    let untagged = build::tcp(&l2(), &l3(), &fields(), payload(3000), 1448);
+    let vlans = Vlans { outer: Some((0x8100, 5)), inner: None };
+    let tagged = build::tcp(&L2 { vlans, ..l2() }, &l3(), &fields(), payload(3000), 1448);
+    let mut bytes = untagged.to_vec();
+    bytes.splice(12..12, [0x81, 0, 0, 5]);
+    let put_back = Frame::from_wire(bytes.into(), untagged.offload().after_insertion(4));
+    assert_eq!(put_back, tagged);
+    assert!(parse(&put_back).is_ok());
+}
+
 /// The length of headers is the frame's own, whatever it came with.
 #[test]
 fn a_virtio_header_states_the_length_of_headers() {
