@@ -1,6 +1,24 @@
 //! The only place with file descriptors: trait [`Driver`] and the loop that drives an engine.
+//!
+//! Reading order: [`drive()`] (the loop) · [`af_packet`] (three packet sockets as a driver) ·
+//! [`socket`] (one of them) · [`link_monitor`] (carriers and interfaces that come and go) ·
+//! [`pcap`] (captures as a driver, and a recorder around any driver) · [`state_file`] (what
+//! outlives the process) · [`clock`].
+
+pub mod af_packet;
+pub mod clock;
+pub mod drive;
+pub mod link_monitor;
+pub mod pcap;
+pub mod privileges;
+pub mod socket;
+pub mod state_file;
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+pub use drive::{Inbox, Mailbox, Request, Sink, drive, mailbox};
 
 use crate::engine::{Instant, Link, LinkCaps, Signal};
 use crate::wire::Frame;
@@ -20,6 +38,10 @@ pub trait Driver {
     fn now(&self) -> Instant;
     /// What each link can do.
     fn caps(&self, link: Link) -> LinkCaps;
+    /// A descriptor that ends a wait by becoming readable. A driver that never waits ignores it.
+    fn wake_on(&mut self, waker: Arc<OwnedFd>) {
+        let _ = waker;
+    }
     /// Waits for frames or signals until `until`, or until woken; appends to `batch`.
     fn recv(&mut self, batch: &mut Batch, until: Option<Instant>) -> io::Result<()>;
     /// Queues a frame.
