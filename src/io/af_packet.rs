@@ -123,8 +123,7 @@ impl Links {
     /// Opens the interfaces `names` (client, a, b). One that does not exist yet is waited for; one
     /// that exists and cannot be used is an error.
     pub fn open(names: [&str; 3], options: LinkOptions) -> Result<Self, LinkError> {
-        let monitor =
-            LinkMonitor::open().map_err(|e| LinkError::Io("(netlink)".into(), e))?;
+        let monitor = LinkMonitor::open().map_err(|e| LinkError::Io("(netlink)".into(), e))?;
         let ports = names.map(|name| Port {
             name: name.to_owned(),
             socket: None,
@@ -216,7 +215,8 @@ impl Links {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(5);
         for port in &self.ports {
             if let Some(socket) = &port.socket {
-                let write = if port.queue.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+                let write =
+                    if port.queue.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
                 fds.push(PollFd::new(borrow(socket.raw_fd()), PollFlags::POLLIN | write));
             }
         }

@@ -16,12 +16,15 @@ use crate::engine::{
     Engine, Epoch, Event, Input, Instant, LegId, Output, Record, SyncId, SyncRequest,
 };
 
+/// A look at the engine from another thread.
+pub type Look = Box<dyn FnOnce(Instant, &Engine) + Send>;
+
 /// What other threads ask of the loop.
 pub enum Request {
     /// Hand the engine an input (never a frame).
     Input(Input),
     /// Look at the engine between two inputs.
-    Inspect(Box<dyn FnOnce(Instant, &Engine) + Send>),
+    Inspect(Look),
     /// End the loop.
     Stop,
 }

@@ -75,9 +75,8 @@ impl LinkMonitor {
         let mut buffer = vec![0u8; 32 << 10];
         loop {
             // SAFETY: the buffer is valid for its whole length.
-            let n = unsafe {
-                libc::recv(self.raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-            };
+            let n =
+                unsafe { libc::recv(self.raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             if n < 0 {
                 let lost = io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
                 return (reports, lost);

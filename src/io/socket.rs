@@ -107,10 +107,9 @@ impl PacketSocket {
         set(&fd, SOL_PACKET, PACKET_VNET_HDR, &one).map_err(OpenError::VnetHdrUnsupported)?;
         set(&fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &one).map_err(OpenError::Io)?;
         set(&fd, SOL_PACKET, PACKET_AUXDATA, &one).map_err(OpenError::Io)?;
-        for (force, plain) in [
-            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        ] {
+        for (force, plain) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        {
             // Without CAP_NET_ADMIN in the first user namespace only the plain one is allowed, and
             // it goes as far as rmem_max.
             if set(&fd, libc::SOL_SOCKET, force, &SOCKET_BUFFER_BYTES).is_err() {
@@ -157,13 +156,7 @@ impl PacketSocket {
         // returns, with its true length; `buffers` have FRAME_BYTES_MAX bytes of capacity.
         let n = unsafe {
             let flags = libc::MSG_DONTWAIT as _;
-            libc::recvmmsg(
-                self.raw_fd(),
-                messages.as_mut_ptr(),
-                BATCH as _,
-                flags,
-                ptr::null_mut(),
-            )
+            libc::recvmmsg(self.raw_fd(), messages.as_mut_ptr(), BATCH as _, flags, ptr::null_mut())
         };
         if n < 0 {
             let error = io::Error::last_os_error();
