@@ -33,12 +33,12 @@ enum What {
 pub fn run(args: Args) -> ExitCode {
     match args.what {
         What::Init => {
-            print!("{}", Config::example());
+            super::door::say(Config::example());
             ExitCode::SUCCESS
         }
         What::Show { config } => match Config::load(&config) {
             Ok(config) => {
-                print!("{}", config.to_toml());
+                super::door::say(&config.to_toml());
                 ExitCode::SUCCESS
             }
             Err(error) => super::config_error(&error),

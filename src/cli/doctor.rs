@@ -1,13 +1,353 @@
-//! `shadowvm doctor`: placeholder, replaced by its owner.
+//! `shadowvm doctor`: does this host have what the gateway needs?
+//!
+//! Looks and never changes anything. Each finding that is not good comes with the line that mends
+//! it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// No arguments yet.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use nix::ifaddrs::getifaddrs;
+use serde::Serialize;
 
-/// Says that it is not built yet.
-pub fn run(_args: Args) -> ExitCode {
-    eprintln!("not built yet");
-    ExitCode::from(super::exit::BUG)
+use super::door::answer;
+use super::{Format, config_error, exit};
+use crate::config::{Config, DEFAULT_FILE};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  shadowvm doctor                        this host, and the links of the usual configuration
+  shadowvm doctor -c shadowvm.toml       the links of another configuration
+  shadowvm doctor -o json                for programs
+
+Exit status: 0 nothing stands in the way, 1 something does, 78 the configuration is wrong.")]
+pub struct Args {
+    /// The configuration file whose links are examined
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the answer is written
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    output: Format,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// As it should be.
+    Good,
+    /// Works, but a part does not, or not as well.
+    Warn,
+    /// The gateway cannot run so.
+    Fail,
+    /// Something to know.
+    Note,
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    what: String,
+    fix: Option<String>,
+}
+
+impl Finding {
+    fn good(check: &'static str, what: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Good, what: what.into(), fix: None }
+    }
+
+    fn bad(
+        check: &'static str,
+        verdict: Verdict,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self { check, verdict, what: what.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Checks and shows.
+pub fn run(args: Args) -> ExitCode {
+    let usual = Path::new(DEFAULT_FILE);
+    let file = args.config.as_deref().or_else(|| usual.exists().then_some(usual));
+    let config = match file.map(Config::load).transpose() {
+        Ok(config) => config,
+        Err(error) => return config_error(&error),
+    };
+    let mut findings = host();
+    match &config {
+        Some(config) => findings.extend(links(config)),
+        None => findings.push(Finding::bad(
+            "links",
+            Verdict::Note,
+            "no configuration, so no links were examined",
+            "shadowvm doctor -c FILE",
+        )),
+    }
+    findings.push(management());
+    let code = answer(args.output, &findings, || findings.iter().map(text).collect());
+    if findings.iter().any(|finding| finding.verdict == Verdict::Fail) {
+        return ExitCode::from(exit::NO);
+    }
+    code
+}
+
+fn text(finding: &Finding) -> String {
+    let mark = match finding.verdict {
+        Verdict::Good => "ok  ",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "FAIL",
+        Verdict::Note => "note",
+    };
+    let lead = if finding.verdict == Verdict::Note { "" } else { "fix: " };
+    let fix = finding.fix.as_ref().map(|fix| format!("       {lead}{fix}\n")).unwrap_or_default();
+    format!("{mark}   {}: {}\n{fix}", finding.check, finding.what)
+}
+
+/// What does not depend on a configuration.
+fn host() -> Vec<Finding> {
+    let caps = fs::read_to_string("/proc/self/status").ok().and_then(|s| effective_caps(&s));
+    let caps = caps.unwrap_or(0);
+    vec![
+        capabilities(caps),
+        packet_socket(),
+        receive_buffer(caps),
+        user_namespaces(),
+        runtime_dir(),
+    ]
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
+
+fn effective_caps(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// The command that lets an ordinary user run the gateway.
+pub(super) fn setcap_line() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "shadowvm".into());
+    format!("run as root, or: setcap cap_net_raw,cap_net_admin+ep {}", program.display())
+}
+
+fn capabilities(caps: u64) -> Finding {
+    let missing: Vec<&str> = [(CAP_NET_RAW, "CAP_NET_RAW"), (CAP_NET_ADMIN, "CAP_NET_ADMIN")]
+        .into_iter()
+        .filter_map(|(bit, name)| (caps & (1 << bit) == 0).then_some(name))
+        .collect();
+    match missing.is_empty() {
+        true => Finding::good("capabilities", "CAP_NET_RAW and CAP_NET_ADMIN are there"),
+        false => {
+            let what = format!("without {} the links cannot be opened", missing.join(" and "));
+            Finding::bad("capabilities", Verdict::Fail, what, setcap_line())
+        }
+    }
+}
+
+fn packet_socket() -> Finding {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let name = "packet socket";
+    match socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None) {
+        Ok(_) => Finding::good(name, "AF_PACKET sockets can be opened"),
+        Err(nix::errno::Errno::EPERM) => {
+            Finding::bad(name, Verdict::Fail, "AF_PACKET is not permitted", setcap_line())
+        }
+        Err(nix::errno::Errno::EAFNOSUPPORT) => {
+            let fix = "modprobe af_packet, or a kernel with CONFIG_PACKET";
+            Finding::bad(name, Verdict::Fail, "this kernel has no AF_PACKET", fix)
+        }
+        Err(error) => {
+            let fix = "read the kernel's log (dmesg)";
+            Finding::bad(name, Verdict::Fail, format!("AF_PACKET fails: {error}"), fix)
+        }
+    }
+}
+
+/// Bytes of socket buffer that a burst of 64 KiB frames needs.
+const RMEM_WANTED: u64 = 32 << 20;
+
+fn receive_buffer(caps: u64) -> Finding {
+    let name = "receive buffer";
+    if caps & (1 << CAP_NET_ADMIN) != 0 {
+        return Finding::good(name, "taken as large as needed (CAP_NET_ADMIN)");
+    }
+    match number("/proc/sys/net/core/rmem_max") {
+        Some(max) if max >= RMEM_WANTED => Finding::good(name, format!("rmem_max is {max}")),
+        max => {
+            let max = max.map_or_else(|| "unknown".into(), |max| max.to_string());
+            let what = format!("rmem_max is {max}: bursts may be lost");
+            let fix = format!("sysctl -w net.core.rmem_max={RMEM_WANTED}");
+            Finding::bad(name, Verdict::Warn, what, fix)
+        }
+    }
+}
+
+fn user_namespaces() -> Finding {
+    let name = "user namespaces";
+    for (file, is_bad, key) in [
+        ("/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=16384"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", 0, "kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            1,
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ] {
+        if number(file) == Some(is_bad) {
+            let what = "restricted: as an ordinary user, `demo` has to simulate its network";
+            return Finding::bad(name, Verdict::Warn, what, format!("sysctl -w {key}"));
+        }
+    }
+    Finding::good(name, "allowed: `demo` works for ordinary users")
+}
+
+fn runtime_dir() -> Finding {
+    let dir = Path::new("/run/shadowvm");
+    let exists = dir.is_dir();
+    let probe = if exists { dir } else { Path::new("/run") };
+    let is_writable = nix::unistd::access(probe, nix::unistd::AccessFlags::W_OK).is_ok();
+    match is_writable {
+        true => Finding::good("runtime directory", "/run/shadowvm is usable"),
+        false => {
+            let what = "/run/shadowvm is not writable: no state file, no admin socket there";
+            let fix = "install -d -o $USER /run/shadowvm, or set state.file and admin.socket";
+            Finding::bad("runtime directory", Verdict::Warn, what, fix)
+        }
+    }
+}
+
+/// What the links of the configuration are like.
+fn links(config: &Config) -> Vec<Finding> {
+    let links = &config.links;
+    let names = [&links.client, &links.a, &links.b];
+    let mut findings: Vec<Finding> = names.iter().flat_map(|name| link(name)).collect();
+    let mtus: Vec<Option<u64>> =
+        names.iter().map(|name| number(format!("/sys/class/net/{name}/mtu"))).collect();
+    if let [Some(client), Some(a), Some(b)] = mtus[..]
+        && (a < client || b < client)
+    {
+        let what = format!(
+            "MTU {client} towards the clients, {a} and {b} towards the servers: large segments \
+             are cut by the gateway"
+        );
+        let fix =
+            format!("ip link set {} mtu {client}; ip link set {} mtu {client}", names[1], names[2]);
+        findings.push(Finding::bad("mtu", Verdict::Warn, what, fix));
+    }
+    findings
+}
+
+fn link(name: &str) -> Vec<Finding> {
+    let check = "link";
+    let dir = PathBuf::from("/sys/class/net").join(name);
+    if !dir.exists() {
+        let what = format!("{name} does not exist");
+        let fix = "ip link shows the names; set them in [links]";
+        return vec![Finding::bad(check, Verdict::Fail, what, fix)];
+    }
+    let mut findings = Vec::new();
+    if number(dir.join("type")) != Some(1) {
+        let what = format!("{name} is not an Ethernet interface");
+        let fix = "choose an Ethernet, veth or tap interface in [links]";
+        findings.push(Finding::bad(check, Verdict::Fail, what, fix));
+    }
+    if number(dir.join("carrier")) != Some(1) {
+        let what = format!("{name} has no carrier, or is down (`run` sets it up)");
+        let fix = format!("ip link set {name} up, and see that the other end is connected");
+        findings.push(Finding::bad(check, Verdict::Warn, what, fix));
+    }
+    if dir.join("brport").exists() || dir.join("master").exists() {
+        let what = format!("{name} belongs to a bridge or bond, which forwards past the gateway");
+        let fix = format!("ip link set {name} nomaster");
+        findings.push(Finding::bad(check, Verdict::Fail, what, fix));
+    }
+    let addresses = addresses_of(name);
+    if !addresses.is_empty() {
+        let what = format!(
+            "{name} has the address {}: this host's own kernel would answer there",
+            addresses.join(", ")
+        );
+        let fix = format!("ip addr flush dev {name} (use another interface to reach this host)");
+        findings.push(Finding::bad(check, Verdict::Fail, what, fix));
+    }
+    let ipv6_off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if number(&ipv6_off) == Some(0) {
+        let what = format!("{name} has IPv6 on: this host's own kernel speaks there");
+        let fix = format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=1 (`run` does it too)");
+        findings.push(Finding::bad(check, Verdict::Warn, what, fix));
+    }
+    if findings.is_empty() {
+        let what = format!("{name}: Ethernet, carrier, no address; offloads may stay as they are");
+        findings.push(Finding::good(check, what));
+    }
+    findings
+}
+
+/// Addresses of `name`, except IPv6 link-local ones: they go with IPv6.
+fn addresses_of(name: &str) -> Vec<String> {
+    let Ok(all) = getifaddrs() else { return Vec::new() };
+    let mut addresses = Vec::new();
+    for address in all.filter(|a| a.interface_name == name).filter_map(|a| a.address) {
+        if let Some(v4) = address.as_sockaddr_in() {
+            addresses.push(v4.ip().to_string());
+        }
+        if let Some(v6) = address.as_sockaddr_in6()
+            && !v6.ip().is_unicast_link_local()
+        {
+            addresses.push(v6.ip().to_string());
+        }
+    }
+    addresses
+}
+
+/// In clone addressing both servers have one address, so the backup cannot be reached by it.
+fn management() -> Finding {
+    let what = "both servers share one address, so the backup has no network of its own through \
+                the gateway: administration and sync need a second interface on each server";
+    let fix = "libvirt: a second <interface type='network'> on a network of its own; containers: a \
+               second veth or `docker network connect`; plain machines: a second port or a VLAN \
+               that does not pass the gateway. Give it an address of its own on each server and \
+               use that in the sync command";
+    Finding::bad("management", Verdict::Note, what, fix)
+}
+
+fn number(file: impl AsRef<Path>) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_and_missing_ones_get_a_line_that_mends() {
+        let status = "Name:\tx\nCapEff:\t0000000000002000\nSeccomp:\t0\n";
+        let caps = effective_caps(status).expect("it is there");
+        let finding = capabilities(caps);
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(finding.what.contains("CAP_NET_ADMIN") && !finding.what.contains("CAP_NET_RAW"));
+        assert!(finding.fix.is_some_and(|fix| fix.contains("setcap")));
+        assert_eq!(capabilities(0x3000).verdict, Verdict::Good);
+        assert_eq!(effective_caps("nothing"), None);
+    }
+
+    #[test]
+    fn a_link_that_is_not_there_fails_and_the_loopback_is_no_ethernet() {
+        let missing = link("nonexistent0");
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].verdict, Verdict::Fail);
+        let lo = link("lo");
+        assert!(lo.iter().any(|finding| finding.what.contains("not an Ethernet")), "{lo:?}");
+    }
+
+    #[test]
+    fn whatever_is_not_good_says_how_to_mend_it() {
+        for finding in host().into_iter().chain([management()]) {
+            assert_eq!(finding.verdict == Verdict::Good, finding.fix.is_none(), "{finding:?}");
+        }
+    }
 }

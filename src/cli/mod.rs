@@ -13,6 +13,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+mod door;
 pub mod failover;
 pub mod flows;
 pub mod helper;

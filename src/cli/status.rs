@@ -1,13 +1,137 @@
-//! `shadowvm status`: placeholder, replaced by its owner.
+//! `shadowvm status`: the state of the running gateway.
 
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// No arguments yet.
+use super::door::{DoorArgs, answer, bytes_text, refuse, say, table, time_text};
+use super::{Format, exit};
+use crate::admin::client::{self, ClientError};
+use crate::admin::types::{Events, Status};
+
+/// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  shadowvm status                  state, roles, connections
+  shadowvm status --check          for monitoring: exit 0 only if new connections are protected
+  shadowvm status --watch          again at every change, and once a second
+  shadowvm status -o json          for programs
 
-/// Says that it is not built yet.
-pub fn run(_args: Args) -> ExitCode {
-    eprintln!("not built yet");
-    ExitCode::from(super::exit::BUG)
+Exit status: 0 answered (with --check: protected), 1 not protected, 69 no gateway answers.")]
+pub struct Args {
+    #[command(flatten)]
+    door: DoorArgs,
+    /// Exit with 1 unless new connections are protected by two servers
+    #[arg(long)]
+    check: bool,
+    /// Show it again at every change, and once a second
+    #[arg(long, conflicts_with = "check")]
+    watch: bool,
+    /// How the answer is written
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Asks and shows.
+pub fn run(args: Args) -> ExitCode {
+    let socket = match args.door.socket() {
+        Ok(socket) => socket,
+        Err(code) => return code,
+    };
+    if args.watch {
+        return refuse(&watch(&socket, args.output));
+    }
+    let status: Status = match client::get(&socket, "/api/v1/status") {
+        Ok(status) => status,
+        Err(error) => return refuse(&error),
+    };
+    let code = answer(args.output, &status, || text(&status));
+    if args.check && !status.service.is_protected {
+        let reason = status.service.reason.as_deref().unwrap_or("no reason given");
+        eprintln!("not protected: {} ({reason})", status.service.state);
+        return ExitCode::from(exit::NO);
+    }
+    code
+}
+
+/// Shows the status until it cannot be had any more.
+fn watch(socket: &Path, format: Format) -> ClientError {
+    let is_terminal = format == Format::Text && std::io::stdout().is_terminal();
+    let mut last = 0;
+    loop {
+        let status: Status = match client::get(socket, "/api/v1/status") {
+            Ok(status) => status,
+            Err(error) => return error,
+        };
+        if is_terminal {
+            // Home, and clear what follows: no flicker.
+            say("\x1b[H\x1b[J");
+        }
+        answer(format, &status, || text(&status));
+        let changes = format!("/api/v1/events?after={last}&wait=1");
+        match client::get::<Events>(socket, &changes) {
+            Ok(events) => last = events.last,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// The status for people.
+fn text(status: &Status) -> String {
+    let service = &status.service;
+    let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
+    let reason = service.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    let since = service.changed_at.map(|at| format!(" for {}", time_text(seconds_since(at))));
+    let paused = if status.is_paused { ", failover paused" } else { "" };
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{} {} port {}: {}{reason}{}",
+        service.name,
+        service.addresses.join(", "),
+        ports.join(", "),
+        service.state.to_uppercase(),
+        since.unwrap_or_default(),
+    );
+    let _ = writeln!(
+        out,
+        "mode {}{paused}, primary {}, epoch {}, up {}\n",
+        status.mode,
+        status.primary,
+        status.epoch,
+        time_text(status.uptime_seconds),
+    );
+    let mut rows = vec![["SERVER", "ROLE", "STATE", "LINK"].map(str::to_owned).to_vec()];
+    for server in &status.servers {
+        let link = format!("{} ({})", server.leg, server.interface);
+        rows.push(vec![server.name.clone(), server.role.clone(), server.state.clone(), link]);
+    }
+    out.push_str(&table(&rows));
+    let flows = &status.flows;
+    let _ = writeln!(
+        out,
+        "\nconnections: {} paired, {} lagging, {} diverged, {} solo, {} opening, {} closing",
+        flows.paired, flows.lagging, flows.diverged, flows.solo, flows.opening, flows.time_wait,
+    );
+    let wait = &status.release_wait;
+    let _ = writeln!(
+        out,
+        "held {}; release wait p50 {}, p99 {}, max {}",
+        bytes_text(status.held_bytes),
+        time_text(wait.p50_seconds),
+        time_text(wait.p99_seconds),
+        time_text(wait.max_seconds),
+    );
+    if let Some(id) = status.sync {
+        let _ = writeln!(out, "sync {id} is under way");
+    }
+    out
+}
+
+fn seconds_since(unix: f64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(unix, |d| d.as_secs_f64());
+    (now - unix).max(0.0)
 }
