@@ -7,8 +7,11 @@
 //! logs · [`config`] the configuration file · [`admin`] the admin socket · [`lab`] namespaces,
 //! embedded servers and clients, faults · [`cli`] one file a verb.
 
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod engine;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod protocol;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod wire;
 
 #[cfg(feature = "app")]

@@ -141,6 +141,6 @@ pub fn has_word(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| {
         let before = line[..at].chars().next_back().is_some_and(is_word);
         let after = line[at + name.len()..].chars().next().is_some_and(is_word);
-        !before && !(after && name.ends_with(is_word))
+        !before && (!after || !name.ends_with(is_word))
     })
 }

@@ -1,0 +1,3 @@
+//! Real programs in network namespaces around the real gateway.
+
+fn main() {}

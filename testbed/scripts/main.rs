@@ -1,0 +1,3 @@
+//! Byte-exact scripts against the real kernel's TCP.
+
+fn main() {}
