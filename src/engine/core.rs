@@ -316,11 +316,25 @@ impl Engine {
         let health = self.control.detector.of(leg);
         match packet {
             Packet::Tcp(seg) => {
-                let Some(probe) = health.take_probe(seg.dst_port, seg.ack) else { return false };
-                let accepted = seg.flags.has(TcpFlags::SYN);
-                health.syn_answered(now, accepted);
-                if accepted {
-                    self.prober.end_probe(leg, seg, probe, &mut self.outputs);
+                if let Some(app) = health.app.as_mut().filter(|p| p.port == seg.dst_port)
+                    && !seg.flags.has(TcpFlags::SYN)
+                {
+                    if seg.payload_len > 0 {
+                        app.answered_at.get_or_insert(now);
+                        self.prober.reset(leg, seg, &mut self.outputs);
+                    }
+                } else {
+                    let probe = health.take_probe(seg.dst_port, seg.ack);
+                    let Some(probe) = probe else { return false };
+                    let accepted = seg.flags.has(TcpFlags::SYN);
+                    health.syn_answered(now, accepted);
+                    match accepted {
+                        true if probe.is_app => {
+                            self.prober.ask(leg, seg, probe, &mut self.outputs);
+                        }
+                        true => self.prober.end_probe(leg, seg, probe, &mut self.outputs),
+                        false => {}
+                    }
                 }
             }
             Packet::Arp(arp) if arp.l2.dst == self.prober.mac() => health.neighbour.answered(now),
@@ -428,10 +442,18 @@ impl Engine {
     }
 
     fn probe_syn(&mut self) {
+        let wait = super::health::APP_PROBE_AFTER;
+        let since = self.now - wait;
+        let waits = |leg| self.table.pinned_since(leg, since).next().is_some();
+        let is_app = self.config.probe_http
+            && LegId::ALL.into_iter().any(waits)
+            && LegId::ALL
+                .into_iter()
+                .all(|leg| self.control.detector.servers[leg.index()].wants_app_probe(self.now));
         for leg in LegId::ALL {
             let table = &self.table;
             let is_free = |key: &FlowKey| table.find(key).is_none();
-            let sent = self.prober.syn(leg, &self.config, is_free, &mut self.outputs);
+            let sent = self.prober.syn(leg, &self.config, is_app, is_free, &mut self.outputs);
             if let Some(probe) = sent {
                 self.control.detector.of(leg).syn_sent(self.now, probe);
             }

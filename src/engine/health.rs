@@ -68,6 +68,14 @@ impl ProbeTrack {
     }
 }
 
+/// Waiting for a server this long starts the application probe, if it is configured.
+pub const APP_PROBE_AFTER: Duration = ms(50);
+/// The application probe is unanswered after this, or five times the other server's time.
+const APP_PROBE_MIN: Duration = ms(50);
+const APP_PROBE_FACTOR: u32 = 5;
+/// An application probe is begun anew after this.
+const APP_PROBE_EVERY: Duration = ms(1000);
+
 /// A SYN probe that is under way.
 #[derive(Clone, Copy, Debug)]
 pub struct SynProbe {
@@ -75,6 +83,19 @@ pub struct SynProbe {
     pub port: u16,
     /// Its sequence number.
     pub seq: u32,
+    /// A request follows when it is accepted.
+    pub is_app: bool,
+}
+
+/// One application probe: a request on a connection of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct AppProbe {
+    /// Its source port.
+    pub port: u16,
+    /// When its SYN left.
+    pub started: Instant,
+    /// When the first byte of the answer came.
+    pub answered_at: Option<Instant>,
 }
 
 /// What is known of one server's health.
@@ -91,6 +112,8 @@ pub struct Health {
     /// First and last refusal since a SYN was accepted.
     refused: Option<(Instant, Instant)>,
     accepted_at: Option<Instant>,
+    /// The latest application probe.
+    pub app: Option<AppProbe>,
     /// Flows that left this server because it stood still.
     stalls: VecDeque<Instant>,
 }
@@ -103,6 +126,10 @@ impl Health {
             self.outstanding.pop_front();
         }
         self.outstanding.push_back(probe);
+        if probe.is_app {
+            let (port, started) = (probe.port, now);
+            self.app = Some(AppProbe { port, started, answered_at: None });
+        }
     }
 
     /// Takes the probe that a segment to `port` with acknowledgment `ack` answers.
@@ -121,6 +148,11 @@ impl Health {
             let first = self.refused.map_or(now, |(first, _)| first);
             self.refused = Some((first, now));
         }
+    }
+
+    /// Whether an application probe may begin.
+    pub fn wants_app_probe(&self, now: Instant) -> bool {
+        self.app.is_none_or(|p| now.since(p.started) >= APP_PROBE_EVERY)
     }
 
     /// A flow left it because it stood still.
@@ -245,6 +277,16 @@ impl Detector {
         BACKUP_STILL
     }
 
+    /// The application probe of `leg` is unanswered where the other server's was answered.
+    fn app_fails(&self, now: Instant, leg: LegId) -> bool {
+        let own = self.servers[leg.index()].app.filter(|p| p.answered_at.is_none());
+        let other = self.servers[leg.other().index()].app;
+        let (Some(own), Some(other)) = (own, other) else { return false };
+        let Some(answered) = other.answered_at else { return false };
+        let took = answered.since(other.started);
+        now.since(own.started) >= APP_PROBE_MIN.max(took * APP_PROBE_FACTOR)
+    }
+
     /// The finding about `leg`, if there is one.
     pub fn judge(
         &self,
@@ -274,7 +316,8 @@ impl Detector {
             true => waiting.skewed + stalls >= SKEW_FLOWS,
             false => waiting.still >= SKEW_FLOWS,
         };
-        skewed.then_some(Finding::H3)
+        let fails = is_primary && waiting.skewed > 0 && self.app_fails(now, leg);
+        (skewed || fails).then_some(Finding::H3)
     }
 }
 

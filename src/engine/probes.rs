@@ -15,6 +15,8 @@ use super::{EngineConfig, LegId, Link, Output, ServiceId};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{L2, L3, Mac, Segment, TcpFlags, TcpOptions};
 
+/// What the application probe asks.
+const APP_REQUEST: &[u8] = b"HEAD / HTTP/1.0\r\n\r\n";
 /// Source ports of SYN probes.
 const PROBE_PORTS: std::ops::Range<u16> = 61_440..65_000;
 
@@ -49,6 +51,7 @@ impl Prober {
         &mut self,
         leg: LegId,
         config: &EngineConfig,
+        is_app: bool,
         is_free: impl Fn(&FlowKey) -> bool,
         out: &mut VecDeque<Output>,
     ) -> Option<SynProbe> {
@@ -65,7 +68,7 @@ impl Prober {
             is_free(&FlowKey { service: ServiceId::default(), vlan, client, server })
         };
         let port = (0..16).map(|_| self.next_port()).find(|&p| free(p))?;
-        let probe = SynProbe { port, seq: self.next_number() };
+        let probe = SynProbe { port, seq: self.next_number(), is_app };
         let fields = TcpFields {
             src_port: port,
             dst_port: server_port,
@@ -79,6 +82,24 @@ impl Prober {
         let frame = build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX);
         out.push_back(Output::Transmit(Link::Server(leg), frame));
         Some(probe)
+    }
+
+    /// The application probe was accepted: the request, with the third ack.
+    pub fn ask(&self, leg: LegId, seg: &Segment, probe: SynProbe, out: &mut VecDeque<Output>) {
+        let fields = TcpFields {
+            src_port: seg.dst_port,
+            dst_port: seg.src_port,
+            seq: probe.seq.wrapping_add(1),
+            ack: seg.seq.wrapping_add(1),
+            flags: TcpFlags::ACK.with(TcpFlags::PSH),
+            window: 1024,
+            urgent: 0,
+            options: TcpOptions::default(),
+        };
+        let l3 = L3 { ttl: 64, tos: 0, ..seg.l3.reversed() };
+        let request = Bytes::from_static(APP_REQUEST);
+        let frame = build::tcp(&seg.l2.reversed(), &l3, &fields, request, 536);
+        out.push_back(Output::Transmit(Link::Server(leg), frame));
     }
 
     /// Ends an accepted probe by an exact reset.

@@ -31,7 +31,13 @@ impl Flow {
         self.leg_mut(server).resend_at = None;
         let other = server.other();
         let fate = match self.state {
-            FlowState::TimeWait => Fate::Stays,
+            FlowState::TimeWait => {
+                // Only late segments are left; whoever is left answers them.
+                if was_primary && self.leg(other).is_open() {
+                    self.hand_over(cx, other);
+                }
+                Fate::Stays
+            }
             FlowState::Opening => {
                 self.primary = other;
                 self.solo = Some(SoloReason::ServerFailed);

@@ -309,3 +309,48 @@ fn an_operators_failover_needs_a_peer() {
     assert!(kit.events.iter().any(refused));
     let _ = (Finding::Operator, Duration::ZERO);
 }
+
+#[test]
+fn one_flow_and_the_application_probe_find_a_frozen_primary() {
+    let mut kit = Kit::new(EngineConfig { probe_http: true, ..config() });
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3)); // the kernel acknowledges, the application is frozen
+    kit.leg(B, say(ACK, Q, R + 3).data("answer"));
+    let mut seen = 0;
+    for _ in 0..140 {
+        kit.wait_ms(1);
+        let fresh: Vec<_> = kit.heard[seen..].to_vec();
+        seen = kit.heard.len();
+        for h in fresh.iter().filter(|h| h.seg.src_port > 61_000) {
+            let Link::Server(leg) = h.link else { continue };
+            let end = h.seg.seq.wrapping_add(h.data.len() as u32);
+            if h.seg.flags.has(SYN) {
+                kit.say(h.link, say(SYN_ACK, 70, h.seg.seq.wrapping_add(1)), h.seg.src_port);
+            } else if !h.data.is_empty() && leg == B {
+                kit.say(h.link, say(ACK, 71, end).data("HTTP/1.0 200"), h.seg.src_port);
+            }
+        }
+    }
+    let found = |e: &Event| matches!(e, Event::Promoted { finding: Finding::H3, .. });
+    assert!(kit.events.iter().any(found), "{:?}", kit.events.last());
+    assert!(kit.on(Link::Client).iter().any(|h| h.data == b"answer"));
+}
+
+#[test]
+fn a_flow_in_its_last_minute_moves_with_the_roles() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(FIN, R, P));
+    kit.leg(A, say(FIN, P, R + 1));
+    kit.leg(B, say(FIN, Q, R + 1));
+    kit.client(say(ACK, R + 1, P + 1));
+    assert_eq!(state(&kit), FlowState::TimeWait);
+    kit.input(Input::Signal(TO_A, Signal::CarrierDown));
+    kit.forget();
+    // The client missed the last ack and repeats its FIN; B answers for both.
+    kit.client(say(FIN, R, P + 1));
+    assert_eq!(kit.on(TO_B)[0].seg.seq, R);
+    kit.leg(B, say(ACK, Q + 1, R + 1));
+    assert_eq!(kit.on(Link::Client)[0].seg.ack, R + 1);
+}
