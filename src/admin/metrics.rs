@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::types::Status;
+use super::types::{LinkCounts, Status};
 use crate::observe::Counters;
 use crate::observe::names::{DEGRADED_REASONS, MODES, SERVER_STATES, SERVICE_STATES};
 
@@ -16,6 +16,7 @@ pub(super) fn render(status: &Status, counters: &Counters) -> String {
     service(&mut page, status);
     servers(&mut page, status);
     flows(&mut page, status);
+    links(&mut page, status);
     let mut last = "";
     for (family, values, count) in counters.series() {
         if family.name != last {
@@ -86,6 +87,32 @@ fn flows(page: &mut Page, status: &Status) {
     let name = "shadowvm_held_bytes";
     page.family(name, "gauge", "Bytes held by all connections.");
     page.sample(name, &[], status.held_bytes as f64);
+}
+
+fn links(page: &mut Page, status: &Status) {
+    type Read = fn(&LinkCounts) -> u64;
+    let families: [(&str, &str, Read); 7] = [
+        ("shadowvm_link_rx_frames_total", "Frames received.", |c| c.rx_frames),
+        ("shadowvm_link_rx_bytes_total", "Bytes received.", |c| c.rx_bytes),
+        ("shadowvm_link_tx_frames_total", "Frames sent.", |c| c.tx_frames),
+        ("shadowvm_link_tx_bytes_total", "Bytes sent.", |c| c.tx_bytes),
+        ("shadowvm_link_kernel_drops_total", "Frames the kernel dropped.", |c| c.kernel_drops),
+        ("shadowvm_link_bad_headers_total", "Frames with a bad virtio header.", |c| c.bad_headers),
+        ("shadowvm_link_queue_drops_total", "Frames beyond a full queue.", |c| c.queue_drops),
+    ];
+    for (name, help, read) in families {
+        page.family(name, "counter", help);
+        for (link, counts) in &status.links {
+            page.sample(name, &[("link", link)], read(counts) as f64);
+        }
+    }
+    let name = "shadowvm_link_send_errors_total";
+    page.family(name, "counter", "Frames refused by the kernel, by error.");
+    for (link, counts) in &status.links {
+        for (error, count) in &counts.send_errors {
+            page.sample(name, &[("link", link), ("error", error)], *count as f64);
+        }
+    }
 }
 
 fn release_wait(page: &mut Page, counters: &Counters) {

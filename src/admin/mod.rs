@@ -58,6 +58,8 @@ pub struct Door {
     pub config: Config,
     /// Reads the configuration again.
     pub reload: Reload,
+    /// Reads what the driver counted on each link.
+    pub link_counts: Box<dyn Fn() -> [types::LinkCounts; 3] + Send + Sync>,
     /// When the program started.
     pub started: Clock,
 }
@@ -75,6 +77,11 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     axum::serve(listener, routes::router(door)).with_graceful_shutdown(stop).await
+}
+
+/// Takes the configuration file again, as `POST /api/v1/reload` does; why not, if it was not taken.
+pub async fn reload(door: &Door) -> Result<(), String> {
+    routes::take_configuration(door).await.map(|_| ()).map_err(|trouble| trouble.to_string())
 }
 
 #[cfg(test)]

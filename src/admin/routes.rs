@@ -20,7 +20,7 @@ use super::types::{
     Problem, Rejoin, Server, Service, Status, WaitTimes,
 };
 use super::{Door, ReloadError, metrics};
-use crate::engine::{Command, CommandError, FlowState, Instant, LegId, ServiceState};
+use crate::engine::{Command, CommandError, FlowState, Instant, LegId, Link, ServiceState};
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::command_error_text;
 use crate::observe::json::degraded_reason;
@@ -74,6 +74,12 @@ pub(super) struct Trouble {
 impl Trouble {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into() }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
     }
 }
 
@@ -264,14 +270,20 @@ async fn reload(
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Done>, Trouble> {
     let Nothing {} = body(bytes)?;
+    take_configuration(&door).await
+}
+
+/// Reads the configuration again and has the engine take it.
+pub(super) async fn take_configuration(door: &Door) -> Result<Json<Done>, Trouble> {
     let config = (door.reload)()?;
-    carry_out(&door, Command::Reload(config)).await
+    carry_out(door, Command::Reload(config)).await
 }
 
 /// The status as the engine has it now.
 pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
     let status = ask(door, |_, engine| engine.status()).await?;
     let wait = door.board.counters().wait();
+    let counts = (door.link_counts)();
     let config = &door.config;
     let [opening, paired, lagging, diverged, solo, time_wait] = status.flows;
     let primary = status.roles.primary;
@@ -304,6 +316,7 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
         servers: servers.into(),
         flows: FlowCounts { opening, paired, lagging, diverged, solo, time_wait },
         held_bytes: status.held_bytes,
+        links: Link::ALL.map(|link| link.name().to_owned()).into_iter().zip(counts).collect(),
         sync: status.sync.map(|id| id.0),
         release_wait: wait_times(&wait),
     })

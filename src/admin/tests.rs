@@ -70,7 +70,8 @@ impl World {
             }
         });
         let gateway = Box::new(Loop(asks.clone()));
-        let door = Door { board, gateway, config, reload, started: Clock::now() };
+        let link_counts = Box::new(<[types::LinkCounts; 3]>::default);
+        let door = Door { board, gateway, config, reload, link_counts, started: Clock::now() };
         let listener = socket::bind(&path).expect("a socket");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {

@@ -26,6 +26,8 @@ pub struct Status {
     pub flows: FlowCounts,
     /// Bytes held by all flows.
     pub held_bytes: u64,
+    /// What the driver counted on the links `client`, `a` and `b`.
+    pub links: std::collections::BTreeMap<String, LinkCounts>,
     /// Number of the sync under way.
     pub sync: Option<u32>,
     /// How long released bytes waited for the second server.
@@ -94,6 +96,27 @@ pub struct WaitTimes {
     pub p99_seconds: f64,
     /// Longest.
     pub max_seconds: f64,
+}
+
+/// What the driver counted on one link.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkCounts {
+    /// Frames received; a super-frame counts once.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent; a super-frame counts once.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames that the kernel dropped because they were not taken in time.
+    pub kernel_drops: u64,
+    /// Frames with a virtio header that says nothing.
+    pub bad_headers: u64,
+    /// Frames that did not fit into the queue of a link that takes none.
+    pub queue_drops: u64,
+    /// Frames refused by the kernel, by the name of the error.
+    pub send_errors: std::collections::BTreeMap<String, u64>,
 }
 
 /// `GET /api/v1/flows?limit=N`.

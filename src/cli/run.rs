@@ -1,13 +1,498 @@
-//! `shadowvm run`: placeholder, replaced by its owner.
+//! `shadowvm run`: put the parts of the gateway together, and take them apart in good order.
+//!
+//! The order matters. The helper process is started first, while there is one thread and every
+//! privilege; then everything that needs privileges is opened; then they are dropped; then the
+//! threads start. The packet loop runs on the main thread until SIGTERM or SIGINT. The state file
+//! stays, so that a start soon afterwards continues the connections.
 
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Instant as Clock;
 
-/// No arguments yet.
+use nix::unistd::{Gid, Uid, User};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::{config_error, exit};
+use crate::admin::socket::{self, SocketError};
+use crate::admin::types::LinkCounts;
+use crate::admin::{self, Door, Gateway, Question, ReloadError};
+use crate::config::{Config, ConfigError, DEFAULT_FILE, RunAs};
+use crate::engine::{
+    Command, Engine, Epoch, Event, Input, Instant, LegId, Record, SyncId, SyncRequest, SyncStep,
+};
+use crate::io::af_packet::{LinkError, LinkOptions, LinkStats, Links};
+use crate::io::pcap::Tap;
+use crate::io::state_file::{StateFile, StateFileError};
+use crate::io::{Driver, Mailbox, Request, Sink, clock, drive, mailbox, privileges};
+use crate::observe::{Board, Level, Observer};
+use crate::sync::exec::{self, ExecSync};
+use crate::sync::helper::{Commands, Helper, HookCommand, Unheard};
+use crate::sync::{StateSync, SyncSink};
+
+/// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  shadowvm run                         with /etc/shadowvm/shadowvm.toml
+  shadowvm run -c ./shadowvm.toml      with another configuration
 
-/// Says that it is not built yet.
-pub fn run(_args: Args) -> ExitCode {
-    eprintln!("not built yet");
-    ExitCode::from(super::exit::BUG)
+SIGTERM and SIGINT end it cleanly, SIGHUP reads the configuration again.
+Exit status: 0 ended, 2 the configuration is unreadable, 70 bug, 75 a gateway is running already,
+77 not permitted (the message has the line that mends it), 78 the configuration is wrong.")]
+pub struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// Runs the gateway until it is told to end.
+pub fn run(args: Args) -> ExitCode {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => return config_error(&error),
+    };
+    log_to_stderr(&config);
+    match gateway(&args.config, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shadowvm: {error}");
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Links(#[from] LinkError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    State(#[from] StateFileError),
+    #[error("{what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("there is no user `{0}`; correct run.user, or make the user")]
+    NoUser(String),
+    #[error("privileges cannot be dropped: {0}; start as root, or remove [run]")]
+    Privileges(String),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+impl RunError {
+    fn status(&self) -> u8 {
+        let by_kind = |source: &io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            _ => exit::CONFIG,
+        };
+        match self {
+            Self::Links(LinkError::Permission) | Self::Privileges(_) => exit::PERMISSION,
+            Self::Links(LinkError::NotEthernet(_)) | Self::NoUser(_) => exit::CONFIG,
+            Self::Links(LinkError::VnetHdrUnsupported(_) | LinkError::Io(..)) => exit::NO,
+            Self::Socket(SocketError::Busy(_)) => exit::BUSY,
+            Self::Socket(SocketError::NotASocket(_)) => exit::CONFIG,
+            Self::Socket(SocketError::Io { source, .. }) | Self::File { source, .. } => {
+                by_kind(source)
+            }
+            Self::State(StateFileError::Io(_, source)) => by_kind(source),
+            Self::State(StateFileError::Foreign(..)) => exit::CONFIG,
+            Self::System { .. } => exit::BUG,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+fn log_to_stderr(config: &Config) {
+    let level = match config.log.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    };
+    let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(level)
+        .with_ansi(is_terminal)
+        .with_target(false);
+    // A subscriber that stands already is one of the process that called us.
+    let _ = match config.log.is_json {
+        true => lines.json().try_init(),
+        false => lines.try_init(),
+    };
+}
+
+fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
+    let started = Clock::now();
+    let unheard = start_helper(&config)?;
+    let listener = socket::bind(&config.socket)?;
+    let links = &config.links;
+    let links = Links::open([&links.client, &links.a, &links.b], LinkOptions::default())?;
+    let stats = links.stats();
+    let (state, records) = open_state(&config)?;
+    let events = config.log.events.as_deref().map(append).transpose()?;
+    match &config.record {
+        None => {
+            let outer = Outer { file, config, started, unheard, listener, stats, state, events };
+            outer.run(links, records)
+        }
+        Some(path) => {
+            let wrong = |source| {
+                let (what, path) = ("cannot record into (capture.record)", path.clone());
+                RunError::File { what, path, source }
+            };
+            let tap = Tap::new(links, path).map_err(wrong)?;
+            let outer = Outer { file, config, started, unheard, listener, stats, state, events };
+            outer.run(tap, records)
+        }
+    }
+}
+
+/// Everything privileged, open.
+struct Outer<'a> {
+    file: &'a Path,
+    config: Config,
+    started: Clock,
+    unheard: Option<Unheard>,
+    listener: std::os::unix::net::UnixListener,
+    stats: [Arc<LinkStats>; 3],
+    state: StateFile,
+    events: Option<File>,
+}
+
+impl Outer<'_> {
+    fn run<D: Driver>(self, mut driver: D, records: Vec<Record>) -> Result<(), RunError> {
+        drop_privileges(&self.config)?;
+        let seed = RandomState::new().build_hasher().finish();
+        let mut engine = Engine::new(self.config.engine(), seed, driver.now());
+        let flows = records.iter().filter(|record| matches!(record, Record::Flow { .. })).count();
+        if !records.is_empty() {
+            tracing::info!(flows, "continuing what an earlier process left in the state file");
+            engine.handle(driver.now(), Input::Restore(records));
+        }
+        let names = self.config.servers.each_ref().map(|server| server.name.clone());
+        let board = Board::new(names.clone());
+        let level = self.config.log.level;
+        let observer = Observer::start(Arc::clone(&board), clock::to_unix_ns, self.events, level)
+            .map_err(system("the event writer cannot start"))?;
+        let (mailbox, inbox) = mailbox().map_err(system("no event descriptor"))?;
+        let helper = self.unheard.map(Unheard::listen).transpose();
+        let helper = helper.map_err(system("the helper cannot be heard"))?.map(Arc::new);
+        let admin = Admin::start(AdminParts {
+            board,
+            mailbox: mailbox.clone(),
+            config: self.config.clone(),
+            file: self.file.to_owned(),
+            listener: self.listener,
+            stats: self.stats,
+            started: self.started,
+        })
+        .map_err(system("the admin thread cannot start"))?;
+        let backend = helper.as_ref().filter(|_| self.config.sync.backend.is_some());
+        let mut outlet = Outlet {
+            observer,
+            sync: backend.map(|helper| ExecSync::new(Arc::clone(helper), names.clone())),
+            sink: sync_sink(mailbox.clone()),
+            helper,
+            names,
+            state: self.state,
+            mailbox,
+        };
+        let links = &self.config.links;
+        tracing::info!(
+            "shadowvm {} runs on {} (clients), {} and {} (servers); admin socket {}",
+            env!("CARGO_PKG_VERSION"),
+            links.client,
+            links.a,
+            links.b,
+            self.config.socket.display(),
+        );
+        let ended = drive(&mut engine, &mut driver, &inbox, &mut outlet);
+        admin.stop();
+        // After dropping privileges the directory may be closed to us; the next start replaces it.
+        let _ = std::fs::remove_file(&self.config.socket);
+        drop(outlet);
+        ended.map_err(system("the packet loop failed"))?;
+        tracing::info!("ended; the state file lets the next start continue the connections");
+        Ok(())
+    }
+}
+
+/// Starts the helper process if there is anything for it to run.
+fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let failover = &config.failover;
+    let commands = Commands {
+        sync: config.sync.backend.as_ref().map(|exec| HookCommand {
+            argv: exec.command.clone(),
+            timeout_ms: millis(exec.timeout),
+        }),
+        fence: failover.fence_command.as_ref().map(|command| HookCommand {
+            argv: command.clone(),
+            timeout_ms: millis(failover.fence_timeout),
+        }),
+    };
+    if commands.is_empty() {
+        return Ok(None);
+    }
+    // The running file itself, even if the one on disk was replaced meanwhile.
+    let helper = Unheard::spawn(Path::new("/proc/self/exe"), &commands);
+    helper.map(Some).map_err(system("the helper process cannot start"))
+}
+
+/// Opens the state file; one that cannot be trusted is put aside.
+fn open_state(config: &Config) -> Result<(StateFile, Vec<Record>), RunError> {
+    let path = &config.state_file;
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        let what = "cannot make the directory of the state file (state.file)";
+        std::fs::create_dir_all(dir).map_err(|source| RunError::File {
+            what,
+            path: path.clone(),
+            source,
+        })?;
+    }
+    let (state, refused) = StateFile::open_or_replace(path, config.limits.flows_max)?;
+    if let Some(refused) = refused {
+        tracing::warn!(
+            "{refused}; it was put aside as {}.bad, and connections from before this start pass to \
+             the primary",
+            path.display()
+        );
+    }
+    let records = state.load();
+    Ok((state, records))
+}
+
+fn append(path: &Path) -> Result<File, RunError> {
+    let opened = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+    let what = "cannot write the event log (log.events)";
+    opened.map_err(|source| RunError::File { what, path: path.to_owned(), source })
+}
+
+/// Becomes the configured user, keeping what it takes to open a returned interface again, and
+/// gives up gaining privileges for good.
+fn drop_privileges(config: &Config) -> Result<(), RunError> {
+    use caps::{CapSet, Capability, CapsHashSet};
+    let wrong = |error: &dyn std::fmt::Display| RunError::Privileges(error.to_string());
+    let (uid, gid) = match &config.run_as {
+        None => return privileges::no_new_privileges().map_err(|error| wrong(&error)),
+        Some(RunAs::Ids { uid, gid }) => (Uid::from_raw(*uid), Gid::from_raw(*gid)),
+        Some(RunAs::User(name)) => {
+            let user = User::from_name(name).map_err(|error| wrong(&error))?;
+            let user = user.ok_or_else(|| RunError::NoUser(name.clone()))?;
+            (user.uid, user.gid)
+        }
+    };
+    nix::unistd::chown(&config.socket, Some(uid), Some(gid)).map_err(|error| wrong(&error))?;
+    caps::securebits::set_keepcaps(true).map_err(|error| wrong(&error))?;
+    nix::unistd::setgroups(&[]).map_err(|error| wrong(&error))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(|error| wrong(&error))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|error| wrong(&error))?;
+    let mut keep = CapsHashSet::new();
+    keep.extend([Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN]);
+    let had = caps::read(None, CapSet::Permitted).map_err(|error| wrong(&error))?;
+    let keep: CapsHashSet = keep.intersection(&had).copied().collect();
+    caps::set(None, CapSet::Effective, &keep).map_err(|error| wrong(&error))?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(|error| wrong(&error))?;
+    privileges::no_new_privileges().map_err(|error| wrong(&error))
+}
+
+/// The way from the admin thread to the packet loop.
+#[derive(Debug)]
+struct Post(Mailbox);
+
+impl Gateway for Post {
+    // A loop that has ended answers nothing; whoever asked is told by the missing answer.
+    fn command(&self, id: u64, command: Command) {
+        let _ = self.0.send(Request::Input(Input::Command(id, command)));
+    }
+
+    fn inspect(&self, question: Question) {
+        let _ = self.0.send(Request::Inspect(question));
+    }
+}
+
+fn sync_sink(mailbox: Mailbox) -> SyncSink {
+    Arc::new(move |id, step| {
+        let _ = mailbox.send(Request::Input(Input::SyncStep(id, step)));
+    })
+}
+
+/// Where the engine's outputs go that are no frames.
+struct Outlet {
+    observer: Observer,
+    sync: Option<ExecSync>,
+    sink: SyncSink,
+    helper: Option<Arc<Helper>>,
+    names: [String; 2],
+    state: StateFile,
+    mailbox: Mailbox,
+}
+
+impl Sink for Outlet {
+    fn event(&mut self, now: Instant, event: &Event) {
+        self.observer.event(now, event);
+    }
+
+    fn sync(&mut self, request: SyncRequest) {
+        match &mut self.sync {
+            Some(backend) => backend.start(request, Arc::clone(&self.sink)),
+            None => {
+                let message = "no sync backend is configured".to_owned();
+                (self.sink)(request.id, SyncStep::Failed { message });
+            }
+        }
+    }
+
+    fn cancel_sync(&mut self, id: SyncId) {
+        if let Some(backend) = &mut self.sync {
+            backend.cancel(id);
+        }
+    }
+
+    fn fence(&mut self, epoch: Epoch, server: LegId) {
+        let mailbox = self.mailbox.clone();
+        let tell = move |ok| {
+            let _ = mailbox.send(Request::Input(Input::Fenced { epoch, ok }));
+        };
+        match &self.helper {
+            Some(helper) => exec::fence(helper, &self.names, epoch, server, move |outcome| {
+                if let Err(message) = &outcome {
+                    tracing::warn!("the fence command failed: {message}");
+                }
+                tell(outcome.is_ok());
+            }),
+            None => tell(false),
+        }
+    }
+
+    fn persist(&mut self, record: &Record) {
+        self.state.write(record);
+    }
+}
+
+/// The admin thread.
+struct Admin {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+struct AdminParts {
+    board: Arc<Board>,
+    mailbox: Mailbox,
+    config: Config,
+    file: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+    stats: [Arc<LinkStats>; 3],
+    started: Clock,
+}
+
+impl Admin {
+    fn start(parts: AdminParts) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(administer(parts, stopped)) {
+                tracing::error!(%error, "the admin socket is closed; restart to administer again");
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        // It may have ended by itself.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+/// Serves the admin socket and the signals until told to stop.
+async fn administer(parts: AdminParts, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    let AdminParts { board, mailbox, config, file, listener, stats, started } = parts;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let running = config.clone();
+    let door = Arc::new(Door {
+        board,
+        gateway: Box::new(Post(mailbox.clone())),
+        config,
+        reload: Box::new(move || read_again(&file, &running)),
+        link_counts: Box::new(move || stats.each_ref().map(|stats| link_counts(stats))),
+        started,
+    });
+    let listener = UnixListener::from_std(listener)?;
+    let (close, closed) = oneshot::channel::<()>();
+    let served = tokio::spawn(admin::serve(listener, Arc::clone(&door), async {
+        let _ = closed.await;
+    }));
+    let mut stopped = stopped;
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            _ = terminate.recv() => end(&mailbox, "SIGTERM"),
+            _ = interrupt.recv() => end(&mailbox, "SIGINT"),
+            _ = hangup.recv() => reload_by_signal(&door).await,
+        }
+    }
+    drop(close);
+    // Requests under way get a moment; a reader that holds its connection open does not.
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(500), served).await;
+    Ok(())
+}
+
+fn end(mailbox: &Mailbox, signal: &str) {
+    tracing::info!("{signal}: ending");
+    // A loop that has ended already is what is wanted.
+    let _ = mailbox.send(Request::Stop);
+}
+
+async fn reload_by_signal(door: &Door) {
+    match admin::reload(door).await {
+        Ok(()) => tracing::info!("SIGHUP: the new configuration is in force"),
+        Err(why) => tracing::warn!("SIGHUP: the configuration in force stays: {why}"),
+    }
+}
+
+/// The engine's part of the configuration, read again.
+fn read_again(
+    file: &Path,
+    running: &Config,
+) -> Result<Box<crate::engine::EngineConfig>, ReloadError> {
+    let new = Config::load(file).map_err(|error: ConfigError| ReloadError::Config(error))?;
+    let changed = running.needs_restart(&new);
+    match changed.is_empty() {
+        true => Ok(Box::new(new.engine())),
+        false => Err(ReloadError::NeedsRestart(changed.join(", "))),
+    }
+}
+
+fn link_counts(stats: &LinkStats) -> LinkCounts {
+    let errors = stats.send_errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    LinkCounts {
+        rx_frames: stats.rx_frames.load(Relaxed),
+        rx_bytes: stats.rx_bytes.load(Relaxed),
+        tx_frames: stats.tx_frames.load(Relaxed),
+        tx_bytes: stats.tx_bytes.load(Relaxed),
+        kernel_drops: stats.kernel_drops.load(Relaxed),
+        bad_headers: stats.bad_headers.load(Relaxed),
+        queue_drops: stats.queue_drops.load(Relaxed),
+        send_errors: errors
+            .iter()
+            .map(|(errno, n)| (format!("{:?}", nix::errno::Errno::from_raw(*errno)), *n))
+            .collect(),
+    }
 }
