@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const GOOD: &str = "[links]\nclient = \"c0\"\na = \"a0\"\nb = \"b0\"\n[service]\n\
     addressing = \"clone\"\naddress = \"192.0.2.10\"\nports = [80]\n[[server]]\nname = \"one\"\n\
@@ -134,4 +138,155 @@ fn doctor_names_a_link_that_is_missing_and_how_to_mend_it() {
     assert!(text.contains("FAIL   link: nonexistent0 does not exist"), "{text}");
     assert!(text.contains("fix: "), "{text}");
     assert!(text.contains("libvirt"), "{text}");
+}
+
+/// A running gateway whose interfaces do not exist, so that it needs no privilege.
+struct Gateway {
+    process: Child,
+    log: BufReader<ChildStderr>,
+    dir: tempfile::TempDir,
+    config: String,
+}
+
+impl Gateway {
+    fn start(extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let text = format!(
+            "{GOOD}[admin]\nsocket = {:?}\n[state]\nfile = {:?}\n[log]\nevents = {:?}\n{extra}",
+            at("admin.sock"),
+            at("state"),
+            at("events")
+        )
+        .replace("c0", "nonexist0")
+        .replace("a0", "nonexist1")
+        .replace("b0", "nonexist2");
+        let config = file(dir.path(), &text);
+        let (process, log) = Self::spawn(&config);
+        Self { process, log, dir, config }
+    }
+
+    /// Starts it and waits until it says that it runs.
+    fn spawn(config: &str) -> (Child, BufReader<ChildStderr>) {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_shadowvm"))
+            .args(["run", "-c", config])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        wait_for(&mut log, "runs on");
+        (process, log)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ask(&self, verb: &[&str]) -> Output {
+        let args: Vec<&str> = verb.iter().copied().chain(["-c", &self.config]).collect();
+        shadowvm(&args)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Reads the log up to a line that has `words`.
+fn wait_for(log: &mut impl BufRead, words: &str) -> String {
+    let mut seen = String::new();
+    loop {
+        let mut line = String::new();
+        let n = log.read_line(&mut line).unwrap();
+        assert!(n > 0, "the log ended without {words:?}:\n{seen}");
+        seen.push_str(&line);
+        if line.contains(words) {
+            return seen;
+        }
+    }
+}
+
+#[test]
+fn a_gateway_lives_answers_and_ends_in_good_order() {
+    let mut gateway = Gateway::start("");
+    let status = gateway.ask(&["status", "-o", "json"]);
+    assert_eq!(code(&status), 0, "{}", err(&status));
+    let status: serde_json::Value = serde_json::from_str(&out(&status)).unwrap();
+    assert_eq!(status["primary"], "one");
+    assert_eq!(status["servers"][1]["interface"], "nonexist2");
+    let check = gateway.ask(&["status", "--check"]);
+    assert_eq!(code(&check), 1);
+    assert!(err(&check).starts_with("not protected: "), "{}", err(&check));
+    assert_eq!(code(&gateway.ask(&["flows"])), 0);
+    assert_eq!(code(&gateway.ask(&["pause"])), 0);
+    assert_eq!(code(&gateway.ask(&["resume"])), 0);
+    assert_eq!(code(&gateway.ask(&["sync", "now"])), 1);
+    assert_eq!(code(&gateway.ask(&["rejoin", "three"])), 2);
+    assert_eq!(code(&gateway.ask(&["run"])), 75, "a second one on the same socket");
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.process.wait().unwrap().success());
+    assert!(!gateway.path("admin.sock").exists());
+    assert!(gateway.path("state").exists(), "the next start needs it");
+    let events = std::fs::read_to_string(gateway.path("events")).unwrap();
+    let events: Vec<serde_json::Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(events.iter().any(|e| e["event"] == "command_done" && e["ok"] == true), "{events:?}");
+    let times: Vec<u64> = events.iter().map(|e| e["t_ns"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert_eq!(code(&gateway.ask(&["status"])), 69);
+}
+
+#[test]
+fn reload_takes_what_can_change_and_refuses_the_rest() {
+    let mut gateway = Gateway::start("");
+    let good = std::fs::read_to_string(&gateway.config).unwrap();
+    let write = |text: &str| std::fs::write(&gateway.config, text).unwrap();
+    write(&format!("{good}[compare]\nhold_hard = \"200ms\"\n"));
+    assert_eq!(code(&gateway.ask(&["reload"])), 0);
+    let socket = gateway.path("admin.sock");
+    let reload = || shadowvm(&["reload", "--socket", socket.to_str().unwrap()]);
+    write(&good.replace("nonexist0", "nonexist9"));
+    let restart = reload();
+    assert_eq!(code(&restart), 1);
+    assert!(err(&restart).contains("links cannot change while running"), "{}", err(&restart));
+    write(&good.replace("ports", "potrs"));
+    let broken = reload();
+    assert_eq!(code(&broken), 78);
+    assert!(err(&broken).contains("did you mean `ports`?"), "{}", err(&broken));
+    gateway.signal(Signal::SIGHUP);
+    let log = wait_for(&mut gateway.log, "the configuration in force stays");
+    assert!(log.contains("WARN"), "{log}");
+    write(&good);
+    gateway.signal(Signal::SIGHUP);
+    wait_for(&mut gateway.log, "the new configuration is in force");
+}
+
+#[test]
+fn after_a_kill_the_helper_is_gone_and_the_next_start_takes_over() {
+    let mut gateway = Gateway::start("[sync]\nbackend = \"exec\"\ncommand = [\"/bin/true\"]\n");
+    let children = format!("/proc/{0}/task/{0}/children", gateway.process.id());
+    let helper = std::fs::read_to_string(children).unwrap();
+    let helper = helper.trim().parse::<i32>().expect("exactly one child, the helper");
+    gateway.signal(Signal::SIGKILL);
+    gateway.process.wait().unwrap();
+    // The helper holds the log open, so its end is the helper's end.
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut gateway.log, &mut rest).unwrap();
+    assert!(kill(Pid::from_raw(helper), None).is_err() || is_zombie(helper), "it lives");
+    assert!(gateway.path("admin.sock").exists(), "a killed gateway leaves its socket");
+    let (process, log) = Gateway::spawn(&gateway.config);
+    (gateway.process, gateway.log) = (process, log);
+    assert_eq!(code(&gateway.ask(&["status"])), 0);
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }

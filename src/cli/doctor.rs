@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
 
 use super::door::answer;
@@ -225,8 +226,7 @@ fn links(config: &Config) -> Vec<Finding> {
     let links = &config.links;
     let names = [&links.client, &links.a, &links.b];
     let mut findings: Vec<Finding> = names.iter().flat_map(|name| link(name)).collect();
-    let mtus: Vec<Option<u64>> =
-        names.iter().map(|name| number(format!("/sys/class/net/{name}/mtu"))).collect();
+    let mtus: Vec<Option<u64>> = names.iter().map(|name| number(sys(name, "mtu"))).collect();
     if let [Some(client), Some(a), Some(b)] = mtus[..]
         && (a < client || b < client)
     {
@@ -243,29 +243,32 @@ fn links(config: &Config) -> Vec<Finding> {
 
 fn link(name: &str) -> Vec<Finding> {
     let check = "link";
-    let dir = PathBuf::from("/sys/class/net").join(name);
-    if !dir.exists() {
+    let entries: Vec<InterfaceAddress> =
+        getifaddrs().into_iter().flatten().filter(|entry| entry.interface_name == name).collect();
+    let Some(first) = entries.first() else {
         let what = format!("{name} does not exist");
         let fix = "ip link shows the names; set them in [links]";
         return vec![Finding::bad(check, Verdict::Fail, what, fix)];
-    }
+    };
     let mut findings = Vec::new();
-    if number(dir.join("type")) != Some(1) {
+    let hardware =
+        entries.iter().filter_map(|e| e.address.as_ref()?.as_link_addr().copied()).next();
+    if hardware.is_none_or(|link| link.hatype() != ARPHRD_ETHER) {
         let what = format!("{name} is not an Ethernet interface");
         let fix = "choose an Ethernet, veth or tap interface in [links]";
         findings.push(Finding::bad(check, Verdict::Fail, what, fix));
     }
-    if number(dir.join("carrier")) != Some(1) {
+    if !first.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
         let what = format!("{name} has no carrier, or is down (`run` sets it up)");
         let fix = format!("ip link set {name} up, and see that the other end is connected");
         findings.push(Finding::bad(check, Verdict::Warn, what, fix));
     }
-    if dir.join("brport").exists() || dir.join("master").exists() {
+    if sys(name, "brport").exists() || sys(name, "master").exists() {
         let what = format!("{name} belongs to a bridge or bond, which forwards past the gateway");
         let fix = format!("ip link set {name} nomaster");
         findings.push(Finding::bad(check, Verdict::Fail, what, fix));
     }
-    let addresses = addresses_of(name);
+    let addresses: Vec<String> = entries.iter().filter_map(address_of).collect();
     if !addresses.is_empty() {
         let what = format!(
             "{name} has the address {}: this host's own kernel would answer there",
@@ -274,8 +277,7 @@ fn link(name: &str) -> Vec<Finding> {
         let fix = format!("ip addr flush dev {name} (use another interface to reach this host)");
         findings.push(Finding::bad(check, Verdict::Fail, what, fix));
     }
-    let ipv6_off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    if number(&ipv6_off) == Some(0) {
+    if number(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")) == Some(0) {
         let what = format!("{name} has IPv6 on: this host's own kernel speaks there");
         let fix = format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=1 (`run` does it too)");
         findings.push(Finding::bad(check, Verdict::Warn, what, fix));
@@ -287,21 +289,27 @@ fn link(name: &str) -> Vec<Finding> {
     findings
 }
 
-/// Addresses of `name`, except IPv6 link-local ones: they go with IPv6.
-fn addresses_of(name: &str) -> Vec<String> {
-    let Ok(all) = getifaddrs() else { return Vec::new() };
-    let mut addresses = Vec::new();
-    for address in all.filter(|a| a.interface_name == name).filter_map(|a| a.address) {
-        if let Some(v4) = address.as_sockaddr_in() {
-            addresses.push(v4.ip().to_string());
-        }
-        if let Some(v6) = address.as_sockaddr_in6()
-            && !v6.ip().is_unicast_link_local()
-        {
-            addresses.push(v6.ip().to_string());
-        }
+/// The kernel's number for Ethernet among kinds of hardware.
+const ARPHRD_ETHER: u16 = 1;
+
+/// A file about the interface; one that is never there if /sys shows another network namespace.
+fn sys(name: &str, file: &str) -> PathBuf {
+    let dir = PathBuf::from("/sys/class/net").join(name);
+    let index = nix::net::if_::if_nametoindex(name).ok().map(u64::from);
+    match index.is_some() && number(dir.join("ifindex")) == index {
+        true => dir.join(file),
+        false => "/nonexistent".into(),
     }
-    addresses
+}
+
+/// The entry's address, unless it is IPv6 link-local: that one goes with IPv6.
+fn address_of(entry: &InterfaceAddress) -> Option<String> {
+    let address = entry.address.as_ref()?;
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(v4.ip().to_string());
+    }
+    let v6 = address.as_sockaddr_in6()?.ip();
+    (!v6.is_unicast_link_local()).then(|| v6.to_string())
 }
 
 /// In clone addressing both servers have one address, so the backup cannot be reached by it.

@@ -128,8 +128,13 @@ pub struct Observer {
     queue: Option<SyncSender<(u64, Event)>>,
     writer: Option<JoinHandle<()>>,
     unix_ns: fn(Instant) -> u64,
+    /// The last engine time seen, and its UNIX time.
+    last: (Instant, u64),
     has_trace: bool,
 }
+
+/// UNIX time may seem to go back by this much between two readings of two clocks.
+const JITTER_NS_MAX: u64 = 1_000_000;
 
 impl Observer {
     /// Starts the writer thread. `unix_ns` turns engine time into UNIX time; `events` is the
@@ -146,7 +151,19 @@ impl Observer {
             .name("events".into())
             .spawn(move || writer::run(&incoming, &shared, events))?;
         let has_trace = level == Level::Trace;
-        Ok(Self { board, queue: Some(queue), writer: Some(writer), unix_ns, has_trace })
+        let (queue, writer) = (Some(queue), Some(writer));
+        Ok(Self { board, queue, writer, unix_ns, last: (Instant::ZERO, 0), has_trace })
+    }
+
+    /// UNIX time of `now`: the same for the same, and in order unless the clock was set back.
+    fn unix_time(&mut self, now: Instant) -> u64 {
+        let (last, last_ns) = self.last;
+        if now != last {
+            let read = (self.unix_ns)(now);
+            let is_jitter = read < last_ns && last_ns - read < JITTER_NS_MAX;
+            self.last = (now, if is_jitter { last_ns } else { read });
+        }
+        self.last.1
     }
 
     /// Takes one event. Never waits.
@@ -156,8 +173,9 @@ impl Observer {
         if is_per_packet(event) && !self.has_trace {
             return;
         }
+        let t_ns = self.unix_time(now);
         if let Some(queue) = &self.queue
-            && let Err(TrySendError::Full(_)) = queue.try_send(((self.unix_ns)(now), event.clone()))
+            && let Err(TrySendError::Full(_)) = queue.try_send((t_ns, event.clone()))
         {
             self.board.counters().record_lost();
         }
@@ -165,7 +183,7 @@ impl Observer {
             // An outcome is told at once: the writer may be behind.
             Event::CommandDone { id, result } => self.board.command_done(*id, *result),
             Event::ServiceChanged { .. } => {
-                self.board.service_changed_ns.store((self.unix_ns)(now), Ordering::Relaxed);
+                self.board.service_changed_ns.store(t_ns, Ordering::Relaxed);
             }
             _ => {}
         }

@@ -137,6 +137,7 @@ impl Unheard {
     pub fn spawn(program: &Path, commands: &Commands) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let process = Command::new(program)
+            .arg0("shadowvm")
             .arg(VERB)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
