@@ -1,1 +1,16 @@
-//! To come.
+//! Worlds to try the gateway in: network namespaces, embedded servers and clients, faults.
+//!
+//! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
+//! [`impair`] a link that treats frames badly. Nothing here is on the gateway's own path.
+
+pub(crate) mod agent;
+pub mod host;
+pub mod impair;
+pub(crate) mod message;
+pub(crate) mod netlink;
+pub mod world;
+
+pub use host::{Child, Io, Output, Program};
+pub use impair::{Fate, Impairment};
+pub use netlink::{Mac, RouteMetrics};
+pub use world::{Cut, HostId, Kind, ServerOptions, Topology, World, WorldError, WorldOptions};
