@@ -22,7 +22,11 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no gateway answers on {}: {source}; start one with `shadowvm run -c FILE`, or name its socket with --socket", socket.display())]
+    #[error(
+        "no gateway answers on {}: {source}; start one with `shadowvm run -c FILE`, or name its \
+         socket with --socket",
+        socket.display()
+    )]
     NoDaemon {
         /// Where.
         socket: PathBuf,
@@ -30,7 +34,10 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The socket is another user's.
-    #[error("not permitted to use {}; run this as root or as the user that the gateway runs as", .0.display())]
+    #[error(
+        "not permitted to use {}; run this as root or as the user that the gateway runs as",
+        .0.display()
+    )]
     Permission(PathBuf),
     /// The daemon refused.
     #[error("{}", .0.detail)]

@@ -2,7 +2,7 @@
 //!
 //! Owns the socket and the routes. GET changes nothing; a POST answers with its command's outcome.
 //! It never touches a frame: it asks the packet loop through [`Gateway`] and reads the
-//! [`Board`](crate::observe::Board).
+//! [`Board`].
 
 pub mod client;
 mod metrics;

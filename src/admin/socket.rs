@@ -12,13 +12,20 @@ use nix::sys::stat::{Mode, umask};
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another gateway answers there.
-    #[error("a gateway is running already: it answers on {}; stop it, or set another admin.socket", .0.display())]
+    #[error(
+        "a gateway is running already: it answers on {}; stop it, or set another admin.socket",
+        .0.display()
+    )]
     Busy(PathBuf),
     /// Something that is not a socket has that name.
     #[error("{} is not a socket; remove it, or set another admin.socket", .0.display())]
     NotASocket(PathBuf),
     /// It cannot be made.
-    #[error("cannot make the admin socket {}: {source}; its directory must exist and be writable (admin.socket)", path.display())]
+    #[error(
+        "cannot make the admin socket {}: {source}; its directory has to be writable \
+         (admin.socket)",
+        path.display()
+    )]
     Io {
         /// The socket.
         path: PathBuf,

@@ -183,7 +183,11 @@ pub enum RunAs {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; name the file with -c FILE, or write a first one with `shadowvm config init`", file.display())]
+    #[error(
+        "cannot read {}: {source}; name the file with -c FILE, or write a first one with \
+         `shadowvm config init`",
+        file.display()
+    )]
     Read {
         /// The file.
         file: PathBuf,

@@ -84,7 +84,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             format!("{flow}: passes to the primary unprotected: {}", solo_text(*reason))
         }
         Event::Released { flow, verified, unverified, waited } => format!(
-            "{flow}: released {verified} verified and {unverified} unverified bytes after {waited:?}"
+            "{flow}: released {verified} verified, {unverified} unverified bytes after {waited:?}"
         ),
         Event::MaskHit { flow, rule, at, len } => {
             format!("{flow}: rule {rule} masked {len} bytes at {}", at.since(Offset::START))
@@ -108,8 +108,8 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
                 DivergenceKind::Length => "one ends where the other goes on".into(),
             };
             format!(
-                "{flow}: the servers' answers differ at byte {at}: {what}; nothing from there on is \
-                 released before a state sync or its deadline"
+                "{flow}: the servers' answers differ at byte {at}: {what}; nothing from there \
+                 on is released before a state sync or its deadline"
             )
         }
         Event::FlowReset { flow } => format!(
