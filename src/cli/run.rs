@@ -140,25 +140,24 @@ fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let unheard = start_helper(&config)?;
     let listener = socket::bind(&config.socket)?;
     let links = &config.links;
-    let links = Links::open([&links.client, &links.a, &links.b], LinkOptions::default())?;
+    let mut links = Links::open([&links.client, &links.a, &links.b], LinkOptions::default())?;
     let stats = links.stats();
     let (state, records) = open_state(&config)?;
     let events = config.log.events.as_deref().map(append).transpose()?;
-    match &config.record {
-        None => {
-            let outer = Outer { file, config, started, unheard, listener, stats, state, events };
-            outer.run(links, records)
-        }
-        Some(path) => {
-            let wrong = |source| {
-                let (what, path) = ("cannot record into (capture.record)", path.clone());
-                RunError::File { what, path, source }
-            };
-            let tap = Tap::new(links, path).map_err(wrong)?;
-            let outer = Outer { file, config, started, unheard, listener, stats, state, events };
-            outer.run(tap, records)
-        }
+    let record = config.record.clone();
+    let outer = Outer { file, config, started, unheard, listener, stats, state, events };
+    let Some(path) = record else { return outer.run(&mut links, records) };
+    let what = "cannot record into (capture.record)";
+    let mut tap = Tap::new(links, &path).map_err(|source| RunError::File {
+        what,
+        path: path.clone(),
+        source,
+    })?;
+    let ended = outer.run(&mut tap, records);
+    if let Some(error) = tap.error() {
+        tracing::warn!(%error, "the capture {} is not complete", path.display());
     }
+    ended
 }
 
 /// Everything privileged, open.
@@ -174,7 +173,7 @@ struct Outer<'a> {
 }
 
 impl Outer<'_> {
-    fn run<D: Driver>(self, mut driver: D, records: Vec<Record>) -> Result<(), RunError> {
+    fn run<D: Driver>(self, driver: &mut D, records: Vec<Record>) -> Result<(), RunError> {
         drop_privileges(&self.config)?;
         let seed = RandomState::new().build_hasher().finish();
         let mut engine = Engine::new(self.config.engine(), seed, driver.now());
@@ -220,7 +219,7 @@ impl Outer<'_> {
             links.b,
             self.config.socket.display(),
         );
-        let ended = drive(&mut engine, &mut driver, &inbox, &mut outlet);
+        let ended = drive(&mut engine, driver, &inbox, &mut outlet);
         admin.stop();
         // After dropping privileges the directory may be closed to us; the next start replaces it.
         let _ = std::fs::remove_file(&self.config.socket);
