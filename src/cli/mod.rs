@@ -18,6 +18,8 @@ pub mod failover;
 pub mod flows;
 pub mod helper;
 pub mod lab;
+pub mod lab_client;
+pub mod lab_server;
 pub mod pause;
 pub mod rejoin;
 pub mod reload;
@@ -102,6 +104,12 @@ enum Verb {
     /// Run the operator's commands for `run`
     #[command(hide = true)]
     Helper(helper::Args),
+    /// The web server of a lab
+    #[command(hide = true)]
+    LabServer(lab_server::Args),
+    /// The client of a lab
+    #[command(hide = true)]
+    LabClient(lab_client::Args),
 }
 
 /// Parses the command line and runs its verb.
@@ -125,6 +133,8 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),
         Verb::Helper(args) => helper::run(args),
+        Verb::LabServer(args) => lab_server::run(args),
+        Verb::LabClient(args) => lab_client::run(args),
     };
     // The panic's own message is on standard error already; scripts get the promised status.
     std::panic::catch_unwind(verb).unwrap_or(ExitCode::from(exit::BUG))

@@ -1,13 +1,15 @@
 //! Worlds to try the gateway in: network namespaces, embedded servers and clients, faults.
 //!
 //! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
-//! [`impair`] a link that treats frames badly. Nothing here is on the gateway's own path.
+//! [`impair`] a link that treats frames badly,
+//! [`web`] a server and a client that know what every byte should be. Nothing here is on the gateway's own path.
 
 pub(crate) mod agent;
 pub mod host;
 pub mod impair;
 pub(crate) mod message;
 pub(crate) mod netlink;
+pub mod web;
 pub mod world;
 
 pub use host::{Child, Io, Output, Program};

@@ -1,0 +1,40 @@
+//! `shadowvm lab-server`: hidden; the embedded web server, started inside a host of a lab.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::exit;
+use crate::lab::web::server::{self, Faults};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address and port to listen on; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:80")]
+    listen: Vec<String>,
+    /// While this file is there, one byte of each answer is wrong
+    #[arg(long, value_name = "FILE")]
+    wrong: Option<PathBuf>,
+    /// While this file is there, answers come slowly
+    #[arg(long, value_name = "FILE")]
+    slow: Option<PathBuf>,
+}
+
+/// Serves until killed; says `ready` once it listens.
+pub fn run(args: Args) -> ExitCode {
+    let listen = || {
+        let listeners = args.listen.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
+        println!("ready");
+        std::io::stdout().flush()?;
+        server::serve(listeners, Faults { wrong: args.wrong.clone(), slow: args.slow.clone() })
+    };
+    match listen() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-server: {} : {error}", args.listen.join(", "));
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
