@@ -154,6 +154,12 @@ impl Normalizer for Http {
     }
 }
 
+/// Whether `bytes` begin with a whole request line.
+pub fn begins_request(bytes: &[u8]) -> bool {
+    let end = bytes.windows(2).position(|w| w == b"\r\n");
+    end.is_some_and(|end| request_line(&bytes[..end]).is_some())
+}
+
 /// Whether `line` is `METHOD target HTTP/1.x`, and whether the method is HEAD.
 fn request_line(line: &[u8]) -> Option<bool> {
     let mut parts = line.split(|&b| b == b' ');

@@ -4,9 +4,11 @@
 //! point; while Lagging it trails behind and verifies what was shown already.
 
 use super::{Cx, Flow, Report};
+use crate::engine::LegId;
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::planted::{Bug, on};
-use crate::protocol::{Normalizer, SPAN_BYTES_MAX, Step, http::Http};
+use crate::protocol::http::{self, Http};
+use crate::protocol::{Normalizer, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
 /// The comparison of one flow.
@@ -18,6 +20,8 @@ pub struct Comparison {
     request_read: Offset,
     /// A span that may differ begins at `agreed`.
     span: Option<u16>,
+    /// The process began in the middle of the flow: the protocol is not followed yet.
+    is_adrift: bool,
 }
 
 impl Comparison {
@@ -27,7 +31,7 @@ impl Comparison {
             true => None,
             false => Some(Box::new(Http::new(masks))),
         };
-        Self { agreed: at, normalizer, request_read: Offset::START, span: None }
+        Self { agreed: at, normalizer, request_read: Offset::START, span: None, is_adrift: false }
     }
 
     /// The end of the prefix that both legs said.
@@ -35,9 +39,9 @@ impl Comparison {
         self.agreed
     }
 
-    /// Begins again at `at`, knowing nothing of the protocol any more.
+    /// Begins again at `at`, in the middle of nobody knows which message.
     pub fn restart(&mut self, at: Offset) {
-        *self = Self { agreed: at, normalizer: None, request_read: Offset::START, span: None };
+        *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
     }
 
     /// There is nothing to compare any more.
@@ -71,6 +75,24 @@ impl Flow {
             if !stepped {
                 break;
             }
+        }
+    }
+
+    /// After a restart of the gateway: everything said was shown and acknowledged, and now the
+    /// client begins with a request line. From here on the protocol can be followed again; a wrong
+    /// guess would cost no more than a mask where none was needed.
+    pub(super) fn resume_protocol(&mut self, cx: &Cx<'_>, at: Offset, bytes: &[u8]) {
+        if !self.comparison.is_adrift || bytes.is_empty() || cx.config.masks.is_empty() {
+            return;
+        }
+        let released = self.visible.released;
+        let is_quiet = self.client.una == released
+            && self.comparison.agreed == released
+            && self.legs.iter().all(|l| !l.is_open() || l.said() == released);
+        if at == self.client.nxt && is_quiet && http::begins_request(bytes) {
+            let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
+            self.comparison = Comparison::new(released, masks);
+            self.comparison.request_read = at;
         }
     }
 
@@ -118,9 +140,17 @@ impl Flow {
             false => ours.iter().zip(theirs).take_while(|(a, b)| a == b).count(),
         };
         if same == 0 {
-            let (a, b) = match self.primary.index() {
-                0 => (ours[0], theirs[0]),
-                _ => (theirs[0], ours[0]),
+            // A value that differs from its first byte on: does it begin here?
+            let (first, second) = (ours[0], theirs[0]);
+            if let Some(n) = &mut self.comparison.normalizer
+                && let Step::Span { after: 0, rule } = n.on_response(&[first])
+            {
+                self.comparison.span = Some(rule);
+                return true;
+            }
+            let (a, b) = match self.primary {
+                LegId::A => (first, second),
+                LegId::B => (second, first),
             };
             self.on_difference(cx, DivergenceKind::Byte(a, b));
             return false;

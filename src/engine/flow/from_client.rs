@@ -96,6 +96,7 @@ impl Flow {
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
         self.note_client_ack(seg, ack);
+        self.resume_protocol(cx, at, &body);
         self.note_client_data(seg, at, &body);
         let is_fin = seg.flags.has(TcpFlags::FIN);
         let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);

@@ -118,6 +118,24 @@ impl Kit {
         kit
     }
 
+    /// A new process that was left `records`.
+    pub(super) fn restored(config: EngineConfig, records: Vec<Record>) -> Self {
+        let now = Instant::from_millis(5000);
+        let mut kit = Self {
+            engine: Engine::new(config, 8, now),
+            now,
+            heard: Vec::new(),
+            events: Vec::new(),
+            syncs: Vec::new(),
+            records: Vec::new(),
+        };
+        kit.input(Input::Restore(records));
+        for leg in LegId::ALL {
+            kit.input(Input::Signal(Link::Server(leg), Signal::CarrierUp(LinkCaps::default())));
+        }
+        kit
+    }
+
     pub(super) fn forget(&mut self) {
         self.heard.clear();
         self.events.clear();

@@ -354,3 +354,30 @@ fn a_flow_in_its_last_minute_moves_with_the_roles() {
     kit.leg(B, say(ACK, Q + 1, R + 1));
     assert_eq!(kit.on(Link::Client)[0].seg.ack, R + 1);
 }
+
+#[test]
+fn after_a_restart_flows_go_on_and_dates_are_masked_again_from_the_next_request() {
+    let mut masked = config();
+    masked.masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = Kit::new(masked.clone());
+    kit.establish();
+    let records = kit.records.clone();
+    let mut kit = Kit::restored(masked, records);
+    // The probes made all three ends state their positions.
+    let probes = kit.on(Link::Client);
+    assert!(!probes.is_empty(), "the client is asked");
+    kit.client(say(ACK, R + 40, P + 100));
+    kit.leg(A, say(ACK, P + 100, R + 40));
+    kit.leg(B, say(ACK, Q + 100, R + 40));
+    kit.forget();
+    kit.client(say(ACK, R + 40, P + 100).data("GET / HTTP/1.1\r\n\r\n"));
+    assert_eq!(kit.on(TO_B)[0].seg.ack, Q + 100);
+    let r = R + 58;
+    let answer =
+        |date: &str| format!("HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n");
+    kit.leg(A, say(ACK, P + 100, r).data(answer("one")));
+    kit.leg(B, say(ACK, Q + 100, r).data(answer("two")));
+    let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(String::from_utf8_lossy(&shown), answer("one"));
+    assert_eq!(state(&kit), FlowState::Paired);
+}
