@@ -182,10 +182,16 @@ impl Control {
         }
     }
 
-    /// A frame of a server was heard. Only what a live server can say counts.
-    pub fn on_heard(&mut self, now: Instant, leg: LegId, out: &mut VecDeque<Output>) {
+    /// A frame was heard on a server's link; `is_service` if it speaks for the service's address.
+    pub fn on_heard(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        is_service: bool,
+        out: &mut VecDeque<Output>,
+    ) {
         self.detector.heard(now, leg);
-        if self.state(leg) == ServerState::Unknown {
+        if is_service && self.state(leg) == ServerState::Unknown {
             self.set_state(leg, ServerState::Up, out);
         }
     }

@@ -38,6 +38,7 @@ pub struct Engine {
     ip_id: u16,
     tick_at: Instant,
     now: Instant,
+    has_begun: bool,
 }
 
 impl Engine {
@@ -56,6 +57,7 @@ impl Engine {
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
+            has_begun: false,
         }
     }
 
@@ -213,7 +215,8 @@ impl Engine {
         if !self.control.is_heard(leg) {
             return self.on_unheard(leg, &packet);
         }
-        self.control.on_heard(self.now, leg, &mut self.outputs);
+        let is_service = self.claims_service(&packet);
+        self.control.on_heard(self.now, leg, is_service, &mut self.outputs);
         self.bridge.neighbours.learn_server(l2.src);
         let view = self.view();
         match packet {
@@ -346,7 +349,7 @@ impl Engine {
             _ => return false,
         }
         if self.control.is_heard(leg) {
-            self.control.on_heard(now, leg, &mut self.outputs);
+            self.control.on_heard(now, leg, true, &mut self.outputs);
         }
         self.judge(leg);
         self.judge(leg.other());
@@ -385,6 +388,10 @@ impl Engine {
 
     /// The gateway was not scheduled: no time that passed meanwhile is evidence of anything.
     fn guard_own_stall(&mut self) {
+        if !self.has_begun {
+            // Between making the engine and its first input nothing could be missed.
+            (self.has_begun, self.tick_at) = (true, self.now);
+        }
         if self.now <= self.tick_at + OWN_STALL || self.config.mode == Mode::Passthrough {
             return;
         }
@@ -716,7 +723,7 @@ impl Engine {
         is_ours.then_some(FlowKey { service: ServiceId::default(), vlan, client, server })
     }
 
-    /// On the client link, something in the service's own name.
+    /// Something in the service's own name.
     fn claims_service(&self, packet: &Packet) -> bool {
         let sender = match packet {
             Packet::Arp(arp) => Some(arp.sender),

@@ -16,6 +16,8 @@ const fn ms(n: u64) -> Duration {
 
 /// No frame at all for this long is silence.
 const SILENCE: Duration = ms(20);
+/// Nothing at all for this long, probes of both kinds included, needs no waiting flow.
+const DEAD_SILENCE: Duration = ms(1000);
 /// The other server must have been heard within this time.
 const OTHER_FRESH: Duration = ms(15);
 /// Probes of one kind missed in a row, with one of a second kind.
@@ -185,7 +187,7 @@ impl Health {
         self.neighbour.restart();
         self.syn.restart();
         if let Some(at) = &mut self.heard_at {
-            *at = now;
+            *at = (*at).max(now - SILENCE / 2);
         }
     }
 }
@@ -309,6 +311,11 @@ impl Detector {
         let (n, s) = (own.neighbour.missed, own.syn.missed);
         let misses = (n >= MISSES && s >= 1) || (s >= MISSES && n >= 1);
         if silent && misses && waiting.any {
+            return Some(Finding::H2);
+        }
+        let is_dead = own.heard_at.is_some_and(|at| now.since(at) >= DEAD_SILENCE)
+            && now.since(self.window_start) > DEAD_SILENCE;
+        if is_dead && own.neighbour.missed >= MISSES && own.neighbour.answered_at.is_some() {
             return Some(Finding::H2);
         }
         let stalls = own.stalls_since(now - STALL_COUNTS);

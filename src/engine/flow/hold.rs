@@ -43,7 +43,10 @@ impl Flow {
     /// Whether `id` alone keeps the flow from advancing.
     fn pins(&self, id: LegId) -> bool {
         let (leg, other) = (self.leg(id), self.leg(id.other()));
-        let says_less = leg.said() < other.said() && leg.ended_at().is_none();
+        // A server without room for a whole segment is not late: it waits for the client's window
+        // like everybody else (LV4; RFC 9293 3.8.6.2.1, sender's silly-window avoidance).
+        let has_room = leg.told_edge >= leg.said() + 2 * u64::from(self.client.mss);
+        let says_less = leg.said() < other.said() && leg.ended_at().is_none() && has_room;
         let ends_later = other.ended_at() == Some(leg.said()) && leg.fin.is_none();
         let acks_less = leg.acked < other.acked;
         let pins_window = !on(Bug::PinnedWindowNoTimer) && self.pins_window(id);
