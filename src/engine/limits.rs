@@ -40,6 +40,12 @@ pub const FIN_HOLD: Duration = ms(3000);
 pub const TIME_WAIT: Duration = ms(65_000);
 /// How long a reset flow is kept to reset again whoever missed it.
 pub const RESET_KEPT: Duration = ms(5000);
+/// A handshake that the client does not complete: a little more than servers wait for it.
+pub const HALF_OPEN_MAX: Duration = ms(75_000);
+/// A flow that one side has closed and on which nothing more is heard.
+pub const CLOSING_MAX: Duration = ms(600_000);
+/// A leg short of window is late only after this: its own persist timer comes first.
+pub const TIGHT_WAIT: Duration = ms(1000);
 /// A flow on which nothing was heard for this long is forgotten: above TCP's own keep-alive.
 pub const IDLE_MAX: Duration = ms(5 * 24 * 3600 * 1000);
 

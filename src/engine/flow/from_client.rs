@@ -19,6 +19,7 @@ impl Flow {
     /// A segment from the client.
     pub fn on_client_segment(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         self.client.heard_at = cx.now;
+        self.stay_alive(cx.now);
         self.client.headers = (seg.l2, seg.l3);
         if self.visible.reset.is_some() {
             return self.reset_client_again(cx, seg);
@@ -167,24 +168,17 @@ impl Flow {
                 }
             }
             let is_late = self.state == FlowState::Lagging && id == self.backup();
-            let has_gap = end > self.leg(id).edge || at > self.leg(id).sent;
-            if is_late && has_gap && !body.is_empty() {
+            let says_nothing = body.is_empty() && !flags.has(TcpFlags::FIN);
+            if is_late && says_nothing && at >= self.leg(id).sent {
+                self.leg_mut(id).owes_ack = true; // at the position that this leg has reached
+                continue;
+            }
+            if is_late && (end > self.leg(id).edge || at > self.leg(id).sent) {
                 continue; // custody: the gateway sends it when the leg can take it
             }
-            let mut body = body.clone();
-            let mut flags = flags;
-            if is_late && at < self.leg(id).acked && !body.is_empty() {
-                let old = self.leg(id).acked.since(at).min(body.len() as u64);
-                body = body.slice(old as usize..);
-                if body.is_empty() {
-                    flags = flags.without(TcpFlags::PSH);
-                }
-            }
-            let from = Offset(end.0 - body.len() as u64);
             let leg = self.leg_mut(id);
             leg.sent = leg.sent.max(end);
-            let urgent = seg.urgent;
-            self.send_leg_urgent(cx, id, from, flags, body, urgent);
+            self.send_leg_urgent(cx, id, at, flags, body.clone(), seg.urgent);
         }
     }
 }

@@ -258,7 +258,7 @@ impl Flow {
             cx.profile.has_window_scale &= self.client.window_scale.is_none() || has_scale;
         }
         let mss = open().map(|l| l.options.mss).min().unwrap_or(crate::engine::leg::MSS_DEFAULT);
-        self.expires_at = cx.now + limits::IDLE_MAX;
+        self.expires_at = cx.now + limits::HALF_OPEN_MAX;
         let (state, why) = match (solo, cx.config.mode) {
             (Some((_, why)), _) => (FlowState::Solo, Some(why)),
             (None, Mode::Protect) => (FlowState::Paired, None),

@@ -20,7 +20,7 @@ impl Flow {
             return;
         }
         for id in LegId::ALL {
-            let pins = self.pins(id);
+            let pins = self.pins(cx.now, id);
             let was = self.pinned[id.index()];
             self.pinned[id.index()] = match (pins, was) {
                 (false, Some(since)) => {
@@ -41,16 +41,25 @@ impl Flow {
     }
 
     /// Whether `id` alone keeps the flow from advancing.
-    fn pins(&self, id: LegId) -> bool {
+    fn pins(&self, now: Instant, id: LegId) -> bool {
         let (leg, other) = (self.leg(id), self.leg(id.other()));
-        // A server without room for a whole segment is not late: it waits for the client's window
-        // like everybody else (LV4; RFC 9293 3.8.6.2.1, sender's silly-window avoidance).
-        let has_room = leg.told_edge >= leg.said() + 2 * u64::from(self.client.mss);
-        let says_less = leg.said() < other.said() && leg.ended_at().is_none() && has_room;
+        let says_less = self.says_less(id)
+            && (!self.is_tight(id) || now >= leg.progress_at + limits::TIGHT_WAIT);
         let ends_later = other.ended_at() == Some(leg.said()) && leg.fin.is_none();
         let acks_less = leg.acked < other.acked;
         let pins_window = !on(Bug::PinnedWindowNoTimer) && self.pins_window(id);
         says_less || (ends_later && self.is_unfinished()) || acks_less || pins_window
+    }
+
+    fn says_less(&self, id: LegId) -> bool {
+        self.leg(id).said() < self.leg(id.other()).said() && self.leg(id).ended_at().is_none()
+    }
+
+    /// A server without room for a whole segment waits for the client's window like everybody else
+    /// (LV4; RFC 9293 3.8.6.2.1, the sender's silly-window avoidance).
+    fn is_tight(&self, id: LegId) -> bool {
+        let leg = self.leg(id);
+        leg.told_edge < leg.said() + 2 * u64::from(self.client.mss)
     }
 
     /// The window of `id` is the lower one and the client has run out of it.
@@ -110,6 +119,9 @@ impl Flow {
             return lag;
         }
         let due = |id: LegId| {
+            if self.says_less(id) && self.is_tight(id) && self.pinned[id.index()].is_none() {
+                return Some(self.leg(id).progress_at + limits::TIGHT_WAIT);
+            }
             let since = self.pinned[id.index()]?.max(self.leg(id).progress_at);
             let soft = since + cx.config.hold_soft;
             let hard = since + cx.config.hold_hard;

@@ -348,6 +348,20 @@ impl Flow {
         self.settle(cx);
     }
 
+    /// Something was heard: the flow is kept for as long as its phase deserves.
+    fn stay_alive(&mut self, now: Instant) {
+        if self.state == FlowState::TimeWait || self.state == FlowState::Opening {
+            return;
+        }
+        let is_closing = self.visible.fin.is_some() || self.client.fin.is_some();
+        let max = match (self.client.una < Offset::START, is_closing) {
+            (true, _) => limits::HALF_OPEN_MAX,
+            (false, true) => limits::CLOSING_MAX,
+            (false, false) => limits::IDLE_MAX,
+        };
+        self.expires_at = now + max;
+    }
+
     /// The gateway stood still: nobody is late for that.
     pub fn forgive(&mut self, now: Instant) {
         for leg in &mut self.legs {
@@ -389,14 +403,14 @@ impl Flow {
     /// Drops buffers that nobody can need any more, and counts the rest.
     fn trim(&mut self) {
         let released = self.visible.released;
-        for leg in &mut self.legs {
-            if leg.is_open() {
-                let floor = match self.state {
-                    // A lagging leg repeats what was shown; it is verified byte by byte.
-                    FlowState::Lagging => released.min(self.comparison.agreed()),
-                    _ => released,
-                };
-                leg.stream.trim(floor);
+        for id in LegId::ALL {
+            // A lagging leg repeats what was shown; it is verified byte by byte.
+            let floor = match self.state {
+                FlowState::Lagging if id != self.primary => released.min(self.comparison.agreed()),
+                _ => released,
+            };
+            if self.leg(id).is_open() {
+                self.leg_mut(id).stream.trim(floor);
             }
         }
         let mut floor = self.client.una.min(released);
