@@ -1,13 +1,267 @@
-//! `shadowvm demo`: placeholder, replaced by its owner.
+//! `shadowvm demo`: the main job, shown in a world of its own, with every byte checked.
+//!
+//! The first output comes before anything is built. Nothing stays behind, also after SIGKILL.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-/// No arguments yet.
+use serde_json::json;
+
+use super::stage::{Stage, StageError};
+use super::{Format, exit};
+use crate::lab::{Haven, WorldError, WorldOptions, haven, world};
+
+mod story;
+
+use story::{Account, Script, show};
+
+/// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Exit status: 0 every byte was right and all was seen that should be, 1 not."
+)]
+pub struct Args {
+    /// What befalls the servers
+    #[arg(long, value_enum, default_value_t = Fault::Kill9)]
+    fault: Fault,
+    /// Seconds of traffic around the faults
+    #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+    seconds: f64,
+    /// Draws the byte at which the fault strikes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How to write the report
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// In what the hosts are made
+    #[arg(long, value_enum, default_value_t = Kind::Auto)]
+    world: Kind,
+    /// A deliberate mistake that must be noticed
+    #[arg(long, value_enum, hide = true)]
+    plant: Option<Plant>,
+}
 
-/// Says that it is not built yet.
-pub fn run(_args: Args) -> ExitCode {
-    eprintln!("not built yet");
-    ExitCode::from(super::exit::BUG)
+/// What befalls the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Fault {
+    /// All processes of the primary are killed: its kernel says so
+    Kill9,
+    /// The primary's cable is pulled: the carrier is lost
+    Linkdown,
+    /// The primary's frames vanish, the carrier stays: silence
+    Cut,
+    /// The primary's processes are stopped; its kernel still answers
+    Freeze,
+    /// The backup gives a wrong byte in each answer
+    WrongByte,
+    /// The backup becomes slow
+    Slow,
+}
+
+impl Fault {
+    fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |v| v.get_name().into())
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Kill9 => "kill -9 of",
+            Self::Linkdown => "the link is down to",
+            Self::Cut => "silence falls around",
+            Self::Freeze => "SIGSTOP for",
+            Self::WrongByte | Self::Slow => "trouble at",
+        }
+    }
+}
+
+/// In what the hosts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// The first of the following that the system allows
+    Auto,
+    /// Network namespaces, as root
+    Root,
+    /// Network namespaces in a user namespace
+    User,
+    /// The simulator: no real kernel, labelled as such
+    Sim,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Plant {
+    WrongByteAtClient,
+}
+
+/// Shows it.
+pub fn run(args: Args) -> ExitCode {
+    let teller = Teller { start: Instant::now(), is_quiet: args.output == Format::Json };
+    teller.say("shadowvm demo: a client, a gateway and two servers on this machine");
+    let script = Script {
+        fault: args.fault,
+        seconds: args.seconds,
+        seed: args.seed,
+        plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
+    };
+    let (name, setting) = match Setting::make(args.world) {
+        Ok(made) => made,
+        Err(error) => {
+            eprintln!("demo: {error}\nTry --world auto, or --world sim, which needs nothing.");
+            return ExitCode::from(exit::PERMISSION);
+        }
+    };
+    teller.say(&format!("world: {name}"));
+    let Some(mut setting) = setting else { return simulated(&args, &teller) };
+    match perform(&mut setting.stage, &script, &teller) {
+        Ok(account) => report(&args, name, &account, &teller),
+        Err(error) => {
+            let account = Account { faults_found: vec![error.to_string()], ..Account::default() };
+            report(&args, name, &account, &teller)
+        }
+    }
+}
+
+/// A world and the folder of its files; the world ends first.
+struct Setting {
+    stage: Stage,
+    _haven: Haven,
+}
+
+impl Setting {
+    /// The best that the system allows: its description, and nothing if it is the simulator.
+    fn make(kind: Kind) -> Result<(&'static str, Option<Self>), StageError> {
+        const ROOT: &str = "network namespaces, as root";
+        const USER: &str = "network namespaces inside a user namespace, no root";
+        const SIM: &str = "SIMULATED: the system allows no namespaces here";
+        let is_root = nix::unistd::geteuid().is_root();
+        match kind {
+            Kind::Sim => Ok(("SIMULATED, as asked", None)),
+            Kind::Root => Self::as_root().map(|made| (ROOT, Some(made))),
+            Kind::User => Self::as_user().map(|made| (USER, Some(made))),
+            Kind::Auto => {
+                if is_root && let Ok(made) = Self::as_root() {
+                    return Ok((ROOT, Some(made)));
+                }
+                Ok(Self::as_user().map_or((SIM, None), |made| (USER, Some(made))))
+            }
+        }
+    }
+
+    fn as_user() -> Result<Self, StageError> {
+        haven::become_user_root().map_err(|source| {
+            StageError::World(WorldError::Refused {
+                kind: world::Kind::User,
+                what: "a user namespace".into(),
+                source,
+            })
+        })?;
+        Self::as_root()
+    }
+
+    fn as_root() -> Result<Self, StageError> {
+        let haven =
+            Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
+        let options = WorldOptions { kind: world::Kind::Root, ..WorldOptions::default() };
+        let stage = Stage::new(&options, haven.dir())?;
+        Ok(Self { stage, _haven: haven })
+    }
+}
+
+fn perform(stage: &mut Stage, script: &Script, teller: &Teller) -> Result<Account, StageError> {
+    let sync = stage.sync_section(crate::engine::LegId::B);
+    stage.start_all(&sync)?;
+    let interfaces = "client | a, b";
+    teller.say(&format!("gateway between {interfaces}: two web servers run, protected by two"));
+    story::play(stage, script, teller)
+}
+
+/// Nothing but the simulator can run here.
+fn simulated(args: &Args, _teller: &Teller) -> ExitCode {
+    let _ = args;
+    eprintln!("demo: run `shadowvm sim --seeds 100` instead: the same gateway, SIMULATED");
+    ExitCode::from(exit::NO)
+}
+
+fn report(args: &Args, world: &str, account: &Account, teller: &Teller) -> ExitCode {
+    let passed = account.faults_found.is_empty();
+    let took = teller.start.elapsed();
+    if args.output == Format::Json {
+        let mut object = account.json();
+        object["world"] = json!(world);
+        object["fault"] = json!(args.fault.name());
+        object["seed"] = json!(args.seed);
+        object["took_ns"] = json!(took.as_nanos() as u64);
+        println!("{object}");
+    } else {
+        print_report(args, account, took);
+    }
+    ExitCode::from(if passed { exit::OK } else { exit::NO })
+}
+
+fn print_report(args: &Args, account: &Account, took: Duration) {
+    let line = |name: &str, value: String| println!("  {name:<28}{value}");
+    println!("\nReport");
+    line("connections", format!("{}, lost {}", account.connections, account.connections_lost));
+    let wrong = if account.faults_found.is_empty() { "all right" } else { "NOT all right" };
+    line("bytes checked by clients", format!("{}, {wrong}", account.bytes_checked));
+    let all = (account.verified + account.unverified).max(1);
+    let share = account.verified as f64 * 100.0 / all as f64;
+    line("said by both servers", format!("{share:.2} % of {all} bytes"));
+    if let Some(sync) = account.sync {
+        line("sync after the wrong byte", show(sync));
+    }
+    if let (Some(moved), Some(reset)) = (account.flows_moved, account.flows_reset) {
+        line("moved to the survivor", format!("{moved}, reset {reset}"));
+    }
+    if let Some(stall) = account.stall {
+        line("longest wait of a client", show(stall));
+    }
+    if let (Some(through), Some(direct)) = (account.through_p50, account.direct_p50) {
+        let (added, sign) = match through.checked_sub(direct) {
+            Some(added) => (added, "+"),
+            None => (direct - through, "-"),
+        };
+        line("against a direct path", format!("{sign}{} a request (median)", show(added)));
+    }
+    for problem in &account.faults_found {
+        println!("  PROBLEM: {problem}");
+    }
+    if !account.faults_found.is_empty() {
+        println!(
+            "\nFAIL in {:.1} s (fault {}, seed {})",
+            took.as_secs_f64(),
+            args.fault.name(),
+            args.seed
+        );
+        return;
+    }
+    println!(
+        "\nNext:\n  shadowvm demo --fault cut      the same with silence instead of a death\n  \
+         shadowvm lab up                a world that stays, to try by hand with curl\n  \
+         shadowvm config init           a first configuration for two servers of yours\n\n\
+         PASS in {:.1} s",
+        took.as_secs_f64()
+    );
+}
+
+/// Tells the story as it goes.
+#[derive(Debug)]
+struct Teller {
+    start: Instant,
+    is_quiet: bool,
+}
+
+impl Teller {
+    fn say(&self, line: &str) {
+        if !self.is_quiet {
+            println!("{:6.2} s  {line}", self.start.elapsed().as_secs_f64());
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    match (0.0..=3600.0).contains(&seconds) {
+        true => Ok(seconds),
+        false => Err("0 to 3600 seconds are possible".into()),
+    }
 }

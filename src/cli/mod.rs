@@ -19,12 +19,14 @@ pub mod flows;
 pub mod helper;
 pub mod lab;
 pub mod lab_client;
+pub mod lab_heal;
 pub mod lab_server;
 pub mod pause;
 pub mod rejoin;
 pub mod reload;
 pub mod run;
 pub mod sim;
+mod stage;
 pub mod status;
 pub mod sync;
 
@@ -110,6 +112,9 @@ enum Verb {
     /// The client of a lab
     #[command(hide = true)]
     LabClient(lab_client::Args),
+    /// The sync command of a lab
+    #[command(hide = true)]
+    LabHeal(lab_heal::Args),
 }
 
 /// Parses the command line and runs its verb.
@@ -135,6 +140,7 @@ pub fn main() -> ExitCode {
         Verb::Helper(args) => helper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),
+        Verb::LabHeal(args) => lab_heal::run(args),
     };
     // The panic's own message is on standard error already; scripts get the promised status.
     std::panic::catch_unwind(verb).unwrap_or(ExitCode::from(exit::BUG))

@@ -5,6 +5,7 @@
 //! [`web`] a server and a client that know what every byte should be. Nothing here is on the gateway's own path.
 
 pub(crate) mod agent;
+pub mod haven;
 pub mod host;
 pub mod impair;
 pub(crate) mod message;
@@ -12,6 +13,7 @@ pub(crate) mod netlink;
 pub mod web;
 pub mod world;
 
+pub use haven::Haven;
 pub use host::{Child, Io, Output, Program};
 pub use impair::{Fate, Impairment};
 pub use netlink::{Mac, RouteMetrics};

@@ -100,8 +100,7 @@ pub fn run(plan: &Plan, mut on_mark: impl FnMut(u64)) -> Outcome {
             gap_max: Duration::ZERO,
             gap_ended: start,
             took: Duration::ZERO,
-            // Three digits are 1 % and better; a request takes a minute at most.
-            latency: Histogram::new(3).unwrap_or_else(|_| unreachable!("3 is a valid precision")),
+            latency: histogram(),
         },
     };
     if let Err(error) = run.all() {
@@ -263,6 +262,13 @@ impl Run<'_> {
     }
 }
 
+/// Times from a nanosecond to an hour, to a tenth of a percent.
+fn histogram() -> Histogram<u64> {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    // The bounds are in order and the precision is one that exists.
+    Histogram::new_with_bounds(1, HOUR_NS, 3).unwrap_or_else(|e| unreachable!("{e}"))
+}
+
 /// Bytes of a body that are written at once.
 const POST_PIECE: usize = 64 << 10;
 const HEAD_MAX: usize = 16 << 10;
@@ -312,6 +318,7 @@ mod tests {
         assert!(outcome.is_right(), "{outcome:?}");
         assert_eq!((outcome.bytes, outcome.requests, told), (9_000_003, 3, 3));
         assert!(outcome.gap_max > Duration::ZERO);
+        assert!(outcome.latency.value_at_quantile(0.5) > 1000);
         let outcome = run(&Plan::new(address, Work::Post { bytes: 5_000_000 }), |_| {});
         assert!(outcome.is_right(), "{outcome:?}");
         assert!(run(&Plan::new(address, get(0, 5)), |_| {}).is_right());

@@ -16,7 +16,8 @@ use super::{PIECE_MAX, content, first_wrong};
 /// Files whose presence makes the server misbehave.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// While it is there, the byte in the middle of each answer is wrong.
+    /// While it is there, the byte in the middle of each answer is wrong; if it holds a number,
+    /// of answers of that length only.
     pub wrong: Option<PathBuf>,
     /// While it is there, at most [`SLOW_BYTES`] leave each [`SLOW_PAUSE`] on a connection.
     pub slow: Option<PathBuf>,
@@ -157,7 +158,11 @@ fn send_text(mut stream: &TcpStream, status: &str, text: &str) -> io::Result<()>
 
 fn send_bytes(mut stream: &TcpStream, len: u64, faults: &Faults) -> io::Result<()> {
     let is_there = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| file.exists());
-    let wrong_at = is_there(&faults.wrong).then_some(len / 2);
+    let is_wrong = faults.wrong.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    let is_wrong = is_wrong.is_some_and(|text| {
+        text.trim().parse().is_ok_and(|n: u64| n == len) || text.trim().is_empty()
+    });
+    let wrong_at = is_wrong.then_some(len / 2);
     let mut answer = head("200 OK", "application/octet-stream", len).into_bytes();
     let mut at = 0;
     loop {

@@ -1,0 +1,272 @@
+//! What `demo`, `lab` and `bench` play on: a world, two embedded servers and the real gateway,
+//! each a process of its own, started from this program's file.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use crate::admin::client::{self, ClientError};
+use crate::admin::types::{Counters, Done, Events, Failover, Rejoin, Status};
+use crate::engine::LegId;
+use crate::lab::web::PORT;
+use crate::lab::world::{SERVICE, WorldError};
+use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions};
+
+/// What this program's file is called inside a world.
+const MYSELF: &str = "/proc/self/exe";
+/// How long a program may take to be ready.
+const READY_WAIT: Duration = Duration::from_secs(10);
+/// Time between two looks at something that tells nobody when it is there.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Why the stage is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StageError {
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("the gateway: {0}")]
+    Gateway(#[from] ClientError),
+    #[error("the {0} did not start: {1}")]
+    NotReady(&'static str, String),
+    #[error("{what} did not happen within {wait:?}{log}")]
+    NotSeen { what: String, wait: Duration, log: String },
+}
+
+/// An event of the gateway, as in its event log.
+pub(super) type Fact = Map<String, Value>;
+
+/// The world with its programs.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) world: Arc<World>,
+    dir: PathBuf,
+    gateway: Option<Child>,
+    servers: [Option<Child>; 2],
+    seen: u64,
+    facts: Vec<Fact>,
+}
+
+impl Stage {
+    /// A world with nothing running in it; files go into `dir`.
+    pub(super) fn new(options: &WorldOptions, dir: &Path) -> Result<Self, StageError> {
+        let world = Arc::new(World::new(options)?);
+        let dir = dir.to_owned();
+        Ok(Self { world, dir, gateway: None, servers: [None, None], seen: 0, facts: Vec::new() })
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(super) fn start_server(&mut self, leg: LegId) -> Result<(), StageError> {
+        let program = Program::new(MYSELF)
+            .arg("lab-server")
+            .arg("--wrong")
+            .arg(self.wrong_file(leg))
+            .arg("--slow")
+            .arg(self.slow_file(leg))
+            .stdout(Io::Pipe);
+        let mut child = self.world.spawn(HostId::Server(leg), program)?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            let read = BufReader::new(out).read_line(&mut line);
+            read.map_err(|source| StageError::Io { what: "waiting for a server", source })?;
+        }
+        self.servers[leg.index()] = Some(child);
+        match line.trim() {
+            "ready" => Ok(()),
+            _ => Err(StageError::NotReady("server", "it ended at once".into())),
+        }
+    }
+
+    /// Starts the gateway and waits until its admin socket answers.
+    pub(super) fn start_gateway(&mut self, more: &str) -> Result<(), StageError> {
+        let write = || -> io::Result<File> {
+            std::fs::write(self.config_file(), self.config(more))?;
+            File::options().create(true).append(true).open(self.log_file())
+        };
+        let log = write().map_err(|source| StageError::Io { what: "writing files", source })?;
+        let program = Program::new(MYSELF).arg("run").arg("-c").arg(self.config_file());
+        let mut gateway = self.world.spawn(HostId::Gateway, program.stderr(Io::File(log)))?;
+        let deadline = Instant::now() + READY_WAIT;
+        loop {
+            let ended = gateway.wait_timeout(LOOK_EVERY);
+            if !matches!(ended, Ok(None)) || Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+                return Err(StageError::NotReady("gateway", log));
+            }
+            if self.status().is_ok() {
+                self.gateway = Some(gateway);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Both servers, the gateway, and the service protected.
+    pub(super) fn start_all(&mut self, more: &str) -> Result<(), StageError> {
+        for leg in LegId::ALL {
+            self.start_server(leg)?;
+        }
+        self.start_gateway(more)?;
+        self.wait_protected(READY_WAIT)
+    }
+
+    /// Asks the gateway how it is.
+    pub(super) fn status(&self) -> Result<Status, ClientError> {
+        client::get(&self.socket(), "/api/v1/status")
+    }
+
+    /// What the gateway has counted.
+    pub(super) fn counters(&self) -> Result<Counters, ClientError> {
+        client::get(&self.socket(), "/api/v1/counters")
+    }
+
+    /// Swaps the roles, if both servers are equal.
+    pub(super) fn switch_over(&self) -> Result<Done, ClientError> {
+        let wait = 5.0;
+        let body = Failover { to: None, planned: true, wait };
+        client::post(&self.socket(), "/api/v1/failover", &body, Duration::from_secs_f64(wait))
+    }
+
+    /// Takes a failed server back.
+    pub(super) fn rejoin(&self, leg: LegId) -> Result<Done, ClientError> {
+        let body = Rejoin { server: server_name(leg).into() };
+        client::post(&self.socket(), "/api/v1/rejoin", &body, Duration::ZERO)
+    }
+
+    /// Which server is primary.
+    pub(super) fn primary(&self) -> Result<LegId, ClientError> {
+        let status = self.status()?;
+        let leg = LegId::ALL.into_iter().find(|leg| server_name(*leg) == status.primary);
+        leg.ok_or_else(|| ClientError::Broken(format!("no server is `{}`", status.primary)))
+    }
+
+    /// All events so far.
+    pub(super) fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+
+    /// Reads new events, waiting for at least one for at most `wait`.
+    pub(super) fn read_facts(&mut self, wait: Duration) -> Result<(), ClientError> {
+        let path = format!("/api/v1/events?after={}&wait={}", self.seen, wait.as_secs_f64());
+        let events: Events = client::get(&self.socket(), &path)?;
+        self.seen = events.last;
+        self.facts.extend(events.events.into_iter().map(|event| event.event));
+        Ok(())
+    }
+
+    /// Waits for an event after the first `from` of [`Stage::facts`]; its position.
+    pub(super) fn wait_fact(
+        &mut self,
+        from: usize,
+        what: &str,
+        wait: Duration,
+        is_it: impl Fn(&Fact) -> bool,
+    ) -> Result<usize, StageError> {
+        let deadline = Instant::now() + wait;
+        let mut next = from;
+        loop {
+            if let Some(at) = self.facts[next..].iter().position(&is_it) {
+                return Ok(next + at);
+            }
+            next = self.facts.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.not_seen(what, wait));
+            }
+            self.read_facts(left)?;
+        }
+    }
+
+    /// Waits until new connections are protected by two servers.
+    pub(super) fn wait_protected(&mut self, wait: Duration) -> Result<(), StageError> {
+        let deadline = Instant::now() + wait;
+        while !self.status()?.service.is_protected {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.not_seen("protection by two servers", wait));
+            }
+            self.read_facts(left)?;
+        }
+        Ok(())
+    }
+
+    /// The section that makes a wrong server right.
+    pub(super) fn sync_section(&self, leg: LegId) -> String {
+        let file = self.wrong_file(leg);
+        let command = format!("[\"{MYSELF}\", \"lab-heal\", \"{}\"]", file.display());
+        format!("[sync]\nbackend = \"exec\"\ncommand = {command}\ndeadline = \"1s\"\n")
+    }
+
+    /// While it is there, this server's answers have a wrong byte.
+    pub(super) fn wrong_file(&self, leg: LegId) -> PathBuf {
+        self.dir.join(format!("wrong-{}", server_name(leg)))
+    }
+
+    /// While it is there, this server is slow.
+    pub(super) fn slow_file(&self, leg: LegId) -> PathBuf {
+        self.dir.join(format!("slow-{}", server_name(leg)))
+    }
+
+    /// The gateway's configuration.
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.dir.join("shadowvm.toml")
+    }
+
+    /// What the gateway said.
+    pub(super) fn log_file(&self) -> PathBuf {
+        self.dir.join("gateway.log")
+    }
+
+    /// The gateway's admin socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.dir.join("admin.sock")
+    }
+
+    fn not_seen(&self, what: &str, wait: Duration) -> StageError {
+        let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(10).collect();
+        let log = tail.into_iter().rev().map(|line| format!("\n  | {line}")).collect();
+        StageError::NotSeen { what: what.to_owned(), wait, log }
+    }
+
+    fn config(&self, more: &str) -> String {
+        let dir = self.dir.display();
+        let (v4, v6) = SERVICE;
+        format!(
+            "[links]\nclient = \"client\"\na = \"a\"\nb = \"b\"\n\
+             [service]\naddressing = \"clone\"\naddress = [\"{v4}\", \"{v6}\"]\nports = [{PORT}]\n\
+             [[server]]\nname = \"a\"\nrole = \"primary\"\n\
+             [[server]]\nname = \"b\"\nrole = \"backup\"\n\
+             [admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
+             [log]\nevents = \"{dir}/events.jsonl\"\n{more}"
+        )
+    }
+}
+
+/// A server's name, in configuration and events.
+pub(super) fn server_name(leg: LegId) -> &'static str {
+    match leg {
+        LegId::A => "a",
+        LegId::B => "b",
+    }
+}
+
+/// Where the clients of a world find a server.
+pub(super) fn target(world: &World, leg: LegId) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(world.server_addresses(leg).0), PORT)
+}
+
+/// A world in which the kernel itself forwards to the same servers: the path to compare with.
+pub(super) fn routed_stage(dir: &Path) -> Result<Stage, StageError> {
+    let options = WorldOptions { topology: Topology::Routed, ..WorldOptions::default() };
+    let mut stage = Stage::new(&options, dir)?;
+    for leg in LegId::ALL {
+        stage.start_server(leg)?;
+    }
+    Ok(stage)
+}
