@@ -1,0 +1,410 @@
+//! A bed to test in: a world, a real nginx in each server, the real gateway between them, and a
+//! capture of each of its links, all to be judged at the end.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use shadowvm::admin::{client, types};
+use shadowvm::engine::LegId;
+use shadowvm::lab::world::SERVICE;
+use shadowvm::lab::{Child, Cut, HostId, Io, Output, Program, World, WorldOptions};
+
+use super::client::Connection;
+use super::content::{Content, leg_name};
+
+/// What kills, or seems to kill, a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every process of the server at once, by SIGKILL.
+    KillAll,
+    /// The worker that serves the flow; the listener lives.
+    KillWorker,
+    /// SIGSTOP: the kernel still answers.
+    Stop,
+    /// The carrier is lost.
+    LinkDown,
+    /// Frames vanish, the carrier stays.
+    Cut,
+    /// Processes killed, link and namespace deleted.
+    Gone,
+}
+
+/// How the gateway is set up.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayOptions {
+    /// Lag policy strict instead of available.
+    pub is_strict: bool,
+    /// Further lines of the configuration.
+    pub more: String,
+}
+
+/// Programs of the bed that run outside the servers.
+#[derive(Debug)]
+pub struct Bed<'a> {
+    /// The world; ends with the bed.
+    pub world: World,
+    /// What the servers serve.
+    pub content: &'a Content,
+    /// Where logs and captures go.
+    pub folder: PathBuf,
+    options: GatewayOptions,
+    gateway: Option<Child>,
+    captures: Vec<Child>,
+}
+
+/// How long anything may take to start.
+const START_MAX: Duration = Duration::from_secs(15);
+
+impl<'a> Bed<'a> {
+    /// Makes the world and starts nothing in it.
+    pub fn new(
+        folder: &Path,
+        content: &'a Content,
+        world: &WorldOptions,
+        options: GatewayOptions,
+    ) -> Result<Self, String> {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let world = World::new(world).map_err(|e| e.to_string())?;
+        let folder = folder.to_owned();
+        Ok(Self { world, content, folder, options, gateway: None, captures: Vec::new() })
+    }
+
+    /// Both nginx, the gateway, and the captures, in this order; returns when it protects.
+    pub fn start(&mut self) -> Result<(), String> {
+        for leg in LegId::ALL {
+            self.start_nginx(leg)?;
+        }
+        self.start_gateway()?;
+        self.wait_protected()?;
+        self.start_captures()
+    }
+
+    /// nginx with two workers; returns when it listens.
+    pub fn start_nginx(&self, leg: LegId) -> Result<(), String> {
+        let folder = self.folder.join(leg_name(leg));
+        for inside in ["put", "own", "body"] {
+            fs::create_dir_all(folder.join(inside)).map_err(|e| e.to_string())?;
+        }
+        let (pid, conf) = (folder.join("nginx.pid"), folder.join("nginx.conf"));
+        let _ = fs::remove_file(&pid);
+        let text = NGINX
+            .replace("FOLDER", &folder.display().to_string())
+            .replace("ROOT", &self.content.root(leg).display().to_string());
+        fs::write(&conf, text).map_err(|e| e.to_string())?;
+        let log = self.log(&format!("nginx-{}.log", leg_name(leg)))?;
+        let program = Program::new("nginx")
+            .arg("-e")
+            .arg(folder.join("error.log"))
+            .arg("-p")
+            .arg(&folder)
+            .arg("-c")
+            .arg(&conf)
+            .stdout(Io::Null)
+            .stderr(Io::File(log));
+        let mut child = self.spawn(HostId::Server(leg), program)?;
+        until(START_MAX, "nginx to listen", || match child.try_wait() {
+            Ok(Some(status)) => Some(Err(format!("nginx of {leg:?} ended: {status}"))),
+            _ => fs::read_to_string(&pid).is_ok_and(|s| !s.trim().is_empty()).then_some(Ok(())),
+        })?
+    }
+
+    /// `shadowvm run`; returns when its admin socket answers.
+    pub fn start_gateway(&mut self) -> Result<(), String> {
+        let config = self.folder.join("shadowvm.toml");
+        let policy = if self.options.is_strict { "strict" } else { "available" };
+        let text = GATEWAY
+            .replace("FOLDER", &self.folder.display().to_string())
+            .replace("POLICY", policy)
+            .replace("MORE", &self.options.more);
+        fs::write(&config, text).map_err(|e| e.to_string())?;
+        let log = self.log("gateway.log")?;
+        let again = log.try_clone().map_err(|e| e.to_string())?;
+        let program = Program::new(env!("CARGO_BIN_EXE_shadowvm"))
+            .args(["run", "-c"])
+            .arg(&config)
+            .stdout(Io::File(log))
+            .stderr(Io::File(again));
+        let mut child = self.spawn(HostId::Gateway, program)?;
+        until(START_MAX, "the gateway to answer", || match child.try_wait() {
+            Ok(Some(status)) => Some(Err(format!("the gateway ended: {status}"))),
+            _ => self.status().ok().map(|_| Ok(())),
+        })??;
+        self.gateway = Some(child);
+        Ok(())
+    }
+
+    /// Kills the gateway by SIGKILL.
+    pub fn kill_gateway(&mut self) -> Result<(), String> {
+        let mut child = self.gateway.take().ok_or("no gateway runs")?;
+        child.kill().and_then(|()| child.wait()).map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Waits until new connections are protected.
+    pub fn wait_protected(&self) -> Result<(), String> {
+        until(START_MAX, "the service to be protected", || {
+            self.status().ok().filter(|s| s.service.is_protected)
+        })
+        .map(drop)
+    }
+
+    /// One tcpdump on each link, begun when this returns.
+    pub fn start_captures(&mut self) -> Result<(), String> {
+        for link in ["client", "a", "b"] {
+            let file = self.folder.join(format!("{link}.pcap"));
+            let said = self.folder.join(format!("{link}.tcpdump"));
+            let log = File::create(&said).map_err(|e| e.to_string())?;
+            let program = Program::new("tcpdump")
+                .args(["-i", link, "-s", "0", "-B", "65536", "-Z", "root", "-w"])
+                .arg(&file)
+                .args(["--time-stamp-precision=nano", "tcp"])
+                .stdout(Io::Null)
+                .stderr(Io::File(log));
+            self.captures.push(self.spawn(HostId::Gateway, program)?);
+            until(START_MAX, "tcpdump to listen", || {
+                fs::read_to_string(&said).is_ok_and(|s| s.contains("listening on")).then_some(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A new connection of the client to the service.
+    pub fn connect(&self, is_v6: bool) -> Result<Connection, String> {
+        let address: IpAddr = if is_v6 { SERVICE.1.into() } else { SERVICE.0.into() };
+        let to = SocketAddr::new(address, 80);
+        let stream = self
+            .world
+            .enter(HostId::Client, || TcpStream::connect_timeout(&to, START_MAX))
+            .map_err(|e| e.to_string())?
+            .map_err(|e| format!("connecting: {e}"))?;
+        Connection::new(stream).map_err(|e| e.to_string())
+    }
+
+    /// Runs a program in the client to its end.
+    pub fn run_in(&self, host: HostId, program: Program) -> Result<Output, String> {
+        self.spawn(host, program.stdout(Io::Pipe).stderr(Io::Pipe))?
+            .wait_with_output()
+            .map_err(|e| e.to_string())
+    }
+
+    /// Strikes a server. `flow` is the client's end of the flow whose worker is meant.
+    pub fn strike(&self, fault: Fault, leg: LegId, flow: &str) -> Result<(), String> {
+        let host = HostId::Server(leg);
+        match fault {
+            Fault::KillAll => self.world.kill_host(host),
+            Fault::Stop => self.world.freeze(host),
+            Fault::LinkDown => self.world.link_down(leg),
+            Fault::Cut => self.world.cut(leg, Cut::Both),
+            Fault::Gone => self.world.delete_host(leg),
+            Fault::KillWorker => {
+                let worker = self.worker_of(leg, flow)?;
+                return kill(Pid::from_raw(worker), Signal::SIGKILL).map_err(|e| e.to_string());
+            }
+        }
+        .map_err(|e| e.to_string())
+    }
+
+    /// The process (as we number them) that holds a server's socket of the flow.
+    pub fn worker_of(&self, leg: LegId, flow: &str) -> Result<i32, String> {
+        let (_, port) = flow.rsplit_once(':').ok_or("a flow is an address and a port")?;
+        let port = format!(":{:04X}", port.parse::<u16>().map_err(|e| e.to_string())?);
+        let tables = self
+            .world
+            .enter(HostId::Server(leg), || {
+                ["tcp", "tcp6"]
+                    .map(|t| fs::read_to_string(format!("/proc/thread-self/net/{t}")))
+                    .into_iter()
+                    .filter_map(Result::ok)
+                    .collect::<String>()
+            })
+            .map_err(|e| e.to_string())?;
+        let inode = tables
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|f| f.len() > 9 && f[2].ends_with(&port))
+            .map(|f| format!("socket:[{}]", f[9]))
+            .ok_or_else(|| format!("{leg:?} has no socket for {flow}"))?;
+        for process in fs::read_dir("/proc").map_err(|e| e.to_string())?.flatten() {
+            let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
+            let holds = files
+                .flatten()
+                .any(|f| fs::read_link(f.path()).is_ok_and(|l| l.to_string_lossy() == inode));
+            if holds {
+                return Ok(pid);
+            }
+        }
+        Err(format!("no process of {leg:?} holds {inode}"))
+    }
+
+    /// `GET /api/v1/status`.
+    pub fn status(&self) -> Result<types::Status, String> {
+        client::get(&self.socket(), "/api/v1/status").map_err(|e| e.to_string())
+    }
+
+    /// `GET /api/v1/flows`, all of them.
+    pub fn flows(&self) -> Result<Vec<types::Flow>, String> {
+        client::get::<types::Flows>(&self.socket(), "/api/v1/flows?limit=100000")
+            .map(|answer| answer.flows)
+            .map_err(|e| e.to_string())
+    }
+
+    /// The sum of the counters of this name, or of those with this value of one of their labels.
+    pub fn count(&self, name: &str, label: Option<&str>) -> Result<u64, String> {
+        let answer: types::Counters =
+            client::get(&self.socket(), "/api/v1/counters").map_err(|e| e.to_string())?;
+        let fits = |c: &&types::Counter| {
+            c.name == name && label.is_none_or(|l| c.labels.values().any(|v| v == l))
+        };
+        Ok(answer.counters.iter().filter(fits).map(|c| c.value as u64).sum())
+    }
+
+    /// The event log so far.
+    pub fn events(&self) -> Result<Vec<Value>, String> {
+        let path = self.folder.join("events.jsonl");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).map_err(|e| format!("event log: {e}: {line}")))
+            .collect()
+    }
+
+    /// Ends the gateway and the captures, and has the captures judged by the checker.
+    pub fn judge(&mut self) -> Result<Value, String> {
+        let unverified = self.count("shadowvm_released_bytes_total", Some("no"))?;
+        self.end_gateway()?;
+        let mut drops = String::new();
+        for (mut child, link) in self.captures.drain(..).zip(["client", "a", "b"]) {
+            // It may have ended with its interface.
+            child.signal(Signal::SIGINT).map_err(|e| e.to_string())?;
+            let ended = child.wait_timeout(START_MAX).map_err(|e| e.to_string())?;
+            ended.ok_or_else(|| format!("tcpdump of {link} does not end"))?;
+            let said = self.folder.join(format!("{link}.tcpdump"));
+            drops += &fs::read_to_string(said).map_err(|e| e.to_string())?;
+        }
+        let file = |name: &str| self.folder.join(name);
+        fs::write(file("drops"), drops).map_err(|e| e.to_string())?;
+        let checker = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/checker/check.py");
+        let mut command = std::process::Command::new("/usr/bin/python3");
+        command.arg("-B").arg(checker);
+        for link in ["client", "a", "b"] {
+            command.arg(format!("--{link}")).arg(file(&format!("{link}.pcap")));
+        }
+        command.arg("--events").arg(file("events.jsonl")).arg("--drops").arg(file("drops"));
+        if self.options.is_strict {
+            command.args(["--policy", "strict"]);
+        } else {
+            command.args(["--policy", "available", "--unverified", &unverified.to_string()]);
+        }
+        let output = command.output().map_err(|e| format!("the checker does not run: {e}"))?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        fs::write(file("checker.log"), &output.stdout).map_err(|e| e.to_string())?;
+        if !output.status.success() {
+            let first = said.lines().take(5).collect::<Vec<_>>().join("\n      ");
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("checker: {first}{error}"));
+        }
+        let last = said.lines().last().unwrap_or_default();
+        serde_json::from_str(last).map_err(|e| format!("checker: {e}: {last}"))
+    }
+
+    fn end_gateway(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.gateway.take() else { return Ok(()) };
+        child.signal(Signal::SIGTERM).map_err(|e| e.to_string())?;
+        match child.wait_timeout(START_MAX) {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => Err(format!("the gateway ended with {status}")),
+            Ok(None) => Err("the gateway does not end on SIGTERM".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Starts a program in a host.
+    pub fn spawn(&self, host: HostId, program: Program) -> Result<Child, String> {
+        self.world.spawn(host, program).map_err(|e| e.to_string())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
+    fn log(&self, name: &str) -> Result<File, String> {
+        let path = self.folder.join(name);
+        let file = File::options().create(true).append(true).open(&path);
+        file.map_err(|e| format!("{}: {e}", path.display()))
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Option<T>,
+) -> Result<T, String> {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return Ok(answer);
+        }
+        if begin.elapsed() > limit {
+            return Err(format!("waited {limit:?} for {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const NGINX: &str = "user root;
+worker_processes 2;
+daemon off;
+pid FOLDER/nginx.pid;
+error_log FOLDER/error.log;
+events { worker_connections 1024; }
+http {
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000;
+    keepalive_timeout 3600s;
+    client_max_body_size 0;
+    client_body_temp_path FOLDER/body;
+    proxy_temp_path FOLDER/body; fastcgi_temp_path FOLDER/body;
+    uwsgi_temp_path FOLDER/body; scgi_temp_path FOLDER/body;
+    default_type application/octet-stream;
+    server {
+        listen 80 backlog=1024;
+        listen [::]:80 backlog=1024;
+        root ROOT;
+        location /put/ { root FOLDER; dav_methods PUT; }
+        location /own/ { root FOLDER; }
+    }
+}
+";
+
+const GATEWAY: &str = "[links]
+client = \"client\"
+a = \"a\"
+b = \"b\"
+[service]
+addressing = \"clone\"
+address = [\"192.0.2.10\", \"2001:db8::10\"]
+ports = [80]
+[[server]]
+name = \"a\"
+role = \"primary\"
+[[server]]
+name = \"b\"
+role = \"backup\"
+[compare]
+on_lag = \"POLICY\"
+[admin]
+socket = \"FOLDER/admin.sock\"
+[state]
+file = \"FOLDER/state\"
+[log]
+level = \"debug\"
+events = \"FOLDER/events.jsonl\"
+MORE
+";

@@ -1,0 +1,174 @@
+//! An HTTP/1.1 client of its own: it counts bytes, hashes what it reads, and never reconnects.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::content::{Known, hex};
+
+/// A read or write that takes longer than this is a timeout, and a failure.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// What a workload has done so far, for whoever waits to strike in its midst.
+#[derive(Debug, Default)]
+pub struct Progress {
+    state: Mutex<(u64, bool)>,
+    changed: Condvar,
+}
+
+impl Progress {
+    /// Counts what was done.
+    pub fn add(&self, amount: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 += amount;
+        self.changed.notify_all();
+    }
+
+    /// Nothing more will come.
+    pub fn end(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.changed.notify_all();
+    }
+
+    /// What was counted.
+    pub fn now(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits until `amount` was counted; false if the end came first.
+    pub fn reach(&self, amount: u64) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |state: &mut (u64, bool)| state.0 < amount && !state.1;
+        let state = self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner);
+        state.0 >= amount
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+    /// What it did last, for messages.
+    doing: String,
+}
+
+impl Connection {
+    /// Takes over a connected socket.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(WAIT_MAX))?;
+        stream.set_write_timeout(Some(WAIT_MAX))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::with_capacity(128 << 10, stream), doing: String::new() })
+    }
+
+    /// The client's own address and port.
+    pub fn local(&self) -> io::Result<String> {
+        Ok(self.stream.get_ref().local_addr()?.to_string())
+    }
+
+    /// Gets a file and checks every byte.
+    pub fn get(&mut self, file: &Known, progress: &Progress) -> Result<(), String> {
+        let got = self.fetch(&file.path, "", progress)?;
+        if got != (file.len, file.sha256.clone()) {
+            return Err(format!("{}: {} bytes, sha256 {}; not the file", file.path, got.0, got.1));
+        }
+        Ok(())
+    }
+
+    /// Gets a file and the end of the connection behind it.
+    pub fn get_and_close(&mut self, file: &Known) -> Result<(), String> {
+        let got = self.fetch(&file.path, "Connection: close\r\n", &Progress::default())?;
+        if got != (file.len, file.sha256.clone()) {
+            return Err(format!("{}: {} bytes, sha256 {}; not the file", file.path, got.0, got.1));
+        }
+        match self.stream.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(format!("{}: bytes behind the answer", file.path)),
+            Err(error) => Err(format!("{}: no clean end: {error}", file.path)),
+        }
+    }
+
+    /// Gets `path`: bytes and SHA-256 of what came.
+    pub fn fetch(
+        &mut self,
+        path: &str,
+        headers: &str,
+        progress: &Progress,
+    ) -> Result<(u64, String), String> {
+        self.doing = format!("GET {path}");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: service\r\n{headers}\r\n");
+        self.send(request.as_bytes())?;
+        let len = self.head(200..=200)?;
+        self.body(len, progress)
+    }
+
+    /// Uploads `data` to `path`.
+    pub fn put(&mut self, path: &str, data: &[u8], progress: &Progress) -> Result<(), String> {
+        self.doing = format!("PUT {path}");
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: service\r\nContent-Length: {}\r\n\r\n",
+            data.len()
+        );
+        self.send(head.as_bytes())?;
+        for piece in data.chunks(64 << 10) {
+            self.send(piece)?;
+            progress.add(piece.len() as u64);
+        }
+        let len = self.head(201..=204)?;
+        self.body(len, &Progress::default()).map(drop)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.stream.get_mut().write_all(bytes).map_err(|e| format!("{}: sending: {e}", self.doing))
+    }
+
+    /// Reads a response's head; returns the length of its body.
+    fn head(&mut self, wanted: std::ops::RangeInclusive<u16>) -> Result<u64, String> {
+        let (mut status, mut len, mut first) = (0, 0, true);
+        loop {
+            let mut line = String::new();
+            match self.stream.read_line(&mut line) {
+                Ok(0) => return Err(format!("{}: connection ended in the head", self.doing)),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{}: reading the head: {error}", self.doing)),
+            }
+            let line = line.trim_end();
+            if first {
+                status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+                first = false;
+            } else if line.is_empty() {
+                break;
+            } else if let Some(value) = line.strip_prefix("Content-Length: ") {
+                len = value.parse().map_err(|_| format!("{}: {line}", self.doing))?;
+            }
+        }
+        if wanted.contains(&status) {
+            Ok(len)
+        } else {
+            Err(format!("{}: status {status}", self.doing))
+        }
+    }
+
+    fn body(&mut self, len: u64, progress: &Progress) -> Result<(u64, String), String> {
+        let (mut hash, mut left) = (Sha256::new(), len);
+        while left > 0 {
+            let piece = match self.stream.fill_buf() {
+                Ok([]) => {
+                    return Err(format!("{}: ended {left} of {len} bytes early", self.doing));
+                }
+                Ok(piece) => piece,
+                Err(error) => {
+                    return Err(format!("{}: {left} of {len} bytes missing: {error}", self.doing));
+                }
+            };
+            let taken = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            hash.update(&piece[..taken]);
+            self.stream.consume(taken);
+            left -= taken as u64;
+            progress.add(taken as u64);
+        }
+        Ok((len, hex(&hash.finalize())))
+    }
+}

@@ -1,0 +1,77 @@
+//! What every scenario has to show, from the gateway's own counters, flows and event log.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::bed::Bed;
+use super::matrix::Struck;
+
+/// The time now, as the event log and the captures have it.
+pub fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Every connection is Paired (`open` of them are known to be there), at least 99.9 % of what was
+/// released had been said by both, and nothing differed.
+pub fn paired(bed: &Bed<'_>, open: usize) -> Result<(), String> {
+    let flows = bed.flows()?;
+    let alone = |state: &str| matches!(state, "solo" | "lagging" | "diverged");
+    if let Some(flow) = flows.iter().find(|f| alone(&f.state) || f.solo.is_some()) {
+        return Err(format!("not paired before the fault: {flow:?}"));
+    }
+    let paired = flows.iter().filter(|f| f.state == "paired").count();
+    if paired < open {
+        return Err(format!("{paired} of {open} connections are paired: {flows:?}"));
+    }
+    let verified = bed.count("shadowvm_released_bytes_total", Some("yes"))?;
+    let unverified = bed.count("shadowvm_released_bytes_total", Some("no"))?;
+    if unverified * 1000 > verified + unverified {
+        return Err(format!("{unverified} bytes unverified before the fault, {verified} verified"));
+    }
+    no_divergence(bed)
+}
+
+/// No divergence was ever found.
+pub fn no_divergence(bed: &Bed<'_>) -> Result<(), String> {
+    match bed.count("shadowvm_divergences_total", None)? {
+        0 => Ok(()),
+        n => Err(format!("{n} false divergences")),
+    }
+}
+
+/// From the event log: nothing diverged, no flow was reset, and before the fault no flow was
+/// Lagging for more than 1 % of its life.
+pub fn events(events: &[Value], struck: Struck) -> Result<(), String> {
+    let mut opened: BTreeMap<String, u64> = BTreeMap::new();
+    let mut lagging: BTreeMap<String, u64> = BTreeMap::new();
+    for event in events {
+        let (t_ns, name) = (event["t_ns"].as_u64().unwrap_or(0), event["event"].as_str());
+        let flow = event["flow"].to_string();
+        match name {
+            Some("diverged" | "flow_reset") => return Err(format!("in the event log: {event}")),
+            Some("flow_opened") => {
+                opened.insert(flow, t_ns);
+            }
+            Some("flow_changed") if t_ns < struck.t_ns && event["to"] == "lagging" => {
+                lagging.insert(flow, t_ns);
+            }
+            Some("flow_changed") => {
+                if let Some(since) = lagging.remove(&flow) {
+                    let life = t_ns.saturating_sub(opened.get(&flow).copied().unwrap_or(since));
+                    let late = t_ns.min(struck.t_ns).saturating_sub(since);
+                    if late * 100 > life {
+                        return Err(format!("{flow} was lagging for {late} of {life} ns"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    match lagging.first_key_value() {
+        Some((flow, _)) => Err(format!("{flow} was still lagging in the end")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,302 @@
+//! Scenarios of their own: what the matrix has no axis for.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use shadowvm::engine::LegId;
+use shadowvm::lab::{HostId, Program, WorldOptions};
+
+use super::Scenario;
+use super::bed::{Bed, GatewayOptions, until};
+use super::client::{Connection, Progress};
+use super::content::{Content, bytes, leg_name, sha256, write_dated};
+use super::judge;
+use super::matrix::{Failure, Struck};
+
+const FOREVER: Struck = Struck { t_ns: u64::MAX };
+
+/// All of them.
+pub fn scenarios(content: &Content, is_long: bool) -> Vec<Scenario<'_>> {
+    let quiet = Duration::from_secs(if is_long { 600 } else { 20 });
+    let mut all: Vec<Scenario<'_>> = vec![
+        ("quiet-strict".into(), Box::new(move |at| undisturbed(at, content, true))),
+        ("quiet-available".into(), Box::new(move |at| undisturbed(at, content, false))),
+        ("idle-then-traffic".into(), Box::new(move |at| idle(at, content, quiet))),
+        ("neighbours-flushed".into(), Box::new(move |at| neighbours(at, content))),
+        ("gateway-killed".into(), Box::new(move |at| gateway_killed(at, content, false))),
+        (
+            "gateway-killed-after-failover".into(),
+            Box::new(move |at| gateway_killed(at, content, true)),
+        ),
+        ("boot-behind-the-gateway".into(), Box::new(move |at| boot(at, content))),
+        ("one-differing-file".into(), Box::new(move |at| differing(at, content))),
+    ];
+    for leg in LegId::ALL {
+        let name = format!("graceful-reload-of-{}", leg_name(leg));
+        all.push((name, Box::new(move |at| reload(at, content, leg))));
+    }
+    all
+}
+
+fn started<'a>(at: &Path, content: &'a Content, is_strict: bool) -> Result<Bed<'a>, Failure> {
+    let options = GatewayOptions { is_strict, ..GatewayOptions::default() };
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    bed.start()?;
+    Ok(bed)
+}
+
+fn connections(bed: &Bed<'_>, count: usize) -> Result<Vec<Connection>, Failure> {
+    (0..count)
+        .map(|i| {
+            let mut connection = bed.connect(i % 2 == 1)?;
+            connection.get(&bed.content.small[i], &Progress::default())?;
+            Ok(connection)
+        })
+        .collect()
+}
+
+/// Ends a scenario in which nothing was to fail: both servers in place, every flow Paired.
+fn undisturbed_end(mut bed: Bed<'_>, open: Vec<Connection>) -> Result<String, Failure> {
+    judge::paired(&bed, open.len())?;
+    for name in ["shadowvm_promotions_total", "shadowvm_detaches_total"] {
+        if bed.count(name, None)? != 0 {
+            return Err(Failure::Broken(format!("{name} is not 0, but nothing failed")));
+        }
+    }
+    judge::events(&bed.events()?, FOREVER)?;
+    drop(open);
+    let summary = bed.judge()?;
+    Ok(format!("{} bytes shown", summary["shown_bytes"]))
+}
+
+/// Downloads of both families without any fault.
+fn undisturbed(at: &Path, content: &Content, is_strict: bool) -> Result<String, Failure> {
+    let bed = started(at, content, is_strict)?;
+    let mut open = connections(&bed, 2)?;
+    for connection in &mut open {
+        connection.get(&content.big, &Progress::default())?;
+    }
+    undisturbed_end(bed, open)
+}
+
+/// Traffic, a long silence, traffic on the same connections.
+fn idle(at: &Path, content: &Content, quiet: Duration) -> Result<String, Failure> {
+    let bed = started(at, content, true)?;
+    let mut open = connections(&bed, 4)?;
+    std::thread::sleep(quiet);
+    for connection in &mut open {
+        connection.get(&content.big, &Progress::default())?;
+    }
+    undisturbed_end(bed, open)
+}
+
+/// The neighbour tables of all hosts are emptied while downloads of both families run.
+fn neighbours(at: &Path, content: &Content) -> Result<String, Failure> {
+    let bed = started(at, content, true)?;
+    let mut open = connections(&bed, 2)?;
+    let progress = Progress::default();
+    std::thread::scope(|scope| -> Result<(), Failure> {
+        let readers: Vec<_> = open
+            .iter_mut()
+            .map(|connection| scope.spawn(|| connection.get(&content.big, &progress)))
+            .collect();
+        for percent in [10, 40, 70] {
+            progress.reach(2 * content.big.len * percent / 100);
+            for host in [HostId::Client, HostId::Server(LegId::A), HostId::Server(LegId::B)] {
+                let flush = Program::new("ip").args(["neigh", "flush", "all"]);
+                let output = bed.run_in(host, flush)?;
+                if !output.status.success() {
+                    return Err(Failure::Broken(format!("ip neigh flush in {host}: {output:?}")));
+                }
+            }
+        }
+        for reader in readers {
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })?;
+    undisturbed_end(bed, open)
+}
+
+/// `nginx -s reload` of one server under load: its idle connections end, nothing else.
+fn reload(at: &Path, content: &Content, leg: LegId) -> Result<String, Failure> {
+    let mut bed = started(at, content, true)?;
+    let mut open = connections(&bed, 1)?;
+    let progress = Progress::default();
+    std::thread::scope(|scope| -> Result<(), Failure> {
+        let reader = scope.spawn(|| open[0].get(&content.big, &progress));
+        let small = scope.spawn(|| -> Result<(), String> {
+            for i in 0..200 {
+                bed.connect(i % 2 == 1)?.get_and_close(&content.small[i % content.small.len()])?;
+            }
+            Ok(())
+        });
+        progress.reach(content.big.len / 10);
+        let master = bed
+            .world
+            .processes(HostId::Server(leg))
+            .map_err(|e| e.to_string())?
+            .into_iter()
+            .find(|(_, line)| line.contains("nginx: master"))
+            .ok_or_else(|| "no nginx master".to_owned())?;
+        bed.world
+            .signal(HostId::Server(leg), master.0, Signal::SIGHUP)
+            .map_err(|e| e.to_string())?;
+        for thread in [reader, small] {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })?;
+    if bed.count("shadowvm_promotions_total", None)? != 0 {
+        return Err(Failure::Broken("a graceful reload promoted".into()));
+    }
+    judge::events(&bed.events()?, Struck { t_ns: judge::unix_ns() })?;
+    judge::no_divergence(&bed)?;
+    drop(open);
+    let summary = bed.judge()?;
+    Ok(format!("{} bytes shown", summary["shown_bytes"]))
+}
+
+/// The gateway is killed in mid-transfer and started again: the flows go on.
+fn gateway_killed(at: &Path, content: &Content, has_failed: bool) -> Result<String, Failure> {
+    let mut bed = started(at, content, false)?;
+    let mut open = connections(&bed, 2)?;
+    if has_failed {
+        bed.world.kill_host(HostId::Server(LegId::A)).map_err(|e| e.to_string())?;
+        connections(&bed, 1)?;
+        until(Duration::from_secs(5), "the failover", || {
+            bed.status().ok().filter(|s| s.primary == "b")
+        })?;
+    }
+    let progress = Progress::default();
+    std::thread::scope(|scope| -> Result<(), Failure> {
+        let readers: Vec<_> = open
+            .iter_mut()
+            .map(|connection| scope.spawn(|| connection.get(&content.big, &progress)))
+            .collect();
+        progress.reach(content.big.len / 2);
+        bed.kill_gateway()?;
+        if progress.now() >= 2 * content.big.len {
+            return Err(Failure::Void("the gateway was killed after the last byte".into()));
+        }
+        bed.start_gateway()?;
+        for reader in readers {
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })?;
+    for connection in &mut open {
+        connection.get(&content.small[3], &Progress::default())?;
+    }
+    if bed.count("shadowvm_flows_reset_total", None)? != 0 {
+        return Err(Failure::Broken("flows were reset".into()));
+    }
+    Ok("both transfers went on".into())
+}
+
+/// Both servers come up behind the running gateway, looking for duplicates of their addresses.
+fn boot(at: &Path, content: &Content) -> Result<String, Failure> {
+    let world = WorldOptions { dad: true, ..WorldOptions::default() };
+    let mut bed = Bed::new(at, content, &world, GatewayOptions::default())?;
+    bed.start_gateway()?;
+    for leg in LegId::ALL {
+        bed.world.delete_host(leg).map_err(|e| e.to_string())?;
+    }
+    for leg in LegId::ALL {
+        bed.world.return_host(leg).map_err(|e| e.to_string())?;
+        let host = HostId::Server(leg);
+        let list = |state: &str| {
+            let program = Program::new("ip").args(["-6", "addr", "show", state]);
+            bed.run_in(host, program).map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        };
+        until(Duration::from_secs(10), "duplicate-address detection", || {
+            list("tentative").ok().filter(|s| s.trim().is_empty())
+        })?;
+        let failed = list("dadfailed")?;
+        if !failed.trim().is_empty() {
+            return Err(Failure::Broken(format!("{host} thinks its address is taken: {failed}")));
+        }
+        bed.start_nginx(leg)?;
+    }
+    until(Duration::from_secs(30), "the service to be protected", || {
+        bed.status().ok().filter(|s| s.service.is_protected)
+    })?;
+    let mut open = connections(&bed, 4)?;
+    judge::paired(&bed, open.len())?;
+    for connection in &mut open {
+        connection.get(&content.big, &Progress::default())?;
+    }
+    judge::no_divergence(&bed)?;
+    Ok("no address was found taken, new connections are paired".into())
+}
+
+/// One file differs: a burst for it makes one sync, and no client sees a byte before that.
+fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
+    let script = at.join("sync.sh");
+    let log = at.join("sync.log");
+    let more = format!(
+        "[sync]\nbackend = \"exec\"\ncommand = [\"/bin/sh\", \"{}\"]\ndeadline = \"1s\"\n",
+        script.display()
+    );
+    let options = GatewayOptions { is_strict: true, more };
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    let text = format!(
+        "set -e\necho \"$SHADOWVM_REASON\" >> {log}\n\
+         cp -p {at}/$SHADOWVM_FROM/own/. {at}/$SHADOWVM_TO/own/ -r\n",
+        log = log.display(),
+        at = at.display()
+    );
+    fs::write(&script, text).map_err(|e| e.to_string())?;
+    let versions = [bytes(901, 200_000), bytes(902, 200_000)];
+    bed.start()?;
+    for (leg, data) in LegId::ALL.into_iter().zip(&versions) {
+        let path = at.join(leg_name(leg)).join("own/differs.bin");
+        write_dated(&path, data).map_err(|e| e.to_string())?;
+    }
+    let syncs = || fs::read_to_string(&log).map(|s| s.lines().count()).unwrap_or(0);
+    let before = syncs();
+    let mut open: Vec<Connection> =
+        (0..16).map(|i| bed.connect(i % 2 == 1)).collect::<Result<_, _>>()?;
+    let right = (200_000, sha256(&versions[0]));
+    let answers: Vec<Result<(), String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = open
+            .iter_mut()
+            .enumerate()
+            .map(|(i, connection)| {
+                let right = &right;
+                scope.spawn(move || {
+                    // 16 connections, 50 requests: two of them ask four times.
+                    for _ in 0..(if i < 2 { 4 } else { 3 }) {
+                        let got = connection.fetch("/own/differs.bin", "", &Progress::default())?;
+                        if got != *right {
+                            return Err(format!("connection {i} got {got:?}, not a's version"));
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    answers.into_iter().collect::<Result<(), String>>()?;
+    let count = syncs() - before;
+    if count != 1 {
+        return Err(Failure::Broken(format!("{count} syncs for one burst")));
+    }
+    let differences = bed.count("shadowvm_divergences_total", None)?;
+    let mut fresh = bed.connect(false)?;
+    if fresh.fetch("/own/differs.bin", "", &Progress::default())? != right {
+        return Err(Failure::Broken("after the sync the file is not a's version".into()));
+    }
+    if bed.count("shadowvm_divergences_total", None)? != differences {
+        return Err(Failure::Broken("the file still differs after the sync".into()));
+    }
+    drop((open, fresh));
+    let summary = bed.judge()?;
+    Ok(format!("{differences} differences, 1 sync, {} bytes shown", summary["shown_bytes"]))
+}
