@@ -41,6 +41,8 @@ pub struct GatewayOptions {
     pub is_strict: bool,
     /// Further lines of the configuration.
     pub more: String,
+    /// The server whose link will be deleted: tcpdump would lose the last packets.
+    pub vanishing: Option<LegId>,
 }
 
 /// Programs of the bed that run outside the servers.
@@ -57,6 +59,9 @@ pub struct Bed<'a> {
     captures: Vec<Child>,
 }
 
+const CHECKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/checker");
+/// How late a packet may come to a capture's file, with room.
+const CAPTURE_BLOCK: Duration = Duration::from_millis(1200);
 /// How long anything may take to start.
 const START_MAX: Duration = Duration::from_secs(15);
 
@@ -159,12 +164,16 @@ impl<'a> Bed<'a> {
             let file = self.folder.join(format!("{link}.pcap"));
             let said = self.folder.join(format!("{link}.tcpdump"));
             let log = File::create(&said).map_err(|e| e.to_string())?;
-            let program = Program::new("tcpdump")
-                .args(["-i", link, "-s", "0", "-B", "65536", "-Z", "root", "-w"])
-                .arg(&file)
-                .args(["--time-stamp-precision=nano", "tcp"])
-                .stdout(Io::Null)
-                .stderr(Io::File(log));
+            let program = if self.options.vanishing.is_some_and(|leg| leg_name(leg) == link) {
+                let listener = Path::new(CHECKER).join("listen.py");
+                Program::new("/usr/bin/python3").arg("-B").arg(listener).arg(link).arg(&file)
+            } else {
+                Program::new("tcpdump")
+                    .args(["-i", link, "-s", "0", "-B", "65536", "-Z", "root", "-w"])
+                    .arg(&file)
+                    .args(["--time-stamp-precision=nano", "tcp"])
+            };
+            let program = program.stdout(Io::Null).stderr(Io::File(log));
             self.captures.push(self.spawn(HostId::Gateway, program)?);
             until(START_MAX, "tcpdump to listen", || {
                 fs::read_to_string(&said).is_ok_and(|s| s.contains("listening on")).then_some(())
@@ -277,6 +286,9 @@ impl<'a> Bed<'a> {
     pub fn judge(&mut self) -> Result<Value, String> {
         let unverified = self.count("shadowvm_released_bytes_total", Some("no"))?;
         self.end_gateway()?;
+        // The kernel hands a capture its packets in blocks, the last one up to a second late, and
+        // what has not been handed over is lost when tcpdump ends.
+        std::thread::sleep(CAPTURE_BLOCK);
         let mut drops = String::new();
         for (mut child, link) in self.captures.drain(..).zip(["client", "a", "b"]) {
             // It may have ended with its interface.
@@ -288,7 +300,7 @@ impl<'a> Bed<'a> {
         }
         let file = |name: &str| self.folder.join(name);
         fs::write(file("drops"), drops).map_err(|e| e.to_string())?;
-        let checker = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/checker/check.py");
+        let checker = Path::new(CHECKER).join("check.py");
         let mut command = std::process::Command::new("/usr/bin/python3");
         command.arg("-B").arg(checker);
         for link in ["client", "a", "b"] {

@@ -3,7 +3,7 @@
 //! The matrix of faults and the special scenarios, one after the other. A fair sample by default,
 //! everything with `TESTBED_LONG=1`; `TESTBED_ONLY=TEXT` runs those with the text in their name,
 //! `TESTBED_SEED=N` repeats a choice of fault instants. What fails leaves its captures and logs in
-//! `target/testbed/<name>`.
+//! `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does too.
 
 mod bed;
 mod client;
@@ -66,7 +66,9 @@ fn run_all(folder: &Path, scenarios: Vec<Scenario<'_>>) -> ExitCode {
         match until_valid(&at, &run) {
             Ok(said) => {
                 println!("scenario {name} ... ok ({said})");
-                let _ = std::fs::remove_dir_all(&at);
+                if std::env::var_os("TESTBED_KEEP").is_none() {
+                    let _ = std::fs::remove_dir_all(&at);
+                }
             }
             Err(message) => {
                 println!("scenario {name} ... FAILED\n      {message}\n      {}", at.display());

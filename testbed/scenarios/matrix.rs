@@ -162,7 +162,11 @@ impl Cell {
 
     /// Runs it once.
     pub fn run(&self, folder: &Path, content: &Content, size: Size) -> Result<String, Failure> {
-        let options = GatewayOptions { is_strict: self.is_strict, more: String::new() };
+        let options = GatewayOptions {
+            is_strict: self.is_strict,
+            vanishing: (self.fault == Fault::Gone).then_some(self.target),
+            ..GatewayOptions::default()
+        };
         let world = WorldOptions { servers: self.pair.servers(), ..WorldOptions::default() };
         let mut bed = Bed::new(folder, content, &world, options)?;
         bed.start()?;

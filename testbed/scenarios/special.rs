@@ -240,7 +240,7 @@ fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
         "[sync]\nbackend = \"exec\"\ncommand = [\"/bin/sh\", \"{}\"]\ndeadline = \"1s\"\n",
         script.display()
     );
-    let options = GatewayOptions { is_strict: true, more };
+    let options = GatewayOptions { is_strict: true, more, vanishing: None };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     let text = format!(
         "set -e\necho \"$SHADOWVM_REASON\" >> {log}\n\
