@@ -22,6 +22,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
@@ -44,6 +45,8 @@ pub(crate) enum Request {
     /// World init: make a host. The answer carries the socket of its init, which says
     /// [`Reply::Hello`] first.
     NewHost,
+    /// World init: remove this folder when the world ends.
+    RemoveAtEnd { folder: PathBuf },
     /// Make a veth pair; carries the network namespace of the peer.
     AddVeth { name: String, mac: Mac, peer: String, peer_mac: Mac },
     /// Delete a link and its peer.
@@ -171,7 +174,7 @@ fn keeper(as_user: bool, (uid, gid): (u32, u32), control: OwnedFd, caller: Owned
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => in_child(move || {
             let hello = message::send(&control, &Reply::Hello, &[]);
-            hello.and_then(|()| Init::new(control, Some(caller))?.serve())
+            hello.and_then(|()| Init::new(control, Some(caller))?.live())
         }),
     }
 }
@@ -217,7 +220,7 @@ fn host(control: OwnedFd) -> io::Result<()> {
     let myself = pidfd_of(std::process::id() as i32)?;
     message::send(&control, &Reply::Hello, &[netns.as_fd(), myself.as_fd()])?;
     drop((netns, myself));
-    Init::new(control, None)?.serve()
+    Init::new(control, None)?.live()
 }
 
 /// An init: answers requests, reaps its children.
@@ -227,6 +230,7 @@ struct Init {
     children: SignalFd,
     /// Where the wait status of each program goes.
     programs: HashMap<i32, File>,
+    remove_at_end: Vec<PathBuf>,
 }
 
 impl Init {
@@ -235,7 +239,21 @@ impl Init {
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
         let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self { control, caller, children, programs: HashMap::new() })
+        Ok(Self { control, caller, children, programs: HashMap::new(), remove_at_end: Vec::new() })
+    }
+
+    /// Serves, then leaves nothing behind.
+    fn live(&mut self) -> io::Result<()> {
+        let served = self.serve();
+        if !self.remove_at_end.is_empty() {
+            // Nobody may be left who could write into the folders again.
+            signal_process(-1, Signal::SIGKILL as i32)?;
+            for folder in &self.remove_at_end {
+                // It may be gone already.
+                let _ = std::fs::remove_dir_all(folder);
+            }
+        }
+        served
     }
 
     /// Until the caller is gone.
@@ -303,6 +321,7 @@ impl Init {
             Request::NewHost => {
                 return Ok((Reply::Done, vec![named("a host", new_host())?]));
             }
+            Request::RemoveAtEnd { folder } => self.remove_at_end.push(folder),
             Request::AddVeth { name, mac, peer, peer_mac } => {
                 let netns = named("a veth pair", only(fds))?;
                 let pair = Netlink::open().and_then(|mut n| {

@@ -4,14 +4,44 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, accept4, bind, recvmsg, sendmsg, socket,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Largest record, in bytes: an environment and a few arguments fit with room to spare.
 const RECORD_BYTES_MAX: usize = 160 << 10;
 /// Most descriptors with one record.
 const FDS_MAX: usize = 8;
+const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC;
+
+/// Listens for records at `path`, which must not be there yet.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+/// The next connection of a listener.
+pub(crate) fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    loop {
+        match accept4(listener.as_raw_fd(), FLAGS) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => return Ok(own(other?)),
+        }
+    }
+}
+
+/// Connects to a listener.
+pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let connection = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None)?;
+    nix::sys::socket::connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(connection)
+}
 
 /// Sends `value` with `fds`. Errors: the peer is gone (`BrokenPipe`), or the record is too large.
 pub(crate) fn send<T: Serialize>(
@@ -60,9 +90,10 @@ pub(crate) fn receive<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(&text[..len])?, fds)))
 }
 
-/// A descriptor that the kernel has just installed for us.
+/// A descriptor that the kernel has just made for us.
 #[allow(unsafe_code)]
 fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: SCM_RIGHTS made this descriptor for this process and nobody else knows it.
+    // SAFETY: a system call has just made this descriptor for this process, and nobody else
+    // knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

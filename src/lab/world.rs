@@ -15,7 +15,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sched::{CloneFlags, setns};
@@ -391,6 +391,16 @@ impl World {
         self.with(host, |agent| agent.packet_socket(interface))
     }
 
+    /// Has a folder removed when the world ends, also when its owner is killed.
+    pub fn remove_at_end(&self, folder: &Path) -> Result<(), WorldError> {
+        self.root.agent.tell(&Request::RemoveAtEnd { folder: folder.to_owned() })
+    }
+
+    /// Ends the world now, as dropping it does: returns when nothing of it is left.
+    pub fn end(&self) {
+        self.root.end();
+    }
+
     /// Writes a sysctl in a host, for example `net.ipv4.tcp_sack`.
     pub fn sysctl(&self, host: HostId, key: &str, value: &str) -> Result<(), WorldError> {
         let (key, value) = (key.to_owned(), value.to_owned());
@@ -406,7 +416,7 @@ impl World {
                 let _ = waitpid(started.keeper, None);
             })
             .map_err(refused)?;
-        let root = Root { agent, keeper: started.keeper };
+        let root = Root { agent, keeper: Mutex::new(Some(started.keeper)) };
         let client = root.agent.new_host(HostId::Client).map_err(refused)?;
         let gateway = root.agent.new_host(HostId::Gateway).map_err(refused)?;
         let legs = [Mutex::new(None), Mutex::new(None)];
@@ -555,13 +565,23 @@ impl World {
 #[derive(Debug)]
 struct Root {
     agent: Agent,
-    keeper: Pid,
+    /// Our child, until it has been waited for.
+    keeper: Mutex<Option<Pid>>,
+}
+
+impl Root {
+    fn end(&self) {
+        self.agent.end();
+        let keeper = lock(&self.keeper).take();
+        if let Some(keeper) = keeper {
+            while matches!(waitpid(keeper, None), Err(nix::errno::Errno::EINTR)) {}
+        }
+    }
 }
 
 impl Drop for Root {
     fn drop(&mut self) {
-        self.agent.end();
-        while matches!(waitpid(self.keeper, None), Err(nix::errno::Errno::EINTR)) {}
+        self.end();
     }
 }
 
