@@ -14,8 +14,9 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::unistd::{geteuid, getuid};
 use serde::{Deserialize, Serialize};
 
+use super::door::say;
 use super::exit;
-use super::stage::Stage;
+use super::stage::{Stage, server_name};
 use crate::engine::LegId;
 use crate::lab::world::SERVICE;
 use crate::lab::{HostId, Kind, WorldOptions};
@@ -129,7 +130,7 @@ pub fn run(args: Args) -> ExitCode {
     let dir = args.dir.unwrap_or_else(usual_dir);
     let done = match args.verb {
         Verb::Up { world, dad } => up(&dir, world, dad),
-        Verb::Down => ask(&dir, &Call::Down, &[]).map(|_| println!("the world has ended")),
+        Verb::Down => ask(&dir, &Call::Down, &[]).map(|_| say("the world has ended\n")),
         Verb::Fault { kind, server, undo } => fault(&dir, kind, server, undo),
         Verb::Exec { host, program } => return exec(&dir, host, program),
         Verb::Hold { world, dad } => {
@@ -210,7 +211,7 @@ fn up(dir: &Path, world: Privilege, dad: bool) -> Result<(), LabError> {
         let _ = fs::remove_dir_all(dir);
         return Err(LabError::NotUp(log.trim_end().to_owned()));
     }
-    println!("{}", next_commands(dir));
+    say(&format!("{}\n", next_commands(dir)));
     Ok(())
 }
 
@@ -244,7 +245,7 @@ fn next_commands(dir: &Path) -> String {
 fn fault(dir: &Path, kind: FaultKind, server: Server, undo: bool) -> Result<(), LabError> {
     ask(dir, &Call::Fault { kind, server, undo }, &[])?;
     let what = if undo { "ended" } else { "in force" };
-    println!("{kind} of server {}: {what}", super::stage::server_name(server.into()));
+    say(&format!("{kind} of server {}: {what}\n", server_name(server.into())));
     Ok(())
 }
 
