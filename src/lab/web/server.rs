@@ -19,14 +19,14 @@ pub struct Faults {
     /// While it is there, the byte in the middle of each answer is wrong; if it holds a number,
     /// of answers of that length only.
     pub wrong: Option<PathBuf>,
-    /// While it is there, at most [`SLOW_BYTES`] leave each [`SLOW_PAUSE`] on a connection.
+    /// While it is there, at most [`SLOW_BYTES`] leave a connection after each [`SLOW_PAUSE`].
     pub slow: Option<PathBuf>,
 }
 
 /// See [`Faults::slow`].
 pub const SLOW_BYTES: usize = 16 << 10;
 /// See [`Faults::slow`].
-pub const SLOW_PAUSE: Duration = Duration::from_millis(20);
+pub const SLOW_PAUSE: Duration = Duration::from_millis(300);
 
 /// Serves on `listeners` until the process ends.
 pub fn serve(listeners: Vec<TcpListener>, faults: Faults) -> io::Result<()> {
@@ -167,6 +167,9 @@ fn send_bytes(mut stream: &TcpStream, len: u64, faults: &Faults) -> io::Result<(
     let mut at = 0;
     loop {
         let is_slow = is_there(&faults.slow);
+        if is_slow {
+            thread::sleep(SLOW_PAUSE);
+        }
         let piece_max = if is_slow { SLOW_BYTES } else { PIECE_MAX };
         let piece = content(at, piece_max.min((len - at).try_into().unwrap_or(usize::MAX)));
         let wrong = wrong_at.and_then(|wrong| wrong.checked_sub(at)).map(|wrong| wrong as usize);
@@ -189,9 +192,6 @@ fn send_bytes(mut stream: &TcpStream, len: u64, faults: &Faults) -> io::Result<(
         at += piece.len() as u64;
         if at >= len {
             return Ok(());
-        }
-        if is_slow {
-            thread::sleep(SLOW_PAUSE);
         }
     }
 }
