@@ -205,7 +205,7 @@ fn print_report(args: &Args, account: &Account, took: Duration) {
     line("bytes checked by clients", format!("{}, {wrong}", account.bytes_checked));
     let all = (account.verified + account.unverified).max(1);
     let share = account.verified as f64 * 100.0 / all as f64;
-    line("said by both servers", format!("{share:.2} % of {all} bytes"));
+    line("said by both servers", format!("{share:.1} % of {all} bytes, the rest by the one left"));
     if let Some(sync) = account.sync {
         line("sync after the wrong byte", show(sync));
     }

@@ -2,7 +2,7 @@
 //! each a process of its own, started from this program's file.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions};
 const MYSELF: &str = "/proc/self/exe";
 /// How long a program may take to be ready.
 const READY_WAIT: Duration = Duration::from_secs(10);
+/// The event log may be a moment behind what the admin socket tells.
+const LOG_WAIT_MAX: Duration = Duration::from_millis(20);
 /// Time between two looks at something that tells nobody when it is there.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -51,6 +53,8 @@ pub(super) struct Stage {
     servers: [Option<Child>; 2],
     seen: u64,
     facts: Vec<Fact>,
+    /// Bytes of the event log that are in `facts`.
+    log_read: u64,
 }
 
 impl Stage {
@@ -58,7 +62,8 @@ impl Stage {
     pub(super) fn new(options: &WorldOptions, dir: &Path) -> Result<Self, StageError> {
         let world = Arc::new(World::new(options)?);
         let dir = dir.to_owned();
-        Ok(Self { world, dir, gateway: None, servers: [None, None], seen: 0, facts: Vec::new() })
+        let (gateway, servers) = (None, [None, None]);
+        Ok(Self { world, dir, gateway, servers, seen: 0, facts: Vec::new(), log_read: 0 })
     }
 
     /// Starts a server and waits until it listens.
@@ -151,11 +156,28 @@ impl Stage {
     }
 
     /// Reads new events, waiting for at least one for at most `wait`.
-    pub(super) fn read_facts(&mut self, wait: Duration) -> Result<(), ClientError> {
+    ///
+    /// They come from the event log, which forgets none; the admin socket only tells that there
+    /// are some.
+    pub(super) fn read_facts(&mut self, wait: Duration) -> Result<(), StageError> {
+        let wait = wait.min(LOG_WAIT_MAX);
         let path = format!("/api/v1/events?after={}&wait={}", self.seen, wait.as_secs_f64());
         let events: Events = client::get(&self.socket(), &path)?;
         self.seen = events.last;
-        self.facts.extend(events.events.into_iter().map(|event| event.event));
+        self.read_log().map_err(|source| StageError::Io { what: "reading the event log", source })
+    }
+
+    fn read_log(&mut self) -> io::Result<()> {
+        let mut file = File::open(self.events_file())?;
+        file.seek(SeekFrom::Start(self.log_read))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        // The last line may still be on its way.
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        self.log_read += whole as u64;
+        for line in text[..whole].lines() {
+            self.facts.push(serde_json::from_str(line)?);
+        }
         Ok(())
     }
 
@@ -220,6 +242,11 @@ impl Stage {
     /// What the gateway said.
     pub(super) fn log_file(&self) -> PathBuf {
         self.dir.join("gateway.log")
+    }
+
+    /// The gateway's event log.
+    fn events_file(&self) -> PathBuf {
+        self.dir.join("events.jsonl")
     }
 
     /// The gateway's admin socket.
