@@ -144,14 +144,17 @@ impl Flow {
         acked.max(self.visible.told_ack)
     }
 
-    /// The window edge that both legs stand behind (I3); it never moves back.
-    fn edge_to_client(&self) -> Offset {
+    /// The window edge that both legs stand behind (I3), as far as the field above `ack` can say
+    /// it; it never moves back.
+    fn edge_to_client(&self, ack: Offset) -> Offset {
         let both = self.needs_both() && self.has_both() && !on(Bug::BackupWindowIgnored);
         let edge = match both {
             true => self.legs.iter().map(|l| l.edge).min().unwrap_or(Offset::START),
             false => self.leg(self.primary).edge,
         };
-        edge.max(self.visible.told_edge)
+        let shift = self.visible.window_scale.unwrap_or(0);
+        let field = (edge.since(ack) >> shift).min(u64::from(u16::MAX));
+        (ack + (field << shift)).max(self.visible.told_edge)
     }
 
     /// Sends the client an ack when something advanced and no data has carried it (LV3).
@@ -160,7 +163,7 @@ impl Flow {
             return;
         }
         let ack = self.ack_to_client();
-        let edge = self.edge_to_client();
+        let edge = self.edge_to_client(ack);
         let repeats = self.duplicate_acks_due(cx, ack);
         let told = &self.visible;
         let two = 2 * u64::from(self.client.mss);
@@ -257,7 +260,7 @@ impl Flow {
     ) {
         let Some((l2, l3)) = self.leg(self.primary).headers else { return };
         let ack = self.ack_to_client();
-        let edge = self.edge_to_client();
+        let edge = self.edge_to_client(ack);
         let shift = self.visible.window_scale.unwrap_or(0);
         let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
         let timestamps = match self.visible.has_timestamps {

@@ -381,3 +381,17 @@ fn after_a_restart_flows_go_on_and_dates_are_masked_again_from_the_next_request(
     assert_eq!(String::from_utf8_lossy(&shown), answer("one"));
     assert_eq!(state(&kit), FlowState::Paired);
 }
+
+#[test]
+fn a_window_beyond_what_the_field_can_say_makes_no_duplicate_acks() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.scale(0), |s| s.scale(4));
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).window(60_000));
+    kit.leg(B, say(ACK, Q, R + 3).window(60_000));
+    kit.forget();
+    for _ in 0..5 {
+        kit.leg(A, say(ACK, P, R + 3).window(60_000).data("x"));
+    }
+    assert!(kit.on(Link::Client).is_empty(), "{:?}", kit.on(Link::Client));
+}
