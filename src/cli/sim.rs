@@ -1,13 +1,222 @@
-//! `shadowvm sim`: placeholder, replaced by its owner.
+//! `shadowvm sim`: runs seeds of the simulated world, or tells one seed's story.
+//!
+//! Exit status 1 if a seed fails or a rare event is not reached in a long run.
 
-use std::process::ExitCode;
+use std::io::{IsTerminal, Write};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
-/// No arguments yet.
+use serde_json::json;
+
+use super::{Format, exit};
+use crate::sim::fleet::{self, Summary};
+use crate::sim::{Options, Scenario, rare, run_seed};
+
+/// A run of so many seeds has to reach every rare event.
+const LONG_RUN_SEEDS: u64 = 5_000;
+
+/// Run the simulator
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    from: u64,
+    /// Threads; the number of processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// Run one seed and tell everything that happens
+    #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// Without the gateway: what the simulated hosts do by themselves
+    #[arg(long)]
+    baseline: bool,
+    /// Go on after so many failures
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    failures_max: usize,
+    /// Plant one deliberate defect after another and find each (feature `planted-bugs`)
+    #[arg(long)]
+    planted: bool,
+    /// How to write the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
 
-/// Says that it is not built yet.
-pub fn run(_args: Args) -> ExitCode {
-    eprintln!("not built yet");
-    ExitCode::from(super::exit::BUG)
+/// Runs the simulator.
+pub fn run(args: Args) -> ExitCode {
+    crate::sim::hush_panics();
+    if args.planted {
+        return run_planted(&args);
+    }
+    match args.seed {
+        Some(seed) => tell(seed, &args),
+        None => run_many(&args),
+    }
+}
+
+/// The commit that the failures belong to, if this is a checkout.
+fn commit() -> String {
+    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let text = git.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    if text.is_empty() { concat!("version ", env!("CARGO_PKG_VERSION")).into() } else { text }
+}
+
+fn tell(seed: u64, args: &Args) -> ExitCode {
+    let options = Options { is_verbose: true, without_gateway: args.baseline };
+    let outcome = run_seed(seed, &options);
+    let failure = outcome.failure();
+    let mut out = std::io::stdout().lock();
+    let written = match args.output {
+        Format::Json => {
+            let report = json!({
+                "seed": seed, "commit": commit(), "ok": failure.is_none(), "failure": failure,
+                "trace": format!("{:016x}", outcome.report.trace), "log": outcome.report.log,
+            });
+            writeln!(out, "{report}")
+        }
+        Format::Text => {
+            let log = outcome.report.log.join("\n");
+            let end = failure.map_or("PASS".into(), |what| format!("FAIL {what}"));
+            let trace = outcome.report.trace;
+            writeln!(out, "{}{log}\nseed {seed} {end} (trace {trace:016x})", Scenario::new(seed))
+        }
+    };
+    // A reader that has seen enough is no failure of the run.
+    let _ = written;
+    ExitCode::from(if failure.is_none() { exit::OK } else { exit::NO })
+}
+
+fn run_many(args: &Args) -> ExitCode {
+    let options = Options { is_verbose: false, without_gateway: args.baseline };
+    let (begun, mut told) = (Instant::now(), Instant::now());
+    let (mut done, mut failed) = (0u64, 0usize);
+    let is_text = args.output == Format::Text;
+    let shows_progress = is_text && std::io::stderr().is_terminal();
+    let commit = commit();
+    let summary = fleet::run(args.from, args.seeds, jobs(args), &options, |outcome| {
+        done += 1;
+        if let Some(what) = outcome.failure() {
+            failed += 1;
+            if is_text {
+                println!("FAIL seed {} (commit {commit}): {what}", outcome.seed);
+            }
+        }
+        if shows_progress && told.elapsed() >= Duration::from_secs(1) {
+            told = Instant::now();
+            let rate = done as f64 / begun.elapsed().as_secs_f64();
+            eprint!("\r{done} of {} seeds, {rate:.0}/s, {failed} failed ", args.seeds);
+        }
+        failed < args.failures_max
+    });
+    if shows_progress {
+        eprintln!();
+    }
+    let missing = missing(&summary, args);
+    match args.output {
+        Format::Text => print_summary(&summary, begun.elapsed(), &missing, args.baseline),
+        Format::Json => print_json(&summary, begun.elapsed(), &missing, &commit),
+    }
+    let is_good = summary.failures.is_empty() && missing.is_empty();
+    ExitCode::from(if is_good { exit::OK } else { exit::NO })
+}
+
+fn jobs(args: &Args) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    args.jobs.unwrap_or(cores)
+}
+
+/// Rare events that a long run did not reach.
+fn missing(summary: &Summary, args: &Args) -> Vec<&'static str> {
+    if args.baseline || summary.seeds < LONG_RUN_SEEDS {
+        return Vec::new();
+    }
+    let named = rare::NAMES.iter().zip(summary.rare.0);
+    named.filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect()
+}
+
+fn print_summary(summary: &Summary, took: Duration, missing: &[&str], is_baseline: bool) {
+    let rate = summary.seeds as f64 / took.as_secs_f64();
+    if !is_baseline {
+        println!("rare event                          reached");
+        for (name, count) in rare::NAMES.iter().zip(summary.rare.0) {
+            println!("{name:<35} {count:>7}");
+        }
+    }
+    let (got, sent) = summary.frames;
+    println!(
+        "{} seeds in {:.1} s ({rate:.0}/s), {} failovers, {got} frames in, {sent} out",
+        summary.seeds,
+        took.as_secs_f64(),
+        summary.failovers
+    );
+    for name in missing {
+        println!("FAIL never reached: {name}");
+    }
+    match summary.failures.len() {
+        0 if missing.is_empty() => println!("PASS"),
+        n => println!("FAIL: {n} seeds; run one again with `shadowvm sim --seed S`"),
+    }
+}
+
+fn print_json(summary: &Summary, took: Duration, missing: &[&str], commit: &str) {
+    let failures: Vec<_> = summary
+        .failures
+        .iter()
+        .map(|(seed, what)| json!({ "seed": seed, "failure": what }))
+        .collect();
+    let rare: serde_json::Map<_, _> = rare::NAMES
+        .iter()
+        .zip(summary.rare.0)
+        .map(|(name, count)| ((*name).to_owned(), json!(count)))
+        .collect();
+    let report = json!({
+        "commit": commit, "seeds": summary.seeds, "seconds": took.as_secs_f64(),
+        "failovers": summary.failovers, "frames_in": summary.frames.0,
+        "frames_out": summary.frames.1, "failures": failures, "rare": rare,
+        "never_reached": missing,
+    });
+    println!("{report}");
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn run_planted(_: &Args) -> ExitCode {
+    eprintln!("this build contains no planted bugs; build with `--features planted-bugs`");
+    ExitCode::from(exit::USAGE)
+}
+
+/// Each bug until a seed catches it.
+#[cfg(feature = "planted-bugs")]
+fn run_planted(args: &Args) -> ExitCode {
+    use crate::engine::planted::{self, Bug};
+    let options = Options::default();
+    let mut is_good = true;
+    let mut rows = Vec::new();
+    for bug in Bug::ALL {
+        planted::choose(Some(bug));
+        let mut caught: Option<(u64, String)> = None;
+        let summary = fleet::run(args.from, args.seeds, jobs(args), &options, |outcome| {
+            if let (Some(what), None) = (outcome.failure(), &caught) {
+                caught = Some((outcome.seed, what.to_owned()));
+            }
+            caught.is_none()
+        });
+        planted::choose(None);
+        is_good &= caught.is_some();
+        let (seed, what) = caught.unwrap_or((0, "NOT CAUGHT".into()));
+        if args.output == Format::Text {
+            println!("{:<22} {:>6} seeds  {}", format!("{bug:?}"), summary.seeds, bug.sentence());
+            println!("{:<22}   seed {seed}: {what}", "");
+        }
+        rows.push(json!({
+            "bug": format!("{bug:?}"), "sentence": bug.sentence(), "seeds": summary.seeds,
+            "seed": seed, "caught_by": what,
+        }));
+    }
+    if args.output == Format::Json {
+        println!("{}", json!({ "planted": rows, "ok": is_good }));
+    }
+    ExitCode::from(if is_good { exit::OK } else { exit::NO })
 }

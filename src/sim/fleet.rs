@@ -1,0 +1,75 @@
+//! Many seeds on several threads. The results are the same for every number of threads.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use super::rare::Rare;
+use super::{Options, Outcome, run_seed};
+
+/// What came of many seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Failures, by seed: (seed, what).
+    pub failures: Vec<(u64, String)>,
+    /// Rare events reached.
+    pub rare: Rare,
+    /// Frames that gateways got and sent.
+    pub frames: (u64, u64),
+    /// Promotions and detachments.
+    pub failovers: u64,
+}
+
+impl Summary {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        if let Some(what) = outcome.failure() {
+            self.failures.push((outcome.seed, what.to_owned()));
+        }
+        self.rare.add(&outcome.report.rare);
+        self.frames.0 += outcome.report.frames.0;
+        self.frames.1 += outcome.report.frames.1;
+        self.failovers += outcome.report.failovers;
+    }
+}
+
+/// Runs seeds `from..from + count` on `jobs` threads; `on_outcome` hears of each as it ends, and
+/// stops the fleet by returning false.
+pub fn run(
+    from: u64,
+    count: u64,
+    jobs: usize,
+    options: &Options,
+    mut on_outcome: impl FnMut(&Outcome) -> bool,
+) -> Summary {
+    let next = AtomicU64::new(0);
+    let is_stopped = AtomicBool::new(false);
+    let mut summary = Summary::default();
+    std::thread::scope(|scope| {
+        let (tx, rx) = mpsc::sync_channel(256);
+        for _ in 0..jobs.max(1) {
+            let (tx, next, is_stopped) = (tx.clone(), &next, &is_stopped);
+            scope.spawn(move || {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count || is_stopped.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if tx.send(run_seed(from + i, options)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(tx);
+        for outcome in rx {
+            summary.add(&outcome);
+            if !on_outcome(&outcome) {
+                is_stopped.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    summary.failures.sort();
+    summary
+}

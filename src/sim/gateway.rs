@@ -1,0 +1,508 @@
+//! The gateway's place in the world: the real engine, or a plain wire for the baseline.
+//!
+//! It carries out what the engine asks for (syncs, fences, records) with seeded outcomes, shows
+//! every frame and event to the oracle in the order of the engine's outputs, and never looks into
+//! the engine otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::oracle::Tuple;
+use super::rng::mix;
+use super::scenario::Scenario;
+use super::world::{Happening, Truth, World};
+use crate::engine::{
+    Command, Engine, EngineConfig, Epoch, Event, FlowState, Input, Instant, LegId, Link, LinkCaps,
+    Output, Record, Roles, Signal, SoloReason, SyncId, SyncReason, SyncScope, SyncStep,
+};
+use crate::wire::{CsumSpot, Frame, Offload, segmentize};
+
+/// Ports from which the engine probes; its probes are not counted as cost.
+const PROBE_PORTS_FROM: u16 = 61_000;
+/// Frames out per frame in (times), and on top of that.
+const COST: (u64, u64) = (2, 250);
+/// How long a finished run may take to close its flows (ns).
+const CLOSING: u64 = 20_000_000_000;
+
+/// The box between the links.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    engine: Option<Box<Engine>>,
+    is_wire: bool,
+    config: EngineConfig,
+    timer_at: u64,
+    stalled: Option<Vec<(Link, Vec<u8>)>>,
+    roles: Option<Roles>,
+    records: BTreeMap<u32, Record>,
+    generation: u64,
+    dropped: BTreeSet<(Tuple, usize)>,
+    unjustified: Option<String>,
+    commands: u64,
+    primary: LegId,
+}
+
+impl Gateway {
+    /// The engine, not yet started.
+    pub fn new(scenario: &Scenario) -> Self {
+        let plan = &scenario.gateway;
+        let config = EngineConfig {
+            addresses: vec![std::net::IpAddr::from(super::host::SERVICE)],
+            ports: vec![super::host::PORT],
+            first_primary: plan.primary,
+            on_lag: plan.on_lag,
+            hold_hard: std::time::Duration::from_millis(plan.hold_hard_ms),
+            probe_every: std::time::Duration::from_millis(plan.probe_every_ms),
+            sync_scope: plan.sync.map(|_| SyncScope::Content),
+            fence: plan.fence.0,
+            flows_max: 64,
+            ..EngineConfig::default()
+        };
+        Self {
+            engine: None,
+            is_wire: false,
+            config,
+            timer_at: u64::MAX,
+            stalled: None,
+            roles: None,
+            records: BTreeMap::new(),
+            generation: 0,
+            dropped: BTreeSet::new(),
+            unjustified: None,
+            commands: 0,
+            primary: plan.primary,
+        }
+    }
+
+    /// A wire between the clients and server A.
+    pub fn wire() -> Self {
+        let config = EngineConfig::default();
+        Self {
+            engine: None,
+            is_wire: true,
+            config,
+            timer_at: u64::MAX,
+            stalled: None,
+            roles: None,
+            records: BTreeMap::new(),
+            generation: 0,
+            dropped: BTreeSet::new(),
+            unjustified: None,
+            commands: 0,
+            primary: LegId::A,
+        }
+    }
+
+    pub fn is_wire(&self) -> bool {
+        self.is_wire
+    }
+
+    /// Whether the engine took `leg` from the connection for a reason that the world explains.
+    pub fn has_dropped(&self, tuple: Tuple, leg: LegId) -> bool {
+        self.dropped.contains(&(tuple, leg.index()))
+    }
+
+    pub fn primary(&self) -> LegId {
+        self.primary
+    }
+}
+
+fn port_of(frame: &[u8]) -> Option<u16> {
+    let is_tcp = frame.len() >= 38 && frame[12..14] == [8, 0] && frame[23] == 6;
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    is_tcp.then(|| port(34).max(port(36)))
+}
+
+fn is_flow(frame: &[u8]) -> bool {
+    port_of(frame).is_some_and(|port| port < PROBE_PORTS_FROM)
+}
+
+impl World<'_> {
+    pub fn start_gateway(&mut self) {
+        if self.gateway.is_wire {
+            return;
+        }
+        let seed = mix(self.scenario.seed, 900 + self.gateway.generation);
+        let now = Instant(self.now);
+        let mut engine = Box::new(Engine::new(self.gateway.config.clone(), seed, now));
+        let is_again = self.gateway.generation > 0;
+        if is_again {
+            let roles = self.gateway.roles.map(Record::Roles);
+            let records = roles.into_iter().chain(self.gateway.records.values().cloned());
+            self.oracle.on_restart(true, &[]);
+            engine.handle(now, Input::Restore(records.collect()));
+        }
+        self.gateway.engine = Some(engine);
+        self.drain();
+        if is_again && let Some(engine) = &self.gateway.engine {
+            let flows = engine.flows(1000);
+            self.gateway.primary = engine.status().roles.primary;
+            self.oracle.on_restart(false, &flows);
+        }
+        for link in Link::ALL {
+            let is_up = match link {
+                Link::Client => true,
+                Link::Server(leg) => self.truth[leg.index()].is_on,
+            };
+            if is_up {
+                self.input(Input::Signal(link, Signal::CarrierUp(LinkCaps::default())));
+            }
+        }
+        self.arm();
+    }
+
+    /// Hands the engine an input and carries out what it asks for.
+    pub fn input(&mut self, input: Input) {
+        let Some(engine) = &mut self.gateway.engine else { return };
+        engine.handle(Instant(self.now), input);
+        self.drain();
+        self.arm();
+    }
+
+    pub fn command(&mut self, command: Command) {
+        self.gateway.commands += 1;
+        self.say(|| format!("command {command:?}"));
+        self.input(Input::Command(self.gateway.commands, command));
+    }
+
+    fn arm(&mut self) {
+        let Some(engine) = &self.gateway.engine else { return };
+        if let Some(Instant(at)) = engine.poll_timeout()
+            && at < self.gateway.timer_at
+        {
+            let at = at.max(self.now);
+            self.gateway.timer_at = at;
+            self.at(at, Happening::EngineTimer);
+        }
+    }
+
+    pub fn on_engine_timer(&mut self) {
+        if self.gateway.timer_at > self.now || self.gateway.stalled.is_some() {
+            return;
+        }
+        self.gateway.timer_at = u64::MAX;
+        let Some(engine) = &self.gateway.engine else { return };
+        match engine.poll_timeout() {
+            Some(Instant(at)) if at <= self.now => {
+                self.input(Input::Timeout);
+                self.oracle.on_time(self.now);
+                self.take_violation();
+            }
+            _ => self.arm(),
+        }
+    }
+
+    /// A frame has come to the gateway.
+    pub fn at_gateway(&mut self, link: Link, frame: Vec<u8>) {
+        if self.gateway.is_wire {
+            self.narrate("via", link, &frame);
+            match link {
+                Link::Client => self.transmit(Link::Server(LegId::A), false, frame),
+                Link::Server(LegId::A) => self.transmit(Link::Client, false, frame),
+                Link::Server(LegId::B) => {}
+            }
+            return;
+        }
+        if let Some(stalled) = &mut self.gateway.stalled {
+            return stalled.push((link, frame));
+        }
+        if self.gateway.engine.is_none() {
+            return;
+        }
+        self.report.frames.0 += u64::from(is_flow(&frame));
+        self.narrate("in ", link, &frame);
+        self.oracle.on_input(self.now, link, &frame);
+        let frame = self.to_frame(frame);
+        self.input(Input::Frame(link, frame));
+        self.check_state_triggers();
+    }
+
+    /// A frame as a packet socket gives it, its checksum finished or not.
+    fn to_frame(&self, mut frame: Vec<u8>) -> Frame {
+        let is_whole = matches!(super::frames::read(&frame, true), super::frames::Read::Tcp(_));
+        let mut offload = Offload::default();
+        if self.scenario.gateway.has_partial_csum && is_whole && frame[14] == 0x45 {
+            let len = (frame.len() - 34).min(usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20);
+            let mut sum = 6 + len as u32;
+            for pair in frame[26..34].chunks_exact(2) {
+                sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+            }
+            while sum > 0xffff {
+                sum = (sum & 0xffff) + (sum >> 16);
+            }
+            frame[50..52].copy_from_slice(&(sum as u16).to_be_bytes());
+            offload.needs_csum = Some(CsumSpot { start: 34, offset: 16 });
+        }
+        Frame::from_wire(Bytes::from(frame), offload)
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.gateway.engine.as_mut().and_then(|e| e.poll_output()) {
+            match output {
+                Output::Transmit(link, frame) => self.on_transmit(link, frame),
+                Output::Event(event) => self.on_event(&event),
+                Output::Persist(record) => self.on_persist(record),
+                Output::Sync(request) => {
+                    let (id, from, to) = (request.id, request.from, request.to);
+                    let (us, ok) = match request.reason {
+                        SyncReason::First => (500, true),
+                        _ => self.scenario.gateway.sync.unwrap_or((1_000, true)),
+                    };
+                    self.at(self.now + us * 1000, Happening::SyncDone(id, ok, from, to));
+                }
+                Output::CancelSync(_) => {}
+                Output::Fence { epoch, .. } => {
+                    let ok = self.scenario.gateway.fence.1;
+                    self.at(self.now + 2_000_000, Happening::FenceDone(epoch, ok));
+                }
+            }
+        }
+        if self.gateway.engine.is_some() && self.oracle.flows.values().any(|f| f.holds_wrap()) {
+            self.report.rare.on_wrap();
+        }
+        self.take_violation();
+    }
+
+    fn take_violation(&mut self) {
+        if let Some(what) = self.oracle.violation.take() {
+            self.fail(what);
+        }
+        if let Some(what) = self.gateway.unjustified.take() {
+            self.fail(what);
+        }
+    }
+
+    fn on_transmit(&mut self, link: Link, frame: Frame) {
+        let mut cut = Vec::new();
+        if !segmentize::for_link(frame, false, false, &mut cut) {
+            return self.fail(format!("I13: a super-frame to {link:?} that cannot be cut"));
+        }
+        for frame in cut {
+            let bytes = frame.to_vec();
+            self.narrate("out", link, &bytes);
+            self.oracle.on_output(self.now, link, &bytes);
+            self.report.frames.1 += u64::from(is_flow(&bytes));
+            let word = (self.now, bytes.len() as u64, link.index() as u64);
+            let seq = bytes.get(38..46).map_or(0, |b| {
+                u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
+            });
+            let trace = self.report.trace ^ word.0 ^ (word.1 << 40) ^ (word.2 << 60) ^ seq;
+            self.report.trace = trace.wrapping_mul(0x100_0000_01b3).rotate_left(17);
+            self.transmit(link, false, bytes);
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        if !matches!(event, Event::Released { .. } | Event::Rejected { .. }) {
+            self.say(|| format!("event {event:?}"));
+        }
+        self.report.rare.on_event(event, &self.oracle);
+        match event {
+            Event::Promoted { primary, finding, .. } => {
+                self.gateway.primary = *primary;
+                self.report.failovers += 1;
+                let is_asked = *finding == crate::engine::Finding::Operator;
+                if !is_asked {
+                    self.judge_finding(primary.other(), &format!("promoted by {finding:?}"));
+                }
+            }
+            Event::Detached { server, finding, .. } => {
+                self.report.failovers += 1;
+                self.judge_finding(*server, &format!("detached by {finding:?}"));
+            }
+            Event::OwnStall { .. } => self.oracle.forgive(),
+            Event::FlowChanged { flow, to: FlowState::Solo, primary, solo: Some(why), .. } => {
+                let tuple = match flow.client.ip() {
+                    std::net::IpAddr::V4(ip) => (ip.octets(), flow.client.port()),
+                    std::net::IpAddr::V6(_) => return,
+                };
+                let loser = primary.other();
+                if !self.is_explained(loser, *why) {
+                    let what = format!("{loser:?} was taken from a flow for {why:?} without cause");
+                    self.gateway.unjustified.get_or_insert(what);
+                }
+                self.gateway.dropped.insert((tuple, loser.index()));
+            }
+            _ => {}
+        }
+        self.oracle.on_event(event);
+    }
+
+    /// A server was declared failed: something must have been wrong with it.
+    fn judge_finding(&mut self, server: LegId, what: &str) {
+        if !self.truth[server.index()].is_faulted && !self.is_rough(server) {
+            let what = format!("{server:?} was {what}, nothing was wrong with it");
+            self.gateway.unjustified.get_or_insert(what);
+        }
+    }
+
+    /// Whether losses, slowness or stalls may make a healthy server look ill.
+    fn is_rough(&self, leg: LegId) -> bool {
+        let scenario = self.scenario;
+        let plan = &scenario.servers[leg.index()];
+        let link = &scenario.links[1 + leg.index()];
+        let is_slow = plan.chunk.is_some()
+            || plan.read_pause.is_some()
+            || plan.split_head_us.is_some()
+            || plan.think_us > 5_000;
+        let is_late = link.iter().any(|p| p.is_lossy() || p.reorder > 0);
+        let disturbed = scenario.links[0].iter().any(|p| p.is_lossy());
+        let is_stalled = scenario.faults.iter().any(|f| {
+            use super::scenario::Fault;
+            matches!(f.fault, Fault::GatewayStall(_) | Fault::GatewayRestart(_) | Fault::Failover { .. })
+        });
+        is_slow || is_late || disturbed || is_stalled
+    }
+
+    fn is_explained(&self, leg: LegId, why: SoloReason) -> bool {
+        let is_faulted = self.truth[leg.index()].is_faulted;
+        match why {
+            SoloReason::Diverged => self.scenario.may_diverge(),
+            SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
+            SoloReason::ServerFailed => true, // judged with its finding
+            SoloReason::Budget | SoloReason::AuthOption => false,
+            SoloReason::Handshake | SoloReason::EarlyEnd | SoloReason::Lag => {
+                is_faulted || self.is_rough(leg)
+            }
+        }
+    }
+
+    fn on_persist(&mut self, record: Record) {
+        match record {
+            Record::Roles(roles) => self.gateway.roles = Some(roles),
+            Record::Flow { slot, .. } => {
+                self.gateway.records.insert(slot, record);
+            }
+            Record::Free { slot } => {
+                self.gateway.records.remove(&slot);
+            }
+        }
+    }
+
+    pub fn on_sync_done(&mut self, id: SyncId, ok: bool, from: LegId, to: LegId) {
+        let is_there = [from, to].iter().all(|l| self.truth[l.index()].is_on);
+        let step = match ok && is_there {
+            true => {
+                self.servers[to.index()].version = self.servers[from.index()].version;
+                SyncStep::TargetReady
+            }
+            false => SyncStep::Failed { message: "by plan".into() },
+        };
+        self.input(Input::SyncStep(id, step));
+    }
+
+    pub fn on_fence_done(&mut self, epoch: Epoch, ok: bool) {
+        self.input(Input::Fenced { epoch, ok });
+    }
+
+    pub fn stop_gateway(&mut self, down_us: u64) {
+        if self.gateway.is_wire || self.gateway.engine.take().is_none() {
+            return;
+        }
+        self.say(|| "the gateway dies".into());
+        self.gateway.generation += 1;
+        self.gateway.timer_at = u64::MAX;
+        self.at(self.now + down_us * 1000, Happening::GatewayUp);
+    }
+
+    pub fn on_gateway_up(&mut self) {
+        self.say(|| "the gateway starts again".into());
+        self.start_gateway();
+    }
+
+    pub fn stall_gateway(&mut self, us: u64) {
+        if self.gateway.stalled.is_none() {
+            self.say(|| "the gateway is not scheduled".into());
+            self.gateway.stalled = Some(Vec::new());
+            self.at(self.now + us * 1000, Happening::StallEnd);
+        }
+    }
+
+    pub fn on_stall_end(&mut self) {
+        let Some(frames) = self.gateway.stalled.take() else { return };
+        self.say(|| "the gateway is scheduled again".into());
+        self.oracle.forgive();
+        for (link, frame) in frames {
+            self.at_gateway(link, frame);
+        }
+        self.gateway.timer_at = u64::MAX;
+        self.arm();
+    }
+
+    fn narrate(&mut self, way: &str, link: Link, frame: &[u8]) {
+        if !self.is_verbose || !is_flow(frame) {
+            return;
+        }
+        let text = match super::frames::read(frame, true) {
+            super::frames::Read::Tcp(s) => {
+                let names = [(1, 'F'), (2, 'S'), (4, 'R'), (8, 'P'), (16, 'A')];
+                let flags: String =
+                    names.iter().filter(|(b, _)| s.flags & b != 0).map(|(_, n)| *n).collect();
+                format!(
+                    "{}>{} {flags} seq {} ack {} win {} len {} ts {:?} sack {:?}",
+                    s.src.1,
+                    s.dst.1,
+                    s.seq,
+                    s.ack,
+                    s.window,
+                    s.data.len(),
+                    s.stamps,
+                    s.sack
+                )
+            }
+            other => format!("{other:?}"),
+        };
+        self.say(|| format!("{way} {link:?} {text}"));
+    }
+
+    // ---- at the end ------------------------------------------------------------------------
+
+    /// Cost and quiescence (oracles 6 and 8).
+    pub fn check_end(&mut self) {
+        if self.gateway.is_wire || self.report.violation.is_some() {
+            return;
+        }
+        let (got, sent) = self.report.frames;
+        if sent > COST.0 * got + COST.1 {
+            self.fail(format!("cost: {sent} frames sent for {got} received"));
+        }
+        self.report.rare_both_lost(&self.truth);
+        if self.scenario.seed.is_multiple_of(16) && self.report.violation.is_none() {
+            self.check_quiescence();
+        }
+    }
+
+    fn check_quiescence(&mut self) {
+        let Some(engine) = &mut self.gateway.engine else { return };
+        let mut now = self.now.max(CLOSING);
+        // Nobody says anything any more; the engine is asked every two seconds.
+        for _ in 0..90 {
+            now += 2_000_000_000;
+            engine.handle(Instant(now), Input::Timeout);
+            while engine.poll_output().is_some() {}
+        }
+        let held = engine.status().held_bytes;
+        let closed: Vec<FlowState> = engine
+            .flows(1000)
+            .iter()
+            .map(|f| f.state)
+            .filter(|s| matches!(s, FlowState::TimeWait | FlowState::Opening))
+            .collect();
+        if !closed.is_empty() {
+            self.fail(format!("quiescence: flows are left in {closed:?} after three minutes"));
+        }
+        let is_clean = self.conns.iter().all(|c| c.progress == super::ends::Progress::Done);
+        let open = self.gateway.engine.as_ref().map_or(0, |e| e.flows(1000).len());
+        if is_clean && open == 0 && held != 0 {
+            self.fail(format!("quiescence: {held} bytes are held by no flow"));
+        }
+    }
+}
+
+impl super::world::Report {
+    fn rare_both_lost(&mut self, truth: &[Truth; 2]) {
+        if truth.iter().all(|t| t.is_dead) {
+            self.rare.0[9] = self.rare.0[9].max(1);
+        }
+    }
+}

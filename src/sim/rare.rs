@@ -1,0 +1,98 @@
+//! Rare events: what a run reached. Counted from the oracle's view of the world at the instant of
+//! the engine's event, so that a green run can show what it has been through.
+
+use super::oracle::{FlowTrack, Oracle};
+use crate::engine::{Event, FlowState, LegId};
+
+/// The events that every long run has to reach.
+pub const NAMES: [&str; 12] = [
+    "failover with the primary ahead",
+    "failover with the backup ahead",
+    "failover inside a masked span",
+    "failover in the handshake",
+    "failover with a FIN held",
+    "failover at zero window",
+    "failover with a hole in a stream",
+    "wrap inside held bytes",
+    "promotion from Lagging",
+    "both legs lost",
+    "sync failing with bytes held",
+    "4-tuple reuse",
+];
+
+/// How often each was reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rare(pub [u64; NAMES.len()]);
+
+impl Rare {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            *own += other;
+        }
+    }
+
+    /// An event of the engine, before the oracle takes it.
+    pub fn on_event(&mut self, event: &Event, oracle: &Oracle) {
+        match event {
+            Event::Promoted { primary, .. } => {
+                for flow in oracle.flows.values().filter(|f| f.primary != *primary) {
+                    self.on_failover(flow);
+                }
+            }
+            Event::FlowChanged { flow, from, to: FlowState::Solo, primary, .. }
+                if *from != FlowState::Opening =>
+            {
+                let std::net::IpAddr::V4(ip) = flow.client.ip() else { return };
+                let track = oracle.flows.get(&(ip.octets(), flow.client.port()));
+                // A flow that moves alone; the others have been seen at the promotion.
+                if let Some(track) = track.filter(|t| t.primary != *primary) {
+                    self.on_failover(track);
+                }
+            }
+            Event::SyncEnded { ok: false, .. } => {
+                let holds = |f: &FlowTrack| {
+                    let said = LegId::ALL.map(|l| f.said(l));
+                    f.state == FlowState::Diverged && said[0].max(said[1]) > f.released()
+                };
+                self.0[10] += u64::from(oracle.flows.values().any(holds));
+            }
+            Event::FlowReset { .. } => self.0[9] += 1,
+            Event::FlowOpened { flow } => {
+                let std::net::IpAddr::V4(ip) = flow.client.ip() else { return };
+                let key = (ip.octets(), flow.client.port());
+                self.0[11] += u64::from(oracle.has_known(&key));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_failover(&mut self, flow: &FlowTrack) {
+        if matches!(flow.state, FlowState::TimeWait) || flow.was_reset {
+            return;
+        }
+        let (p, b) = (flow.said(flow.primary), flow.said(flow.primary.other()));
+        let paired = flow.is_paired();
+        let hole = LegId::ALL.iter().any(|&l| flow.leg(l).said.has_hole(1));
+        let in_span = flow.open_span().is_some_and(|s| p > s.start || b > s.start);
+        let reached = [
+            paired && p > b,
+            paired && b > p,
+            paired && in_span,
+            flow.state == FlowState::Opening,
+            flow.holds_fin(),
+            flow.is_window_closed() && p.max(b) > flow.released(),
+            hole,
+            false,
+            flow.state == FlowState::Lagging,
+        ];
+        for (count, reached) in self.0.iter_mut().zip(reached) {
+            *count += u64::from(reached);
+        }
+    }
+
+    /// Bytes were held across the wrap in this run.
+    pub fn on_wrap(&mut self) {
+        self.0[7] = 1;
+    }
+}

@@ -1,0 +1,605 @@
+//! One seed expands to one printed [`Scenario`]: hosts, links, connections, faults, the gateway.
+//!
+//! Swarm testing: each class of faults is on or off per seed, so that runs differ in kind and not
+//! only in degree. Fault instants are states of the world ("when the primary is ahead"), byte
+//! counts at the clients, or times. Times are microseconds unless the name says otherwise.
+
+use std::fmt;
+
+use super::rng::Rng;
+use crate::engine::{Fence, LagPolicy, LegId};
+
+/// What one direction of a link does to frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PipePlan {
+    /// Time on the way.
+    pub delay_us: u64,
+    /// At most this much more; the order stays unless a frame is chosen to be late.
+    pub jitter_us: u64,
+    /// Lost, per mille.
+    pub loss: u64,
+    /// Enters a burst of losses, per mille; leaves it with 300 per mille a frame.
+    pub burst: u64,
+    /// Delivered late, behind others, per mille.
+    pub reorder: u64,
+    /// Delivered twice, per mille.
+    pub dup: u64,
+    /// Delivered with one bit wrong, per mille.
+    pub corrupt: u64,
+}
+
+impl PipePlan {
+    /// Whether it does anything but delay.
+    pub fn is_lossy(&self) -> bool {
+        self.loss + self.burst + self.corrupt > 0
+    }
+}
+
+/// One exchange.
+#[derive(Clone, Debug)]
+pub struct RequestPlan {
+    /// Bytes of the request's body.
+    pub upload: u32,
+    /// Bytes of the answer's body, at least 1.
+    pub download: u32,
+    /// Which bytes.
+    pub content: u32,
+    /// Whether a diverged server answers it differently.
+    pub is_divergent: bool,
+    /// Where, if it does.
+    pub flip_at: u32,
+    /// How long the client waits before asking.
+    pub pause_us: u64,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client closes when it has everything.
+    Client,
+    /// The client closes its direction when it has asked everything.
+    Half,
+    /// The server closes behind the last answer.
+    Server,
+    /// The client resets in the middle.
+    Abort,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct ConnPlan {
+    /// Its number, which every request carries.
+    pub id: u16,
+    /// Which client host.
+    pub client: usize,
+    /// The client's port.
+    pub port: u16,
+    /// When it starts; after that connection has ended if one is named.
+    pub start_us: u64,
+    /// See `start_us`.
+    pub after: Option<u16>,
+    /// HTTP with a `Date`, or bytes without meaning to the gateway.
+    pub is_http: bool,
+    /// What is asked.
+    pub requests: Vec<RequestPlan>,
+    /// Requests under way at once.
+    pub pipeline: usize,
+    /// How it ends.
+    pub close: Close,
+    /// The client's receive and send buffers.
+    pub buffers: (usize, usize),
+    /// The client stops reading after so many bytes, for so long.
+    pub read_pause: Option<(usize, u64)>,
+}
+
+/// A TCP stack's habits.
+#[derive(Clone, Debug)]
+pub struct StackPlan {
+    /// Largest IP packet.
+    pub mtu: usize,
+    /// RFC 7323 timestamps: (first value, ticks a second).
+    pub timestamps: Option<(u32, u32)>,
+    /// Initial sequence numbers at most this far below the wrap.
+    pub isn_near_wrap: Option<u32>,
+    /// Delayed acks.
+    pub ack_delay_us: Option<u64>,
+    /// Nagle's algorithm.
+    pub nagle: bool,
+    /// CUBIC, Reno or no congestion control.
+    pub congestion: u8,
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub struct ServerPlan {
+    /// Its stack.
+    pub stack: StackPlan,
+    /// Receive and send buffers.
+    pub buffers: (usize, usize),
+    /// Time to think about each request.
+    pub think_us: u64,
+    /// Written at once, and the pause between.
+    pub chunk: Option<(usize, u64)>,
+    /// Writes the answer's head in two parts, cut inside the date, with this pause.
+    pub split_head_us: Option<u64>,
+    /// Stops reading after so many bytes of a connection, for so long.
+    pub read_pause: Option<(usize, u64)>,
+}
+
+/// Which server a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The primary at that moment.
+    Primary,
+    /// The backup at that moment.
+    Backup,
+    /// This one.
+    Leg(LegId),
+}
+
+/// When a fault happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// At a time.
+    At(u64),
+    /// When the clients have received so many bytes.
+    Bytes(usize),
+    /// When the gateway holds the primary's bytes that the backup has not said.
+    PrimaryAhead,
+    /// The other way round.
+    BackupAhead,
+    /// When a masked value is said by one server and not by the other.
+    InSpan,
+    /// When one server has answered the SYN.
+    Handshake,
+    /// When one server's FIN is held.
+    FinHeld,
+    /// When the client's window is closed and bytes are held for it.
+    ZeroWindow,
+    /// When a server's stream has a hole.
+    Hole,
+    /// When bytes are held across the wrap of the sequence numbers.
+    Wrap,
+    /// When a flow is Lagging.
+    Lagging,
+    /// When a flow is Diverged.
+    Diverged,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server is gone without a word.
+    Crash,
+    /// The server is gone, and its link loses its carrier.
+    CarrierDown,
+    /// The server is gone, and its process is reported.
+    Exited,
+    /// All its sockets end as after SIGKILL: FIN or reset; new SYNs are refused.
+    Kill,
+    /// The sockets of one connection end; the rest lives.
+    KillWorker,
+    /// The stack answers, the application does not, for so long; for ever if 0.
+    Freeze(u64),
+    /// Gone for so long, then back without a memory.
+    Reboot(u64),
+    /// Nothing passes on the server's link, towards it (true) or from it, for so long.
+    Partition { is_inbound: bool, us: u64 },
+    /// From here on it answers differently.
+    Diverge,
+    /// The operator changes the primary.
+    Failover { is_planned: bool },
+    /// The operator stops findings, for so long.
+    Pause(u64),
+    /// The gateway dies and is started again after so long.
+    GatewayRestart(u64),
+    /// The gateway is not scheduled for so long.
+    GatewayStall(u64),
+}
+
+impl Fault {
+    /// Ends the server for good, or its memory.
+    pub fn is_fatal(self) -> bool {
+        matches!(
+            self,
+            Self::Crash | Self::CarrierDown | Self::Exited | Self::Kill | Self::Reboot(_)
+        ) || self == Self::Freeze(0)
+    }
+}
+
+/// A fault to come.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultPlan {
+    /// When.
+    pub trigger: Trigger,
+    /// Where.
+    pub target: Target,
+    /// What.
+    pub fault: Fault,
+}
+
+/// The gateway's configuration, and what its helpers do.
+#[derive(Clone, Debug)]
+pub struct GatewayPlan {
+    /// Late answers.
+    pub on_lag: LagPolicy,
+    /// See the engine's configuration.
+    pub hold_hard_ms: u64,
+    /// See the engine's configuration.
+    pub probe_every_ms: u64,
+    /// Fencing, and whether the hook succeeds.
+    pub fence: (Fence, bool),
+    /// A sync backend: how long it takes, and whether it succeeds.
+    pub sync: Option<(u64, bool)>,
+    /// Frames arrive with their checksums unfinished, as from a veth.
+    pub has_partial_csum: bool,
+    /// First primary.
+    pub primary: LegId,
+}
+
+/// The whole.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// It grew from this.
+    pub seed: u64,
+    /// Links in the order of [`crate::engine::Link::index`], each towards the gateway and away.
+    pub links: [[PipePlan; 2]; 3],
+    /// Client hosts.
+    pub clients: Vec<StackPlan>,
+    /// A and B.
+    pub servers: [ServerPlan; 2],
+    /// Connections.
+    pub conns: Vec<ConnPlan>,
+    /// Faults.
+    pub faults: Vec<FaultPlan>,
+    /// The gateway.
+    pub gateway: GatewayPlan,
+    /// From here on nothing goes wrong any more (what is dead stays dead).
+    pub calm_us: u64,
+}
+
+impl Scenario {
+    /// The scenario of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Builder { rng: Rng::new(seed), seed }.build()
+    }
+
+    /// Whether a server may answer differently.
+    pub fn may_diverge(&self) -> bool {
+        self.faults.iter().any(|f| f.fault == Fault::Diverge)
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: calm after {} us", self.seed, self.calm_us)?;
+        writeln!(f, "  gateway {:?}", self.gateway)?;
+        for (name, link) in ["client", "a", "b"].iter().zip(&self.links) {
+            writeln!(f, "  link {name}: in {:?}\n  link {name}: out {:?}", link[0], link[1])?;
+        }
+        for (i, client) in self.clients.iter().enumerate() {
+            writeln!(f, "  client {i}: {client:?}")?;
+        }
+        for (name, server) in ["a", "b"].iter().zip(&self.servers) {
+            writeln!(f, "  server {name}: {server:?}")?;
+        }
+        for conn in &self.conns {
+            writeln!(f, "  connection {conn:?}")?;
+        }
+        for fault in &self.faults {
+            writeln!(f, "  fault {fault:?}")?;
+        }
+        Ok(())
+    }
+}
+
+struct Builder {
+    rng: Rng,
+    seed: u64,
+}
+
+/// Shapes that the state triggers need, so that the state comes up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bias {
+    is_http: bool,
+    has_split_head: bool,
+    has_loss: bool,
+    has_slow: Option<usize>,
+    has_wrap: bool,
+    has_read_pause: bool,
+    has_freeze_first: bool,
+    has_divergence: bool,
+    has_server_close: bool,
+}
+
+impl Builder {
+    fn build(mut self) -> Scenario {
+        let primary = if self.rng.chance(800) { LegId::A } else { LegId::B };
+        let (trigger, bias) = self.trigger(primary);
+        let calm_us = self.rng.range(600_000, 1_500_000);
+        let links = self.links(bias);
+        let clients = (0..self.rng.pick(&[1, 1, 1, 2])).map(|_| self.stack(bias)).collect();
+        let servers = [self.server(0, bias), self.server(1, bias)];
+        let clients: Vec<StackPlan> = clients;
+        let conns = self.conns(clients.len(), bias);
+        let faults = self.faults(trigger, bias);
+        let gateway = self.gateway(primary, bias);
+        Scenario { seed: self.seed, links, clients, servers, conns, faults, gateway, calm_us }
+    }
+
+    fn trigger(&mut self, primary: LegId) -> (Option<Trigger>, Bias) {
+        let p = primary.index();
+        let mut bias = Bias::default();
+        let trigger = match self.rng.below(20) {
+            0 => {
+                bias.has_slow = Some(1 - p);
+                Some(Trigger::PrimaryAhead)
+            }
+            1 => {
+                bias.has_slow = Some(p);
+                Some(Trigger::BackupAhead)
+            }
+            2 | 3 => {
+                (bias.is_http, bias.has_split_head) = (true, true);
+                Some(Trigger::InSpan)
+            }
+            4 => Some(Trigger::Handshake),
+            5 | 6 => {
+                bias.has_server_close = true;
+                bias.has_slow = Some(self.rng.below(2) as usize);
+                Some(Trigger::FinHeld)
+            }
+            7 | 8 => {
+                bias.has_read_pause = true;
+                Some(Trigger::ZeroWindow)
+            }
+            9 => {
+                bias.has_loss = true;
+                Some(Trigger::Hole)
+            }
+            10 => {
+                (bias.has_wrap, bias.has_slow) = (true, Some(self.rng.below(2) as usize));
+                Some(Trigger::Wrap)
+            }
+            11 | 12 => {
+                bias.has_freeze_first = true;
+                Some(Trigger::Lagging)
+            }
+            13 | 14 => {
+                bias.has_divergence = true;
+                Some(Trigger::Diverged)
+            }
+            15 => Some(Trigger::Bytes(self.rng.skewed(1, 120_000) as usize)),
+            16 => Some(Trigger::At(self.rng.range(1_000, 400_000))),
+            17 => {
+                bias.has_divergence = self.rng.chance(500);
+                Some(Trigger::At(self.rng.range(1_000, 400_000)))
+            }
+            _ => None,
+        };
+        (trigger, bias)
+    }
+
+    fn links(&mut self, bias: Bias) -> [[PipePlan; 2]; 3] {
+        let is_on = [300, 200, 200, 150, 150].map(|p| self.rng.chance(p));
+        let [loss, reorder, dup, corrupt, burst] = is_on;
+        let loss = loss || bias.has_loss;
+        let mut links: [[PipePlan; 2]; 3] = Default::default();
+        for link in &mut links {
+            let delay_us = self.rng.pick(&[20, 50, 200, 1000, 5000]);
+            for pipe in link {
+                let rng = &mut self.rng;
+                let mut some =
+                    |on: bool, max: u64| if on && rng.chance(600) { rng.range(1, max) } else { 0 };
+                pipe.loss = some(loss, 60);
+                pipe.reorder = some(reorder, 100);
+                pipe.dup = some(dup, 50);
+                pipe.corrupt = some(corrupt, 30);
+                pipe.burst = some(burst, 10);
+                pipe.delay_us = delay_us;
+                pipe.jitter_us = rng.pick(&[0, 0, 10, 200, 2000]);
+            }
+        }
+        if bias.has_loss {
+            let lossy = 1 + self.rng.below(2) as usize;
+            links[lossy][0].loss = links[lossy][0].loss.max(80);
+        }
+        links
+    }
+
+    fn stack(&mut self, bias: Bias) -> StackPlan {
+        let rng = &mut self.rng;
+        let wrap = bias.has_wrap || rng.chance(400);
+        StackPlan {
+            mtu: rng.pick(&[1500, 1500, 1500, 1280, 576, 9000]),
+            timestamps: rng.chance(700).then(|| {
+                let first = rng.pick(&[0, 1, u32::MAX - 300, u32::MAX / 2, 7_777_777]);
+                (first, rng.pick(&[1000, 1000, 100, 10_000]))
+            }),
+            isn_near_wrap: wrap.then(|| rng.pick(&[2, 300, 5_000, 60_000])),
+            ack_delay_us: rng.pick(&[None, Some(10_000), Some(40_000)]),
+            nagle: rng.chance(500),
+            congestion: rng.pick(&[0, 1, 2]),
+        }
+    }
+
+    fn server(&mut self, index: usize, bias: Bias) -> ServerPlan {
+        let stack = self.stack(bias);
+        let rng = &mut self.rng;
+        let is_slow = bias.has_slow == Some(index);
+        let slow_us = rng.range(200, 40_000);
+        let chunk = (is_slow || rng.chance(150)).then(|| {
+            (rng.pick(&[300, 1000, 3000, 20_000]), if is_slow { slow_us } else { rng.range(50, 3000) })
+        });
+        let read_pause = rng.chance(80);
+        ServerPlan {
+            stack,
+            buffers: (rng.pick(&[4096, 16_384, 65_535, 131_072]), rng.pick(&[4096, 16_384, 65_535])),
+            think_us: if is_slow { slow_us } else { rng.pick(&[0, 0, 100, 2000, 12_000]) },
+            chunk,
+            split_head_us: (bias.has_split_head && rng.chance(700)).then(|| rng.range(300, 30_000)),
+            read_pause: read_pause
+                .then(|| (rng.skewed(1, 60_000) as usize, rng.pick(&[10_000, 100_000, 400_000]))),
+        }
+    }
+
+    fn conns(&mut self, clients: usize, bias: Bias) -> Vec<ConnPlan> {
+        let count = self.rng.pick(&[1, 1, 1, 2, 2, 3, 4]);
+        let mut conns: Vec<ConnPlan> = Vec::new();
+        for id in 0..count {
+            let mut conn = self.conn(id as u16, clients, bias);
+            // The same 4-tuple once more, as soon as the one before has ended.
+            if id > 0 && self.rng.chance(400) {
+                let before = &conns[id - 1];
+                (conn.client, conn.port) = (before.client, before.port);
+                conn.after = Some(before.id);
+                conn.start_us = self.rng.pick(&[0, 100, 1000, 20_000]);
+            }
+            conns.push(conn);
+        }
+        conns
+    }
+
+    fn conn(&mut self, id: u16, clients: usize, bias: Bias) -> ConnPlan {
+        let is_http = bias.is_http || self.rng.chance(500);
+        let count = self.rng.pick(&[1, 1, 2, 3, 6]);
+        let large = self.rng.chance(60);
+        let requests = (0..count).map(|_| self.request(count, large, bias)).collect();
+        let rng = &mut self.rng;
+        let pauses = bias.has_read_pause || rng.chance(100);
+        let close = match bias.has_server_close {
+            true => Close::Server,
+            false => rng.pick(&[
+                Close::Client,
+                Close::Client,
+                Close::Client,
+                Close::Half,
+                Close::Server,
+                Close::Server,
+                Close::Abort,
+            ]),
+        };
+        ConnPlan {
+            id,
+            client: rng.below(clients as u64) as usize,
+            port: 40_000 + id * 7,
+            start_us: rng.pick(&[0, 500, 20_000, 60_000]),
+            after: None,
+            is_http,
+            requests,
+            pipeline: rng.pick(&[1, 1, 2, 8]),
+            close,
+            buffers: match pauses {
+                true => (rng.pick(&[2048, 4096, 8192]), rng.pick(&[4096, 16_384])),
+                false => (rng.pick(&[4096, 16_384, 65_535, 131_072]), rng.pick(&[4096, 65_535])),
+            },
+            read_pause: pauses
+                .then(|| (rng.skewed(0, 20_000) as usize, rng.pick(&[5_000, 60_000, 300_000]))),
+        }
+    }
+
+    fn request(&mut self, count: usize, is_large: bool, bias: Bias) -> RequestPlan {
+        let rng = &mut self.rng;
+        let max = match (is_large, count) {
+            (true, 1) => 200_000,
+            (_, 1..=2) => 40_000,
+            _ => 8_000,
+        };
+        let is_upload = rng.chance(300);
+        let least = if bias.has_read_pause || bias.has_wrap { max / 2 } else { 1 };
+        let download = if is_upload { rng.range(1, 300) } else { rng.skewed(least, max) };
+        RequestPlan {
+            upload: if is_upload { rng.skewed(1, max) as u32 } else { 0 },
+            download: download as u32,
+            content: rng.below(1 << 19) as u32,
+            is_divergent: rng.chance(600),
+            flip_at: rng.skewed(0, max) as u32,
+            pause_us: rng.pick(&[0, 0, 0, 1000, 30_000]),
+        }
+    }
+
+    fn faults(&mut self, trigger: Option<Trigger>, bias: Bias) -> Vec<FaultPlan> {
+        let mut faults = Vec::new();
+        let mut add = |trigger, target, fault| faults.push(FaultPlan { trigger, target, fault });
+        let rng = &mut self.rng;
+        if bias.has_freeze_first {
+            let us = rng.pick(&[350_000, 500_000]);
+            let fault = match rng.below(3) {
+                0 => Fault::Partition { is_inbound: false, us },
+                1 => Fault::Partition { is_inbound: true, us },
+                _ => Fault::Freeze(us),
+            };
+            add(Trigger::Bytes(rng.skewed(1, 10_000) as usize), Target::Backup, fault);
+        }
+        if bias.has_divergence {
+            let leg = Target::Leg(rng.pick(&LegId::ALL));
+            add(Trigger::At(rng.pick(&[0, 0, 30_000])), leg, Fault::Diverge);
+        }
+        if let Some(trigger) = trigger {
+            let is_state = !matches!(trigger, Trigger::At(_) | Trigger::Bytes(_));
+            let is_backup = rng.chance(150);
+            let target = if is_backup { Target::Backup } else { Target::Primary };
+            let freeze = rng.pick(&[0, 30_000, 250_000]);
+            let fault = match rng.below(if is_state { 14 } else { 20 }) {
+                0..=3 => Fault::CarrierDown,
+                4 | 5 => Fault::Exited,
+                6 | 7 => Fault::Kill,
+                8 | 9 => Fault::Crash,
+                10 => Fault::Freeze(freeze),
+                11 => Fault::Failover { is_planned: false },
+                12 => Fault::KillWorker,
+                13 => Fault::Reboot(rng.pick(&[1_000, 50_000, 300_000])),
+                14 => Fault::Failover { is_planned: true },
+                15 => Fault::GatewayStall(rng.pick(&[20_000, 200_000])),
+                16 | 17 => Fault::GatewayRestart(rng.pick(&[0, 5_000, 100_000])),
+                _ => Fault::Partition {
+                    is_inbound: rng.chance(500),
+                    us: rng.pick(&[30_000, 200_000, 500_000]),
+                },
+            };
+            add(trigger, target, fault);
+        }
+        if rng.chance(60) {
+            let at = Trigger::At(rng.range(10_000, 500_000));
+            let fault = rng.pick(&[
+                Fault::Failover { is_planned: true },
+                Fault::Failover { is_planned: true },
+                Fault::GatewayRestart(1_000),
+                Fault::GatewayStall(100_000),
+                Fault::Pause(50_000),
+            ]);
+            add(at, Target::Primary, fault);
+        }
+        // Both servers die, one after the other.
+        if rng.chance(40) {
+            let at = Trigger::At(rng.range(5_000, 500_000));
+            let fault = rng.pick(&[Fault::CarrierDown, Fault::Kill, Fault::Exited]);
+            add(Trigger::Bytes(rng.skewed(1, 30_000) as usize), Target::Leg(LegId::A), fault);
+            add(at, Target::Leg(LegId::B), fault);
+        }
+        faults
+    }
+
+    fn gateway(&mut self, primary: LegId, bias: Bias) -> GatewayPlan {
+        let rng = &mut self.rng;
+        let sync = (bias.has_divergence || rng.chance(100))
+            .then(|| (rng.pick(&[1_000, 30_000, 140_000, 400_000]), rng.chance(550)));
+        GatewayPlan {
+            on_lag: if rng.chance(800) { LagPolicy::Available } else { LagPolicy::Strict },
+            hold_hard_ms: rng.pick(&[150, 150, 60, 300]),
+            probe_every_ms: rng.pick(&[10, 10, 20, 50]),
+            fence: rng.pick(&[
+                (Fence::None, true),
+                (Fence::None, true),
+                (Fence::None, true),
+                (Fence::Hook, true),
+                (Fence::Required, true),
+                (Fence::Required, true),
+                (Fence::Required, false),
+            ]),
+            sync,
+            has_partial_csum: rng.chance(500),
+            primary,
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The world: hosts, links and the gateway in virtual time, one heap of events.
+//!
+//! Nothing here depends on wall time, addresses in memory or hash order: equal seeds give equal
+//! traces. The gateway's side is in [`super::gateway`], faults are in [`super::faults`].
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::ends::{ClientConn, Progress, Server};
+use super::gateway::Gateway;
+use super::host::{Host, SERVICE};
+use super::net::Pipe;
+use super::oracle::{Limits, Oracle};
+use super::rare::Rare;
+use super::rng::mix;
+use super::scenario::Scenario;
+use super::script::{self, Script};
+use crate::engine::{Epoch, LagPolicy, LegId, Link, SyncId};
+
+/// Connections and faults count from here: the gateway has found its servers by then (ns).
+pub const WARM_UP: u64 = 60_000_000;
+/// Granted to every run on top of three times its baseline (ns).
+const GRACE: u64 = 12_000_000_000;
+/// Connections that nobody can serve any more are waited for this long (ns).
+const HOPELESS: u64 = 2_500_000_000;
+/// Events in one run; more is a storm.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// Something to happen.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// A frame arrives at the gateway, or (false) at the hosts of the link.
+    Arrive(Link, bool, Vec<u8>),
+    HostWake(usize),
+    EngineTimer,
+    Start(usize),
+    Fault(usize),
+    SyncDone(SyncId, bool, LegId, LegId),
+    FenceDone(Epoch, bool),
+    GatewayUp,
+    StallEnd,
+    ServerUp(LegId),
+    Resume,
+    Calm,
+}
+
+#[derive(Debug)]
+struct Entry(u64, u64, Happening);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+/// A server as the world knows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Truth {
+    /// Frames reach it.
+    pub is_on: bool,
+    /// Something was done to it that may cost a flow its leg.
+    pub is_faulted: bool,
+    /// Its processes are gone, or frozen for ever.
+    pub is_dead: bool,
+}
+
+/// What a run was.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The first thing that was wrong.
+    pub violation: Option<String>,
+    /// Rare events reached.
+    pub rare: Rare,
+    /// Hash of everything that the gateway sent.
+    pub trace: u64,
+    /// Virtual time when the last connection ended (ns).
+    pub ended_at: u64,
+    /// Frames that the gateway got and sent.
+    pub frames: (u64, u64),
+    /// Promotions and detachments.
+    pub failovers: u64,
+    /// Narration, if asked for.
+    pub log: Vec<String>,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub scenario: &'a Scenario,
+    pub now: u64,
+    seq: u64,
+    heap: BinaryHeap<Reverse<Entry>>,
+    pub hosts: Vec<Host>,
+    wakes: Vec<u64>,
+    pub servers: [Server; 2],
+    pub truth: [Truth; 2],
+    pub conns: Vec<ClientConn>,
+    requests: Vec<(Script, Vec<usize>)>,
+    pub pipes: [[Pipe; 2]; 3],
+    pub gateway: Gateway,
+    pub oracle: Oracle,
+    pub fired: Vec<bool>,
+    pub has_state_triggers: bool,
+    pub is_calm: bool,
+    pub report: Report,
+    pub is_verbose: bool,
+    arrivals: Vec<(u64, Vec<u8>)>,
+}
+
+pub(super) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
+
+fn client_mac(client: usize) -> [u8; 6] {
+    [2, 0, 0, 0, 0, 0x80 + client as u8]
+}
+
+/// A client host's address.
+pub(super) fn client_ip(client: usize) -> [u8; 4] {
+    [10, 0, 0, 100 + client as u8]
+}
+
+impl<'a> World<'a> {
+    /// A world at its beginning; without the gateway, clients stand at server A directly.
+    pub fn new(scenario: &'a Scenario, has_gateway: bool, is_verbose: bool) -> Self {
+        let seed = scenario.seed;
+        let mut hosts: Vec<Host> = Vec::new();
+        for (i, plan) in scenario.clients.iter().enumerate() {
+            hosts.push(Host::new(plan, client_mac(i), client_ip(i), mix(seed, i as u64), 0));
+        }
+        for (i, plan) in scenario.servers.iter().enumerate() {
+            let seed = mix(seed, 100 + i as u64);
+            hosts.push(Host::new(&plan.stack, SERVER_MAC, SERVICE, seed, 0));
+        }
+        let pipe = |link: usize, way: usize| {
+            Pipe::new(&scenario.links[link][way], mix(seed, 200 + (link * 2 + way) as u64))
+        };
+        let may_diverge = scenario.may_diverge();
+        let hold = match scenario.gateway.on_lag {
+            LagPolicy::Available => Some(scenario.gateway.hold_hard_ms * 1_000_000),
+            LagPolicy::Strict => None,
+        };
+        Self {
+            scenario,
+            now: 0,
+            seq: 0,
+            heap: BinaryHeap::new(),
+            wakes: vec![u64::MAX; hosts.len()],
+            hosts,
+            servers: LegId::ALL.map(|leg| Server::new(leg, scenario)),
+            truth: [Truth { is_on: true, ..Truth::default() }; 2],
+            conns: scenario.conns.iter().map(|c| ClientConn::new(c, may_diverge)).collect(),
+            requests: scenario.conns.iter().map(script::requests).collect(),
+            pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
+            gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
+            oracle: Oracle::new(Limits { hold }),
+            fired: vec![false; scenario.faults.len()],
+            has_state_triggers: has_gateway && !scenario.faults.is_empty(),
+            is_calm: false,
+            report: Report::default(),
+            is_verbose,
+            arrivals: Vec::new(),
+        }
+    }
+
+    pub fn at(&mut self, time: u64, what: Happening) {
+        self.seq += 1;
+        self.heap.push(Reverse(Entry(time.max(self.now), self.seq, what)));
+    }
+
+    pub fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.is_verbose {
+            let line = format!("{:>12.3} ms  {}", self.now as f64 / 1e6, what());
+            self.report.log.push(line);
+        }
+    }
+
+    pub fn fail(&mut self, what: impl Into<String>) {
+        if self.report.violation.is_none() {
+            let what = what.into();
+            self.say(|| format!("VIOLATION {what}"));
+            self.report.violation = Some(what);
+        }
+    }
+
+    pub fn server_host(&self, leg: LegId) -> usize {
+        self.scenario.clients.len() + leg.index()
+    }
+
+    /// Runs to the end. `baseline` tells, when asked, how long the run takes without a gateway.
+    pub fn run(mut self, baseline: impl Fn() -> u64) -> Report {
+        self.begin();
+        let calm = WARM_UP + self.scenario.calm_us * 1000;
+        let mut limit = calm + GRACE;
+        let mut has_baseline = false;
+        let mut events = 0u64;
+        while self.report.violation.is_none() && !self.is_over(calm) {
+            let Some(Reverse(Entry(time, _, what))) = self.heap.pop() else {
+                self.fail("liveness: nothing more happens, connections are open");
+                break;
+            };
+            if time > limit && !has_baseline {
+                has_baseline = true;
+                limit += 3 * baseline();
+            }
+            events += 1;
+            if time > limit || events > EVENTS_MAX {
+                let why = self.unfinished();
+                self.fail(format!("liveness: {why} after {} ms", time / 1_000_000));
+                break;
+            }
+            self.now = time;
+            self.happen(what);
+        }
+        self.report.ended_at = self.now;
+        self.check_end();
+        self.report
+    }
+
+    fn begin(&mut self) {
+        for leg in LegId::ALL {
+            let host = self.server_host(leg);
+            self.servers[leg.index()].listen(&mut self.hosts[host]);
+        }
+        self.start_gateway();
+        for i in 0..self.conns.len() {
+            if self.scenario.conns[i].after.is_none() {
+                self.at(WARM_UP + self.scenario.conns[i].start_us * 1000, Happening::Start(i));
+            }
+        }
+        if self.gateway.is_wire() {
+            return self.at(WARM_UP + self.scenario.calm_us * 1000, Happening::Calm);
+        }
+        self.schedule_faults();
+        self.at(WARM_UP + self.scenario.calm_us * 1000, Happening::Calm);
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Arrive(link, true, frame) => self.at_gateway(link, frame),
+            Happening::Arrive(link, false, frame) => self.at_hosts(link, frame),
+            Happening::HostWake(host) => {
+                if self.wakes[host] <= self.now {
+                    self.wakes[host] = u64::MAX;
+                    self.serve(host);
+                }
+            }
+            Happening::EngineTimer => self.on_engine_timer(),
+            Happening::Start(conn) => self.start(conn),
+            Happening::Fault(fault) => self.fire(fault),
+            Happening::SyncDone(id, ok, from, to) => self.on_sync_done(id, ok, from, to),
+            Happening::FenceDone(epoch, ok) => self.on_fence_done(epoch, ok),
+            Happening::GatewayUp => self.on_gateway_up(),
+            Happening::StallEnd => self.on_stall_end(),
+            Happening::ServerUp(leg) => self.on_server_up(leg),
+            Happening::Resume => self.resume(),
+            Happening::Calm => self.calm(),
+        }
+    }
+
+    fn calm(&mut self) {
+        self.is_calm = true;
+        self.has_state_triggers = false;
+        for pipe in self.pipes.iter_mut().flatten() {
+            pipe.is_calm = true;
+            pipe.cut_until = 0;
+        }
+        self.say(|| "calm".into());
+    }
+
+    fn start(&mut self, id: usize) {
+        let plan = &self.scenario.conns[id];
+        if let Some(before) = plan.after {
+            self.conns[usize::from(before)].release(&mut self.hosts[plan.client]);
+        }
+        let tuple = (client_ip(plan.client), plan.port);
+        let spans = self.conns[id].verifier.spans().to_vec();
+        self.oracle.expect(tuple, spans.into_iter());
+        self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
+        self.say(|| format!("connection {id} begins on port {}", plan.port));
+        self.serve(plan.client);
+    }
+
+    fn at_hosts(&mut self, link: Link, frame: Vec<u8>) {
+        let is_group = frame.first().is_some_and(|b| b & 1 == 1);
+        match link {
+            Link::Client => {
+                for i in 0..self.scenario.clients.len() {
+                    if is_group || frame[..6] == client_mac(i) {
+                        self.hosts[i].deliver(frame.clone());
+                        self.serve(i);
+                    }
+                }
+            }
+            Link::Server(leg) => {
+                if self.truth[leg.index()].is_on {
+                    let host = self.server_host(leg);
+                    self.hosts[host].deliver(frame);
+                    self.serve(host);
+                }
+            }
+        }
+    }
+
+    /// Lets a host's stack and applications work, and sends what they send.
+    pub fn serve(&mut self, host: usize) {
+        let clients = self.scenario.clients.len();
+        let link = match host.checked_sub(clients) {
+            None => Link::Client,
+            Some(leg) => Link::Server(LegId::ALL[leg]),
+        };
+        if let Link::Server(leg) = link
+            && !self.truth[leg.index()].is_on
+        {
+            return;
+        }
+        self.poll(host, link);
+        let wake = match link {
+            Link::Client => self.work_clients(host),
+            Link::Server(leg) => self.work_server(leg),
+        };
+        self.poll(host, link);
+        let wake = self.hosts[host].wake_at.into_iter().chain(wake).min();
+        if let Some(wake) = wake.filter(|&w| w < self.wakes[host]) {
+            self.wakes[host] = wake;
+            self.at(wake, Happening::HostWake(host));
+        }
+    }
+
+    fn poll(&mut self, host: usize, link: Link) {
+        for frame in self.hosts[host].poll(self.now) {
+            self.transmit(link, true, frame);
+        }
+    }
+
+    /// Puts a frame on a link, towards the gateway or away from it.
+    pub fn transmit(&mut self, link: Link, to_gateway: bool, frame: Vec<u8>) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let way = if to_gateway { 0 } else { 1 };
+        self.pipes[link.index()][way].send(self.now, frame, &mut arrivals);
+        for (time, frame) in arrivals.drain(..) {
+            self.at(time, Happening::Arrive(link, to_gateway, frame));
+        }
+        self.arrivals = arrivals;
+    }
+
+    fn work_clients(&mut self, host: usize) -> Option<u64> {
+        let mut wake = None;
+        for id in 0..self.conns.len() {
+            let plan = &self.scenario.conns[id];
+            if plan.client != host || self.conns[id].progress != Progress::Open {
+                continue;
+            }
+            let worked = self.conns[id].work(self.now, &mut self.hosts[host], plan);
+            match worked {
+                Ok(more) => wake = [wake, more].into_iter().flatten().min(),
+                Err(what) => self.fail(format!("connection {id}: {what}")),
+            }
+            if self.conns[id].progress != Progress::Open {
+                self.on_conn_ended(id);
+            }
+        }
+        self.check_byte_triggers();
+        wake
+    }
+
+    fn on_conn_ended(&mut self, id: usize) {
+        let (progress, heard) = (self.conns[id].progress, self.conns[id].verifier.heard());
+        let all = self.conns[id].verifier.len();
+        self.say(|| format!("connection {id} ended {progress:?}, {heard} of {all} bytes heard"));
+        if progress == Progress::Broken && !self.is_excused(id) {
+            self.fail(format!("connection {id} broke although a server could carry it"));
+        }
+        if progress == Progress::Done && !self.gateway.is_wire() {
+            self.check_inputs(id);
+        }
+        for next in 0..self.conns.len() {
+            if self.scenario.conns[next].after == Some(id as u16) {
+                let delay = self.scenario.conns[next].start_us * 1000;
+                self.at(self.now + delay, Happening::Start(next));
+            }
+        }
+    }
+
+    /// Oracle 2 at a clean close: servers that carried it to the end have heard all of it.
+    fn check_inputs(&mut self, id: usize) {
+        if self.scenario.conns[id].close == super::scenario::Close::Abort {
+            return;
+        }
+        for leg in LegId::ALL {
+            let (bytes, _) = self.servers[leg.index()].inputs[id];
+            let all = self.requests[id].0.len();
+            if bytes < all && !self.is_leg_excused(id, leg) {
+                self.fail(format!("connection {id} closed, {leg:?} has read {bytes} of {all}"));
+            }
+        }
+    }
+
+    fn work_server(&mut self, leg: LegId) -> Option<u64> {
+        let host = self.server_host(leg);
+        let server = &mut self.servers[leg.index()];
+        match server.work(self.now, &mut self.hosts[host], self.scenario, &self.requests) {
+            Ok(wake) => wake,
+            Err(what) => {
+                self.fail(what);
+                None
+            }
+        }
+    }
+
+    /// Whether something has happened to `leg` that may have cost the connection this server.
+    pub fn is_leg_excused(&self, id: usize, leg: LegId) -> bool {
+        self.truth[leg.index()].is_faulted || self.gateway.has_dropped(self.tuple(id), leg)
+    }
+
+    pub fn is_excused(&self, id: usize) -> bool {
+        LegId::ALL.into_iter().all(|leg| self.is_leg_excused(id, leg))
+    }
+
+    fn tuple(&self, id: usize) -> super::oracle::Tuple {
+        let plan = &self.scenario.conns[id];
+        (client_ip(plan.client), plan.port)
+    }
+
+    fn is_over(&self, calm: u64) -> bool {
+        let is_ended =
+            |c: &ClientConn| matches!(c.progress, Progress::Done | Progress::Broken);
+        if self.conns.iter().all(is_ended) {
+            return true;
+        }
+        self.now > calm + HOPELESS
+            && (0..self.conns.len()).all(|id| is_ended(&self.conns[id]) || self.is_excused(id))
+    }
+
+    fn unfinished(&self) -> String {
+        let open = self.conns.iter().enumerate().filter(|(_, c)| {
+            !matches!(c.progress, Progress::Done | Progress::Broken)
+        });
+        let all: Vec<String> = open
+            .map(|(id, c)| {
+                let (heard, len) = (c.verifier.heard(), c.verifier.len());
+                format!("connection {id} has {heard} of {len} bytes")
+            })
+            .collect();
+        all.join(", ")
+    }
+}
