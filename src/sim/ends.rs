@@ -4,6 +4,8 @@
 //! input must be a prefix of what the client sent (oracle 2). A client hears only what one
 //! deterministic server would have said (oracle 1).
 
+use std::collections::BTreeMap;
+
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -175,12 +177,7 @@ impl ClientConn {
         wake
     }
 
-    fn close(
-        &mut self,
-        now: u64,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
-        plan: &ConnPlan,
-    ) {
+    fn close(&mut self, now: u64, socket: &mut smoltcp::socket::tcp::Socket<'_>, plan: &ConnPlan) {
         let has_all = self.verifier.heard() == self.verifier.len();
         let has_asked = self.sent == self.request.len();
         if plan.close == Close::Abort && self.verifier.heard() * 2 >= self.verifier.len() {
@@ -249,6 +246,8 @@ pub struct Server {
     /// The application does nothing before this time (ns).
     pub frozen_until: u64,
     is_listening: bool,
+    /// The number of the last SYN of each client's address and port.
+    syns: BTreeMap<([u8; 4], u16), u32>,
     /// What the application has read of each connection, the longest: (bytes, end heard).
     pub inputs: Vec<(usize, bool)>,
 }
@@ -266,6 +265,7 @@ impl Server {
             version: 0,
             frozen_until: 0,
             is_listening: true,
+            syns: BTreeMap::new(),
             inputs: vec![(0, false); scenario.conns.len()],
         }
     }
@@ -317,6 +317,31 @@ impl Server {
                 false => socket.abort(),
             }
         }
+    }
+
+    /// A SYN has come. smoltcp would give it to any listening socket and keep the old connection of
+    /// the 4-tuple beside the new one: a new SYN takes the old one's place here, as in TIME-WAIT
+    /// (RFC 9293 3.6.1); of a repeated one only its own socket hears. Returns sockets that must not
+    /// listen meanwhile.
+    pub fn on_syn(&mut self, host: &mut Host, from: ([u8; 4], u16), seq: u32) -> Vec<SocketHandle> {
+        let ip = smoltcp::wire::IpAddress::Ipv4(std::net::Ipv4Addr::from(from.0));
+        let mut is_of = |c: &ServerConn| {
+            let socket = host.socket(c.handle);
+            let remote = socket.remote_endpoint();
+            remote.is_some_and(|r| r.addr == ip && r.port == from.1)
+        };
+        let Some(old) = self.conns.iter().position(&mut is_of) else {
+            self.syns.insert(from, seq);
+            return Vec::new();
+        };
+        if self.syns.insert(from, seq) == Some(seq) {
+            let handles = self.conns.iter().map(|c| c.handle);
+            return handles.filter(|&h| host.socket(h).state() == State::Listen).collect();
+        }
+        let conn = self.conns.swap_remove(old);
+        host.sockets.remove(conn.handle);
+        self.listen(host);
+        Vec::new()
     }
 
     /// The machine has lost its memory.

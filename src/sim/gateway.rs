@@ -222,7 +222,8 @@ impl World<'_> {
         let is_whole = matches!(super::frames::read(&frame, true), super::frames::Read::Tcp(_));
         let mut offload = Offload::default();
         if self.scenario.gateway.has_partial_csum && is_whole && frame[14] == 0x45 {
-            let len = (frame.len() - 34).min(usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20);
+            let len = (frame.len() - 34)
+                .min(usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20);
             let mut sum = 6 + len as u32;
             for pair in frame[26..34].chunks_exact(2) {
                 sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
@@ -349,7 +350,10 @@ impl World<'_> {
         let disturbed = scenario.links[0].iter().any(|p| p.is_lossy());
         let is_stalled = scenario.faults.iter().any(|f| {
             use super::scenario::Fault;
-            matches!(f.fault, Fault::GatewayStall(_) | Fault::GatewayRestart(_) | Fault::Failover { .. })
+            matches!(
+                f.fault,
+                Fault::GatewayStall(_) | Fault::GatewayRestart(_) | Fault::Failover { .. }
+            )
         });
         is_slow || is_late || disturbed || is_stalled
     }

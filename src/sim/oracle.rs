@@ -402,7 +402,8 @@ impl Oracle {
         let seg = match read(frame, true) {
             Read::Tcp(seg) => seg,
             Read::Broken(what) => {
-                return self.fail(([0; 4], 0), format!("I13: a frame to {link:?} has a bad {what}"));
+                return self
+                    .fail(([0; 4], 0), format!("I13: a frame to {link:?} has a bad {what}"));
             }
             Read::Other => return,
         };
@@ -526,7 +527,10 @@ impl FlowTrack {
         self.ts_last = seg.stamps.map(|(value, _)| value);
         let most = self.bound(|l| l.edge);
         if self.told_edge > most {
-            return Err(format!("I3: the SYN-ACK's window ends at {}, a leg's at {most}", self.told_edge));
+            return Err(format!(
+                "I3: the SYN-ACK's window ends at {}, a leg's at {most}",
+                self.told_edge
+            ));
         }
         Ok(())
     }
@@ -568,16 +572,17 @@ impl FlowTrack {
             let said = &self.leg(id).said;
             if !said.covers(from, to) {
                 let state = self.state;
-                return Err(format!("I1: {from}..{to} shown while {state:?}, {id:?} has not said it"));
+                return Err(format!(
+                    "I1: {from}..{to} shown while {state:?}, {id:?} has not said it"
+                ));
             }
             if said.slice(from, to) == part {
                 continue;
             }
-            let wrong = (from..to)
-                .find(|&o| {
-                    let is_masked = self.spans.iter().any(|s| s.contains(&o));
-                    !is_masked && said.slice(o, o + 1) != &part[(o - from) as usize..][..1]
-                });
+            let wrong = (from..to).find(|&o| {
+                let is_masked = self.spans.iter().any(|s| s.contains(&o));
+                !is_masked && said.slice(o, o + 1) != &part[(o - from) as usize..][..1]
+            });
             if let Some(o) = wrong {
                 return Err(format!("I1: byte {o} shown while {:?} is not {id:?}'s", self.state));
             }
@@ -633,9 +638,14 @@ impl FlowTrack {
         let edge = ack + (u64::from(seg.window) << self.v_scale);
         let most = self.bound(|l| l.edge);
         if edge > most && edge > self.told_edge {
-            return Err(format!("I3: edge {edge} shown while {:?}, the bound is {most}", self.state));
+            return Err(format!(
+                "I3: edge {edge} shown while {:?}, the bound is {most}",
+                self.state
+            ));
         }
-        if !self.was_restored && ack >= self.told_ack && edge + (1 << self.v_scale) <= self.told_edge
+        if !self.was_restored
+            && ack >= self.told_ack
+            && edge + (1 << self.v_scale) <= self.told_edge
         {
             return Err(format!("I3: the window shrank from {} to {edge}", self.told_edge));
         }
@@ -694,7 +704,8 @@ impl FlowTrack {
         }
         if let Some((_, to)) = leg.pending_duplicate.filter(|d| d.1 <= ack && leg.has_sack) {
             leg.pending_duplicate = None;
-            let is_told = seg.sack.iter().any(|&(_, r)| rel(leg_iss, r, ack).is_some_and(|r| r <= ack));
+            let is_told =
+                seg.sack.iter().any(|&(_, r)| rel(leg_iss, r, ack).is_some_and(|r| r <= ack));
             if has_sack && !is_told && !is_restored {
                 return Err(format!("1.3: {id:?} repeated bytes up to {to} and got no D-SACK"));
             }

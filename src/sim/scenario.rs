@@ -321,7 +321,8 @@ impl Builder {
         let clients = (0..self.rng.pick(&[1, 1, 1, 2])).map(|_| self.stack(bias)).collect();
         let servers = [self.server(0, bias), self.server(1, bias)];
         let clients: Vec<StackPlan> = clients;
-        let conns = self.conns(clients.len(), bias);
+        let is_orderly = links.iter().flatten().all(|p| p.reorder + p.dup == 0);
+        let conns = self.conns(clients.len(), is_orderly, bias);
         let faults = self.faults(trigger, bias);
         let gateway = self.gateway(primary, bias);
         Scenario { seed: self.seed, links, clients, servers, conns, faults, gateway, calm_us }
@@ -429,12 +430,18 @@ impl Builder {
         let is_slow = bias.has_slow == Some(index);
         let slow_us = rng.range(200, 40_000);
         let chunk = (is_slow || rng.chance(150)).then(|| {
-            (rng.pick(&[300, 1000, 3000, 20_000]), if is_slow { slow_us } else { rng.range(50, 3000) })
+            (
+                rng.pick(&[300, 1000, 3000, 20_000]),
+                if is_slow { slow_us } else { rng.range(50, 3000) },
+            )
         });
         let read_pause = rng.chance(80);
         ServerPlan {
             stack,
-            buffers: (rng.pick(&[4096, 16_384, 65_535, 131_072]), rng.pick(&[4096, 16_384, 65_535])),
+            buffers: (
+                rng.pick(&[4096, 16_384, 65_535, 131_072]),
+                rng.pick(&[4096, 16_384, 65_535]),
+            ),
             think_us: if is_slow { slow_us } else { rng.pick(&[0, 0, 100, 2000, 12_000]) },
             chunk,
             split_head_us: (bias.has_split_head && rng.chance(700)).then(|| rng.range(300, 30_000)),
@@ -443,17 +450,22 @@ impl Builder {
         }
     }
 
-    fn conns(&mut self, clients: usize, bias: Bias) -> Vec<ConnPlan> {
+    fn conns(&mut self, clients: usize, is_orderly: bool, bias: Bias) -> Vec<ConnPlan> {
         let count = self.rng.pick(&[1, 1, 1, 2, 2, 3, 4]);
         let mut conns: Vec<ConnPlan> = Vec::new();
         for id in 0..count {
             let mut conn = self.conn(id as u16, clients, bias);
-            // The same 4-tuple once more, as soon as the one before has ended.
+            // The same 4-tuple once more, when the one before has ended. Segments that are still
+            // on their way would be taken for the new connection's, so that TIME-WAIT may be cut
+            // short only where none can be late.
             if id > 0 && self.rng.chance(400) {
                 let before = &conns[id - 1];
                 (conn.client, conn.port) = (before.client, before.port);
                 conn.after = Some(before.id);
-                conn.start_us = self.rng.pick(&[0, 100, 1000, 20_000]);
+                conn.start_us = match is_orderly {
+                    true => self.rng.pick(&[0, 100, 1000, 20_000]),
+                    false => self.rng.pick(&[40_000, 100_000]),
+                };
             }
             conns.push(conn);
         }

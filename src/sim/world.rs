@@ -129,6 +129,14 @@ pub(super) fn client_ip(client: usize) -> [u8; 4] {
     [10, 0, 0, 100 + client as u8]
 }
 
+/// Who sends a SYN, if the frame is one.
+fn syn_from(frame: &[u8]) -> Option<(super::oracle::Tuple, u32)> {
+    match super::frames::read(frame, true) {
+        super::frames::Read::Tcp(seg) if seg.has(super::frames::SYN) => Some((seg.src, seg.seq)),
+        _ => None,
+    }
+}
+
 impl<'a> World<'a> {
     /// A world at its beginning; without the gateway, clients stand at server A directly.
     pub fn new(scenario: &'a Scenario, has_gateway: bool, is_verbose: bool) -> Self {
@@ -304,7 +312,20 @@ impl<'a> World<'a> {
             Link::Server(leg) => {
                 if self.truth[leg.index()].is_on {
                     let host = self.server_host(leg);
+                    let deaf = match syn_from(&frame) {
+                        Some((from, seq)) => {
+                            self.servers[leg.index()].on_syn(&mut self.hosts[host], from, seq)
+                        }
+                        None => Vec::new(),
+                    };
+                    deaf.iter().for_each(|&h| self.hosts[host].socket(h).close());
                     self.hosts[host].deliver(frame);
+                    if !deaf.is_empty() {
+                        self.poll(host, link);
+                        for &h in &deaf {
+                            let _ = self.hosts[host].socket(h).listen(super::host::PORT);
+                        }
+                    }
                     self.serve(host);
                 }
             }
@@ -432,8 +453,7 @@ impl<'a> World<'a> {
     }
 
     fn is_over(&self, calm: u64) -> bool {
-        let is_ended =
-            |c: &ClientConn| matches!(c.progress, Progress::Done | Progress::Broken);
+        let is_ended = |c: &ClientConn| matches!(c.progress, Progress::Done | Progress::Broken);
         if self.conns.iter().all(is_ended) {
             return true;
         }
@@ -442,9 +462,11 @@ impl<'a> World<'a> {
     }
 
     fn unfinished(&self) -> String {
-        let open = self.conns.iter().enumerate().filter(|(_, c)| {
-            !matches!(c.progress, Progress::Done | Progress::Broken)
-        });
+        let open = self
+            .conns
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| !matches!(c.progress, Progress::Done | Progress::Broken));
         let all: Vec<String> = open
             .map(|(id, c)| {
                 let (heard, len) = (c.verifier.heard(), c.verifier.len());
