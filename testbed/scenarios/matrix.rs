@@ -99,6 +99,8 @@ const FAULTS: [Fault; 6] =
     [Fault::KillAll, Fault::KillWorker, Fault::Stop, Fault::LinkDown, Fault::Cut, Fault::Gone];
 const PHASES: [Phase; 3] = [Phase::Start, Phase::Middle, Phase::Idle];
 const CONNECTIONS: usize = 16;
+/// How much longer than planned a cell may take: a fault is found within a second.
+const STALLED_MAX: Duration = Duration::from_secs(15);
 
 /// All cells, or a sample in which every workload meets every fault once.
 pub fn cells(is_long: bool, seed: u64) -> Vec<Cell> {
@@ -185,6 +187,14 @@ impl Cell {
             Phase::Start | Phase::Middle => round.work_and_strike(&mut open)?,
         };
         let took = begin.elapsed();
+        let due = match self.work {
+            Work::Churn => Duration::from_millis(10 * size.connections as u64),
+            Work::Download | Work::Upload | Work::KeepAlive => Duration::ZERO,
+        };
+        if took > due + STALLED_MAX {
+            let message = format!("took {took:?}: clients were kept waiting for a dead server");
+            return Err(Failure::Broken(message));
+        }
         round.after(&mut open)?;
         judge::events(&bed.events()?, struck)?;
         drop(open);
