@@ -5,11 +5,14 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use serde_json::json;
 
+use super::cast::{Death, become_user_root};
 use super::stage::{Stage, StageError};
 use super::{Format, exit};
-use crate::lab::{Haven, WorldError, WorldOptions, haven, world};
+use crate::lab::{Haven, WorldOptions, world};
 
 mod story;
 
@@ -22,7 +25,7 @@ use story::{Account, Script, show};
 )]
 pub struct Args {
     /// What befalls the servers
-    #[arg(long, value_enum, default_value_t = Fault::Kill9)]
+    #[arg(long, value_enum, default_value = "kill9")]
     fault: Fault,
     /// Seconds of traffic around the faults
     #[arg(long, default_value_t = 4.0, value_parser = seconds)]
@@ -42,34 +45,43 @@ pub struct Args {
 }
 
 /// What befalls the servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// All processes of the primary are killed: its kernel says so
-    Kill9,
-    /// The primary's cable is pulled: the carrier is lost
-    Linkdown,
-    /// The primary's frames vanish, the carrier stays: silence
-    Cut,
-    /// The primary's processes are stopped; its kernel still answers
-    Freeze,
-    /// The backup gives a wrong byte in each answer
+    /// The primary dies, one way or another.
+    Death(Death),
+    /// One of the backup's files has a wrong byte.
     WrongByte,
-    /// The backup becomes slow
+    /// The backup becomes slow.
     Slow,
 }
 
 impl Fault {
+    const ALL: [Self; 6] = [
+        Self::Death(Death::Kill9),
+        Self::Death(Death::Linkdown),
+        Self::Death(Death::Cut),
+        Self::Death(Death::Freeze),
+        Self::WrongByte,
+        Self::Slow,
+    ];
+
     fn name(self) -> String {
-        clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |v| v.get_name().into())
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl ValueEnum for Fault {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
 
-    fn verb(self) -> &'static str {
+    fn to_possible_value(&self) -> Option<PossibleValue> {
         match self {
-            Self::Kill9 => "kill -9 of",
-            Self::Linkdown => "the link is down to",
-            Self::Cut => "silence falls around",
-            Self::Freeze => "SIGSTOP for",
-            Self::WrongByte | Self::Slow => "trouble at",
+            Self::Death(death) => death.to_possible_value(),
+            Self::WrongByte => Some(
+                PossibleValue::new("wrong-byte").help("The backup has a wrong byte in one file"),
+            ),
+            Self::Slow => Some(PossibleValue::new("slow").help("The backup becomes slow")),
         }
     }
 }
@@ -147,13 +159,7 @@ impl Setting {
     }
 
     fn as_user() -> Result<Self, StageError> {
-        haven::become_user_root().map_err(|source| {
-            StageError::World(WorldError::Refused {
-                kind: world::Kind::User,
-                what: "a user namespace".into(),
-                source,
-            })
-        })?;
+        become_user_root()?;
         Self::as_root()
     }
 

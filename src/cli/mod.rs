@@ -9,6 +9,7 @@ use crate::config::ConfigError;
 use clap::{Parser, Subcommand};
 
 pub mod bench;
+mod cast;
 pub mod check;
 pub mod config;
 pub mod demo;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::admin::client::{self, ClientError};
-use crate::admin::types::{Counters, Done, Events, Failover, Rejoin, Status};
+use crate::admin::types::{Counters, Done, Events, Failover, Status};
 use crate::engine::LegId;
 use crate::lab::web::PORT;
 use crate::lab::world::{SERVICE, WorldError};
@@ -135,12 +135,6 @@ impl Stage {
         let wait = 5.0;
         let body = Failover { to: None, planned: true, wait };
         client::post(&self.socket(), "/api/v1/failover", &body, Duration::from_secs_f64(wait))
-    }
-
-    /// Takes a failed server back.
-    pub(super) fn rejoin(&self, leg: LegId) -> Result<Done, ClientError> {
-        let body = Rejoin { server: server_name(leg).into() };
-        client::post(&self.socket(), "/api/v1/rejoin", &body, Duration::ZERO)
     }
 
     /// Which server is primary.

@@ -5,17 +5,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::super::cast::{Client, Death};
 use super::super::stage::{Fact, Stage, StageError, routed_stage, server_name, target};
 use super::{Fault, Teller};
 use crate::engine::LegId;
-use crate::lab::web::client::{self, Outcome, Plan, Work};
-use crate::lab::world::Cut;
-use crate::lab::{HostId, World, WorldError};
+use crate::lab::web::client::{Outcome, Plan, Work};
 
 /// Connections with small requests that live through the whole play.
 const KEPT_CONNECTIONS: usize = 8;
@@ -114,10 +112,10 @@ pub(super) fn play(
             slow_backup(stage, script, &mut account, teller)?;
             None
         }
-        _ => {
+        Fault::Death(death) => {
             wrong_answer(stage, script, &mut account, teller)?;
             pause(stage, script.seconds / 4.0)?;
-            Some(death(stage, script, &mut account, teller)?)
+            Some(die(stage, script, death, &mut account, teller)?)
         }
     };
     pause(stage, script.seconds / 4.0)?;
@@ -248,9 +246,10 @@ fn to_lagging(fact: &Fact) -> bool {
 }
 
 /// The primary dies in the middle of downloads, and comes back. Gives the instant of its death.
-fn death(
+fn die(
     stage: &mut Stage,
     script: &Script,
+    death: Death,
     account: &mut Account,
     teller: &Teller,
 ) -> Result<Instant, StageError> {
@@ -277,11 +276,11 @@ fn death(
         }
     }
     let struck = Instant::now();
-    strike(&stage.world, script.fault, primary)?;
+    death.strike(&stage.world, primary)?;
     teller.say(&format!(
         "{} server {name}, the primary, {mark} bytes into {DOWNLOADS} downloads of \
          {DOWNLOAD_BYTES}",
-        script.fault.verb()
+        death.verb()
     ));
     let promoted = stage.wait_fact(from, "a failover", WAIT, is("promoted"))?;
     account.found_after = Some(struck.elapsed());
@@ -298,7 +297,7 @@ fn death(
         ));
     }
     let from = stage.facts().len();
-    give_back(stage, script.fault, primary)?;
+    death.undo(stage, primary)?;
     teller.say(&format!("server {name} comes back"));
     stage.wait_fact(from, "the server's return", WAIT, is("rejoined"))?;
     stage.wait_protected(WAIT)?;
@@ -322,25 +321,6 @@ fn note_promotion(fact: &Fact, account: &mut Account, teller: &Teller) {
         account.flows_moved.unwrap_or(0),
         account.flows_reset.unwrap_or(0),
     ));
-}
-
-fn strike(world: &World, fault: Fault, leg: LegId) -> Result<(), WorldError> {
-    match fault {
-        Fault::Linkdown => world.link_down(leg),
-        Fault::Cut => world.cut(leg, Cut::Both),
-        Fault::Freeze => world.freeze(HostId::Server(leg)),
-        Fault::Kill9 | Fault::WrongByte | Fault::Slow => world.kill_host(HostId::Server(leg)),
-    }
-}
-
-fn give_back(stage: &mut Stage, fault: Fault, leg: LegId) -> Result<(), StageError> {
-    match fault {
-        Fault::Linkdown => stage.world.link_up(leg)?,
-        Fault::Cut => stage.world.heal(leg)?,
-        Fault::Freeze => stage.world.thaw(HostId::Server(leg))?,
-        Fault::Kill9 | Fault::WrongByte | Fault::Slow => stage.start_server(leg)?,
-    }
-    Ok(())
 }
 
 fn read_counters(stage: &Stage, account: &mut Account) -> Result<(), StageError> {
@@ -368,31 +348,6 @@ pub(super) fn show(time: Duration) -> String {
     match time.as_micros() {
         us @ 0..10_000 => format!("{us} us"),
         us => format!("{:.1} ms", us as f64 / 1e3),
-    }
-}
-
-/// A client on its thread, inside the client's host.
-struct Client(JoinHandle<Result<Outcome, WorldError>>);
-
-impl Client {
-    fn start(stage: &Stage, plan: Plan) -> Self {
-        Self::start_telling(stage, plan, mpsc::channel().0)
-    }
-
-    fn start_telling(stage: &Stage, plan: Plan, reached: mpsc::Sender<()>) -> Self {
-        let world = Arc::clone(&stage.world);
-        Self(std::thread::spawn(move || {
-            world.enter(HostId::Client, || {
-                client::run(&plan, |_| {
-                    // Nobody listens once the first client is there.
-                    let _ = reached.send(());
-                })
-            })
-        }))
-    }
-
-    fn end(self) -> Result<Outcome, WorldError> {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

@@ -46,13 +46,23 @@ pub struct Plan {
     pub patience: Duration,
     /// Takes the byte at this position for another one than it is: to see that it is noticed.
     pub plant_at: Option<u64>,
+    /// Gaps of this length and more are each remembered.
+    pub long_gap: Option<Duration>,
 }
 
 impl Plan {
     /// A run without marks, to its end.
     pub fn new(target: SocketAddr, work: Work) -> Self {
         let patience = Duration::from_secs(15);
-        Self { target, work, marks: Vec::new(), stop: None, patience, plant_at: None }
+        Self {
+            target,
+            work,
+            marks: Vec::new(),
+            stop: None,
+            patience,
+            plant_at: None,
+            long_gap: None,
+        }
     }
 }
 
@@ -71,8 +81,12 @@ pub struct Outcome {
     pub gap_max: Duration,
     /// When that gap ended.
     pub gap_ended: Instant,
+    /// Long gaps ([`Plan::long_gap`]): when each ended and how long it was.
+    pub long_gaps: Vec<(Instant, Duration)>,
     /// From connecting to the end.
     pub took: Duration,
+    /// When it ended.
+    pub ended: Instant,
     /// From a request to the end of its answer, in nanoseconds.
     pub latency: Histogram<u64>,
 }
@@ -99,7 +113,9 @@ pub fn run(plan: &Plan, mut on_mark: impl FnMut(u64)) -> Outcome {
             error: None,
             gap_max: Duration::ZERO,
             gap_ended: start,
+            long_gaps: Vec::new(),
             took: Duration::ZERO,
+            ended: start,
             latency: histogram(),
         },
     };
@@ -109,7 +125,8 @@ pub fn run(plan: &Plan, mut on_mark: impl FnMut(u64)) -> Outcome {
             _ => error.to_string(),
         });
     }
-    run.outcome.took = start.elapsed();
+    run.outcome.ended = Instant::now();
+    run.outcome.took = run.outcome.ended - start;
     run.outcome
 }
 
@@ -238,6 +255,9 @@ impl Run<'_> {
         let gap = now - self.waiting_since;
         if gap > self.outcome.gap_max {
             (self.outcome.gap_max, self.outcome.gap_ended) = (gap, now);
+        }
+        if self.plan.long_gap.is_some_and(|long| gap >= long) {
+            self.outcome.long_gaps.push((now, gap));
         }
         self.waiting_since = now;
     }
