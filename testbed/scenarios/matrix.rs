@@ -181,6 +181,11 @@ impl Cell {
                 let flow = round.flow(&open)?;
                 let struck = round.before_the_fault(&open)?;
                 bed.strike(self.fault, self.target, &flow)?;
+                if self.work == Work::Churn {
+                    // The open connections have their part now: after 3 s of quiet the gateway
+                    // may take a dead worker's FIN for an ordinary end.
+                    round.warm_up(&mut open)?;
+                }
                 round.work(&mut open)?;
                 struck
             }
