@@ -160,13 +160,14 @@ impl Table {
     fn json(&self) -> Value {
         let all: Vec<_> = self.rows.iter().chain(&self.ratios).map(Row::json).collect();
         json!({
-            "bench": self.name, "setting": self.setting, "cpus": cpus(), "rows": all,
+            "bench": self.name, "setting": self.setting, "cpus": cpus(), "kernel": kernel(),
+            "rows": all,
             "void_rounds": self.void_rounds, "troubles": self.troubles,
         })
     }
 
     fn print(&self) {
-        println!("{} {}, {} cores", self.name, self.setting, cpus());
+        println!("{} {}, Linux {}, {} cores", self.name, self.setting, kernel(), cpus());
         let heads = ["p50", "p99", "least", "most"];
         println!("  {:<44}{:>13}{:>13}{:>13}{:>13}", "", heads[0], heads[1], heads[2], heads[3]);
         self.rows.iter().chain(&self.ratios).for_each(Row::print);
@@ -181,6 +182,11 @@ impl Table {
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.map_or_else(|_| "?".to_owned(), |release| release.trim().to_owned())
 }
 
 /// A folder of its own for one stage.

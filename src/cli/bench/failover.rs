@@ -195,7 +195,7 @@ fn planned(times: u32, dir: &Path) -> Result<Table, StageError> {
     let small = Work::Get { bytes: SMALL_BYTES, count: None, pause: SMALL_PAUSE };
     let large = Work::Get { bytes: 5_000_000, count: None, pause: SMALL_PAUSE };
     let clients: Vec<_> = (0..4).map(|_| start(small)).chain([start(large)]).collect();
-    let mut swaps = Vec::new();
+    let (mut swaps, mut calms) = (Vec::new(), Vec::new());
     let mut troubles = Vec::new();
     for number in 0..times {
         let began = Instant::now();
@@ -203,7 +203,10 @@ fn planned(times: u32, dir: &Path) -> Result<Table, StageError> {
             troubles.push(format!("swap {number}: {error}"));
         }
         swaps.push((began, Instant::now()));
-        std::thread::sleep(SWAP_EVERY);
+        std::thread::sleep(SWAP_EVERY / 2);
+        let calm = Instant::now();
+        std::thread::sleep(SWAP_EVERY / 2);
+        calms.push((calm, Instant::now()));
     }
     stop.store(true, Relaxed);
     let outcomes: Vec<Outcome> = clients.into_iter().map(Client::end).collect::<Result<_, _>>()?;
@@ -211,15 +214,19 @@ fn planned(times: u32, dir: &Path) -> Result<Table, StageError> {
     let rows = vec![
         Row::new("longest wait of a client around a swap", Unit::Seconds),
         Row::new("the command, until it is answered", Unit::Seconds),
+        Row::new("longest wait between swaps", Unit::Seconds),
     ];
     let mut table = Table::new("failover", setting, rows);
-    for (began, ended) in swaps {
-        // Waits that overlap the swap; what is shorter than was remembered counts as that.
+    // Waits that overlap a time; what is shorter than was remembered counts as that.
+    let worst = |(began, ended): (Instant, Instant)| {
         let gaps = outcomes.iter().flat_map(|outcome| &outcome.long_gaps);
         let felt = gaps.filter(|(end, gap)| *end >= began && *end - *gap <= ended);
-        let worst = felt.map(|(_, gap)| *gap).max().unwrap_or(GAP_SEEN);
-        table.rows[0].values.push(worst.as_secs_f64());
+        felt.map(|(_, gap)| *gap).max().unwrap_or(GAP_SEEN).as_secs_f64()
+    };
+    for ((began, ended), calm) in swaps.into_iter().zip(calms) {
+        table.rows[0].values.push(worst((began, ended)));
         table.rows[1].values.push((ended - began).as_secs_f64());
+        table.rows[2].values.push(worst(calm));
     }
     table.troubles = troubles;
     table.note(&outcomes);

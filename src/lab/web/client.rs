@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
 
 use super::{PIECE_MAX, content, first_wrong};
 
@@ -160,6 +162,7 @@ impl Run<'_> {
                 }
             }
             Work::Post { bytes } => {
+                setsockopt(&stream, SndBuf, &POST_BUFFER).map_err(io::Error::from)?;
                 let asked = Instant::now();
                 self.waiting_since = asked;
                 self.send_body(&stream, bytes)?;
@@ -289,6 +292,8 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, HOUR_NS, 3).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
+/// What the kernel may keep of an upload: little enough for a stall to be felt when it happens.
+const POST_BUFFER: usize = 256 << 10;
 /// Bytes of a body that are written at once.
 const POST_PIECE: usize = 64 << 10;
 const HEAD_MAX: usize = 16 << 10;
