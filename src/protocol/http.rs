@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use super::framing::{Framing, Part, Seen};
 use super::{Normalizer, Step};
 
-/// Requests whose answer is outstanding; more in a pipeline end the parsing.
-const OUTSTANDING_MAX: usize = 1024;
+/// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
+/// lagging server is given up for the bytes that it is behind long before.
+const OUTSTANDING_MAX: usize = 1 << 16;
 
 /// Masks for one flow.
 #[derive(Debug)]

@@ -385,13 +385,56 @@ fn after_a_restart_flows_go_on_and_dates_are_masked_again_from_the_next_request(
 #[test]
 fn a_window_beyond_what_the_field_can_say_makes_no_duplicate_acks() {
     let mut kit = Kit::new(config());
-    kit.establish_with(|s| s.scale(0), |s| s.scale(4));
-    kit.client(say(ACK, R, P).data("GET"));
-    kit.leg(A, say(ACK, P, R + 3).window(60_000));
-    kit.leg(B, say(ACK, Q, R + 3).window(60_000));
+    let scale = |seq: u32| if seq == ISS[0] { 0 } else { 7 };
+    kit.establish_with(
+        |s| s.scale(0),
+        |s| {
+            let shift = scale(s.seq);
+            s.scale(shift)
+        },
+    );
+    kit.client(say(ACK, R, P).data([1; 5000]));
+    kit.leg(A, say(ACK, P, R + 5000).window(65_535));
+    kit.leg(B, say(ACK, Q, R).window(60_000));
     kit.forget();
-    for _ in 0..5 {
-        kit.leg(A, say(ACK, P, R + 3).window(60_000).data("x"));
+    for i in 0..5 {
+        kit.leg(A, say(ACK, P + i, R + 5000).window(65_535).data("x"));
     }
     assert!(kit.on(Link::Client).is_empty(), "{:?}", kit.on(Link::Client));
+}
+
+#[test]
+fn a_backup_many_answers_behind_is_verified_with_its_dates_masked() {
+    let mut masked = config();
+    masked.masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = Kit::new(masked);
+    kit.establish();
+    let request = "GET / HTTP/1.1\r\n\r\n";
+    let answer = |date: &str| {
+        format!("HTTP/1.1 200 OK\r\nDate: 05:30:{date}\r\nContent-Length: 2000\r\n\r\n{:2000}", "")
+    };
+    let (mut r, mut at) = (R, 0u32);
+    let mut behind = Vec::new();
+    for i in 0..1500 {
+        kit.client(say(ACK, r, P + at).data(request));
+        r += request.len() as u32;
+        let (ours, theirs) =
+            (answer(&format!("{:02}", i % 57)), answer(&format!("{:02}", i % 57 + 3)));
+        let len = ours.len() as u32;
+        kit.leg(A, say(ACK, P + at, r).data(&ours));
+        kit.leg(B, say(ACK, Q + at, r)); // its kernel acknowledges, its application is late
+        behind.push((at, theirs));
+        at += len;
+        if i == 0 {
+            kit.wait_ms(160);
+            assert_eq!(state(&kit), FlowState::Lagging);
+        }
+        kit.client(say(ACK, r, P + at));
+        kit.wait_ms(1);
+    }
+    for (from, theirs) in behind {
+        kit.leg(B, say(ACK, Q + from, r).data(&theirs));
+        assert_ne!(state(&kit), FlowState::Solo, "after {from}: {:?}", kit.events);
+    }
+    assert_eq!(state(&kit), FlowState::Paired);
 }
