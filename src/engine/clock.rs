@@ -86,13 +86,11 @@ impl LegClock {
         }
     }
 
-    /// The value of this leg to echo when the client echoes `echo` (invariant I8).
-    pub fn to_leg(&self, echo: Tsval) -> Tsval {
+    /// The value of this leg to echo when the client echoes `echo` (invariant I8); `None` before
+    /// the leg has sent any.
+    pub fn to_leg(&self, echo: Tsval) -> Option<Tsval> {
         let found = self.ring.iter().rev().find(|(shown, _)| !shown.is_after(echo));
-        match found.or(self.ring.front()) {
-            Some(&(_, own)) => own,
-            None => echo.shift(self.offset.inverse()),
-        }
+        found.or(self.ring.front()).map(|&(_, own)| own).or(self.latest)
     }
 }
 
@@ -113,9 +111,9 @@ mod tests {
             a.note_shown(v);
             b.note_shown(v);
         }
-        assert_eq!(a.to_leg(Tsval(1199)), Tsval(1199));
-        assert_eq!(b.to_leg(Tsval(1199)), Tsval((u32::MAX - 50).wrapping_add(1990)));
-        assert_eq!(b.to_leg(Tsval(1190)), Tsval((u32::MAX - 50).wrapping_add(1900)));
+        assert_eq!(a.to_leg(Tsval(1199)), Some(Tsval(1199)));
+        assert_eq!(b.to_leg(Tsval(1199)), Some(Tsval((u32::MAX - 50).wrapping_add(1990))));
+        assert_eq!(b.to_leg(Tsval(1190)), Some(Tsval((u32::MAX - 50).wrapping_add(1900))));
     }
 
     #[test]

@@ -34,6 +34,10 @@ const UNFIT_AFTER: Duration = ms(1000);
 /// Least distance of two promotions without hard evidence.
 const PROMOTIONS_APART: Duration = ms(10_000);
 
+/// The fence hook is tried again after this, doubling, if it failed.
+const FENCE_PAUSE: Duration = ms(1000);
+const FENCE_PAUSE_MAX: Duration = ms(60_000);
+
 /// What the flows amount to at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts {
@@ -81,6 +85,8 @@ pub struct Control {
     was_equal: bool,
     promotions: VecDeque<Instant>,
     fencing: Option<(Epoch, LegId, Finding)>,
+    /// After a fence hook that failed: not again before, and how long the next pause is.
+    fence_pause: Option<(Instant, Duration)>,
     told_held: Option<(LegId, Finding, HeldWhy)>,
     lag_since: Option<Instant>,
     started: Instant,
@@ -102,6 +108,7 @@ impl Control {
             was_equal: false,
             promotions: VecDeque::new(),
             fencing: None,
+            fence_pause: None,
             told_held: None,
             lag_since: None,
             started: now,
@@ -267,7 +274,7 @@ impl Control {
         }
         let is_primary = self.roles.primary == leg;
         let waiting = facts.waiting[leg.index()];
-        match self.detector.judge(now, leg, is_primary, waiting) {
+        match self.detector.judge(now, leg, is_primary, waiting, config.probe_every) {
             Some(finding) => self.on_finding(now, leg, finding, config, out),
             None => Vec::new(),
         }
@@ -309,7 +316,8 @@ impl Control {
             }
             Fence::Required => {
                 let epoch = Epoch(self.roles.epoch.0 + 1);
-                if self.fencing.is_none() {
+                let is_paused = self.fence_pause.is_some_and(|(until, _)| now < until);
+                if self.fencing.is_none() && !is_paused {
                     self.fencing = Some((epoch, leg, finding));
                     out.push_back(Output::Fence { epoch, server: leg });
                 }
@@ -331,10 +339,13 @@ impl Control {
             return Vec::new();
         };
         if !ok {
-            let why = HeldWhy::Manual;
+            let pause = self.fence_pause.map_or(FENCE_PAUSE, |(_, p)| (p * 2).min(FENCE_PAUSE_MAX));
+            self.fence_pause = Some((now + pause, pause));
+            let why = HeldWhy::FenceFailed;
             out.push_back(Output::Event(Event::FindingHeld { server: leg, finding, why }));
             return Vec::new();
         }
+        self.fence_pause = None;
         self.fail(now, leg, finding, out)
     }
 

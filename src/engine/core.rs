@@ -437,7 +437,7 @@ impl Engine {
     fn tick(&mut self) {
         for leg in LegId::ALL {
             if let Some(&target) = self.config.addresses.first() {
-                self.control.detector.of(leg).neighbour.sent(self.now);
+                self.control.detector.of(leg).neighbour.sent(self.now, self.config.probe_every);
                 let frame = bridge::neighbour_probe(self.prober.mac(), target);
                 self.outputs.push_back(Output::Transmit(Link::Server(leg), frame));
             }
@@ -462,7 +462,8 @@ impl Engine {
             let is_free = |key: &FlowKey| table.find(key).is_none();
             let sent = self.prober.syn(leg, &self.config, is_app, is_free, &mut self.outputs);
             if let Some(probe) = sent {
-                self.control.detector.of(leg).syn_sent(self.now, probe);
+                let every = self.config.probe_every;
+                self.control.detector.of(leg).syn_sent(self.now, every, probe);
             }
         }
     }

@@ -264,4 +264,6 @@ pub enum HeldWhy {
     FlapBudget,
     /// `failover.auto` is off.
     Manual,
+    /// The required fence hook failed; it is tried again after a pause.
+    FenceFailed,
 }

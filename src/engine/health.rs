@@ -18,7 +18,7 @@ const fn ms(n: u64) -> Duration {
 const SILENCE: Duration = ms(20);
 /// Nothing at all for this long, probes of both kinds included, needs no waiting flow.
 const DEAD_SILENCE: Duration = ms(1000);
-/// The other server must have been heard within this time.
+/// The other server must have been heard within this time, or one and a half probe intervals.
 const OTHER_FRESH: Duration = ms(15);
 /// Probes of one kind missed in a row, with one of a second kind.
 const MISSES: u32 = 3;
@@ -44,6 +44,8 @@ const OUTSTANDING_MAX: usize = 8;
 pub struct ProbeTrack {
     sent_at: Option<Instant>,
     is_answered: bool,
+    /// Slow to fall, quick to rise.
+    round_trip: Duration,
     /// Unanswered in a row.
     pub missed: u32,
     /// Last answer.
@@ -51,9 +53,13 @@ pub struct ProbeTrack {
 }
 
 impl ProbeTrack {
-    /// A probe leaves; the one before counts as missed if it was not answered.
-    pub fn sent(&mut self, now: Instant) {
-        if self.sent_at.is_some() && !self.is_answered {
+    /// A probe leaves; the one before counts as missed if it was not answered in its time: a probe
+    /// interval, or twice the round trip.
+    pub fn sent(&mut self, now: Instant, every: Duration) {
+        if let Some(at) = self.sent_at.filter(|_| !self.is_answered) {
+            if now.since(at) < every.max(self.round_trip * 2) {
+                return;
+            }
             self.missed = self.missed.saturating_add(1);
         }
         (self.sent_at, self.is_answered) = (Some(now), false);
@@ -61,6 +67,9 @@ impl ProbeTrack {
 
     /// An answer came.
     pub fn answered(&mut self, now: Instant) {
+        if let Some(at) = self.sent_at.filter(|_| !self.is_answered) {
+            self.round_trip = now.since(at).max(self.round_trip * 7 / 8);
+        }
         (self.is_answered, self.missed, self.answered_at) = (true, 0, Some(now));
     }
 
@@ -122,8 +131,8 @@ pub struct Health {
 
 impl Health {
     /// Notes a probe that leaves.
-    pub fn syn_sent(&mut self, now: Instant, probe: SynProbe) {
-        self.syn.sent(now);
+    pub fn syn_sent(&mut self, now: Instant, every: Duration, probe: SynProbe) {
+        self.syn.sent(now, every);
         if self.outstanding.len() == OUTSTANDING_MAX {
             self.outstanding.pop_front();
         }
@@ -296,6 +305,7 @@ impl Detector {
         leg: LegId,
         is_primary: bool,
         waiting: Waiting,
+        probe_every: Duration,
     ) -> Option<Finding> {
         let own = &self.servers[leg.index()];
         let other = &self.servers[leg.other().index()];
@@ -304,10 +314,11 @@ impl Detector {
         if own.is_refusing() && other_accepts {
             return Some(Finding::H1(Evidence::Refused));
         }
-        if !other.was_heard_since(now - OTHER_FRESH) {
+        if !other.was_heard_since(now - OTHER_FRESH.max(probe_every * 3 / 2)) {
             return None;
         }
-        let silent = !own.was_heard_since(now - SILENCE) && now.since(self.window_start) > SILENCE;
+        let silence = SILENCE.max(probe_every * 2);
+        let silent = !own.was_heard_since(now - silence) && now.since(self.window_start) > silence;
         let (n, s) = (own.neighbour.missed, own.syn.missed);
         let misses = (n >= MISSES && s >= 1) || (s >= MISSES && n >= 1);
         if silent && misses && waiting.any {

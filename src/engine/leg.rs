@@ -74,6 +74,8 @@ pub struct Leg {
     pub acked: Offset,
     /// Right edge of its window (R).
     pub edge: Offset,
+    /// The largest window it ever offered, in bytes.
+    pub window_max: u64,
     /// Client ranges it has beyond `acked`.
     pub sacked: Ranges,
     /// Duplicate acks at `acked`.
@@ -131,6 +133,7 @@ impl Leg {
             headers: None,
             acked: Offset::SYN,
             edge: Offset::SYN,
+            window_max: 0,
             sacked: Ranges::default(),
             dup_acks: 0,
             sent: Offset::START,
@@ -187,6 +190,7 @@ impl Leg {
             return;
         }
         let edge = ack + (u64::from(seg.window) << self.options.window_scale.unwrap_or(0));
+        self.window_max = self.window_max.max(edge.since(ack));
         if ack > self.acked {
             self.acked = ack;
             self.dup_acks = 0;

@@ -46,6 +46,8 @@ pub const HALF_OPEN_MAX: Duration = ms(75_000);
 pub const CLOSING_MAX: Duration = ms(600_000);
 /// A leg short of window is late only after this: its own persist timer comes first.
 pub const TIGHT_WAIT: Duration = ms(1000);
+/// After a restart the ends are asked for their positions again after this, doubling to 64 times.
+pub const ASK_AGAIN: Duration = ms(20);
 /// A flow on which nothing was heard for this long is forgotten: above TCP's own keep-alive.
 pub const IDLE_MAX: Duration = ms(5 * 24 * 3600 * 1000);
 

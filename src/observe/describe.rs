@@ -231,6 +231,7 @@ fn held_text(why: HeldWhy) -> &'static str {
             "too many failovers lately; `shadowvm failover` does it anyway (failover.flap_max)"
         }
         HeldWhy::Manual => "automatic failover is off; `shadowvm failover` does it",
+        HeldWhy::FenceFailed => "the fence command failed; it is tried again after a pause",
     }
 }
 

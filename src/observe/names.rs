@@ -104,6 +104,7 @@ names!(HeldWhy, HELD_WHYS, {
     Self::BackupUnfit => "backup_unfit",
     Self::FlapBudget => "flap_budget",
     Self::Manual => "manual",
+    Self::FenceFailed => "fence_failed",
 });
 
 names!(DivergenceKind, DIVERGENCE_KINDS, {

@@ -145,6 +145,15 @@ impl Normalizer for Http {
         }
     }
 
+    fn is_mid_message(&self) -> bool {
+        let is_inside = match self.response.part() {
+            Part::Body(_) | Part::Chunk(_) | Part::ChunkSize | Part::Trailer | Part::Header => true,
+            Part::Start => !self.response.line().is_empty() || !self.outstanding.is_empty(),
+            Part::UntilClose | Part::Lost => false,
+        };
+        self.is_recognized && is_inside
+    }
+
     fn plain_ahead(&self) -> u64 {
         match self.response.part() {
             Part::Body(n) => n,

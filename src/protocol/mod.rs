@@ -36,6 +36,9 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The span found last was `len` bytes long.
     fn on_span(&mut self, len: usize);
 
+    /// Whether a message is known to be incomplete, or a request unanswered.
+    fn is_mid_message(&self) -> bool;
+
     /// How many bytes from here on are certainly plain (a body of known length).
     fn plain_ahead(&self) -> u64;
 }
@@ -53,6 +56,9 @@ impl Normalizer for Raw {
         Step::Plain
     }
     fn on_span(&mut self, _: usize) {}
+    fn is_mid_message(&self) -> bool {
+        false
+    }
     fn plain_ahead(&self) -> u64 {
         u64::MAX
     }

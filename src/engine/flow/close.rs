@@ -16,7 +16,7 @@ impl Flow {
     /// Request bytes are not yet answered, or one leg has more to say than the other.
     pub(super) fn is_unfinished(&self) -> bool {
         let goes_on = self.legs.iter().any(|l| l.is_open() && l.nxt > self.visible.released + 1);
-        self.client.nxt > self.visible.answered || goes_on
+        self.client.nxt > self.visible.answered || goes_on || self.comparison.is_mid_message()
     }
 
     /// Ends of the legs' streams: early ends, resets, FINs that may be shown.
@@ -39,8 +39,10 @@ impl Flow {
         for id in LegId::ALL {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
             let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
-            let goes_on = other.said() > end;
-            if goes_on && self.comparison.agreed() >= end && self.diverged_until.is_none() {
+            // Inside a masked span nothing is agreed; a leg that ends there ends early all the same.
+            let cuts_span = self.is_span_open(id) && other.ended_at().is_none();
+            let goes_on = other.said() > end && self.comparison.agreed() >= end;
+            if (goes_on || cuts_span) && self.diverged_until.is_none() {
                 cx.event(Event::EarlyEnd { flow: self.key, loser: id });
                 cx.reports.push(Report::UnfinishedEnd(id));
                 return self.lose(cx, id, SoloReason::EarlyEnd);
@@ -90,12 +92,14 @@ impl Flow {
         }
         let since = *self.fin_held_at.get_or_insert(cx.now);
         if cx.now.since(since) >= limits::FIN_HOLD {
-            // The servers' idle times differ, nothing more: the primary's way is the flow's.
             self.fin_held_at = None;
-            match holder == self.primary {
-                true => self.lose(cx, holder.other(), SoloReason::EarlyEnd),
-                false => self.lose(cx, holder, SoloReason::EarlyEnd),
-            }
+            // An answer is outstanding: whoever ended, ended early. Otherwise the servers' idle times
+            // differ, nothing more, and the primary's way is the flow's.
+            let loser = match self.is_unfinished() {
+                true => holder,
+                false => self.backup(),
+            };
+            self.lose(cx, loser, SoloReason::EarlyEnd);
         }
     }
 
@@ -110,7 +114,9 @@ impl Flow {
             FlowState::Paired if on(Bug::EarlyFinReleased) => LegId::ALL.into_iter().any(ends),
             FlowState::Paired if on(Bug::FinWithoutHold) => ends(self.primary),
             FlowState::Paired => LegId::ALL.into_iter().all(ends) && self.has_both(),
-            FlowState::Lagging => ends(self.primary) && !self.is_orphaned(),
+            FlowState::Lagging => {
+                ends(self.primary) && !self.is_orphaned() && !self.is_unfinished()
+            }
             FlowState::Solo | FlowState::TimeWait => ends(self.primary),
             FlowState::Opening | FlowState::Diverged => false,
         };

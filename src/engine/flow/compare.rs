@@ -50,6 +50,11 @@ impl Comparison {
         self.span = None;
     }
 
+    /// The protocol says that an answer is not complete.
+    pub(super) fn is_mid_message(&self) -> bool {
+        self.normalizer.as_ref().is_some_and(|n| n.is_mid_message())
+    }
+
     /// How far beyond `agreed` bytes are certainly to be compared as they are.
     fn plain_until(&self) -> Offset {
         match (&self.normalizer, self.span) {
@@ -210,6 +215,13 @@ impl Flow {
                 true
             }
         }
+    }
+
+    /// Whether a masked span has begun that `id` has not completed.
+    pub(super) fn is_span_open(&self, id: LegId) -> bool {
+        let at = self.comparison.agreed;
+        self.comparison.span.is_some()
+            && matches!(self.span_at(at, |f, at| f.leg(id).stream.slice_at(at)), Span::Open)
     }
 
     /// The value that begins at `at`, up to its CR or LF.

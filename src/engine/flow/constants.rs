@@ -263,6 +263,8 @@ impl Flow {
             pinned: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
+            ask_at: None,
+            asked: 0,
             expires_at: cx.now + life,
             timer: None,
             is_gone: false,
@@ -281,9 +283,15 @@ impl Flow {
     /// Makes the client and the legs state their positions: a segment that no TCP accepts is
     /// answered with an ack (RFC 9293 3.10.7.4).
     pub fn probe_ends(&mut self, cx: &mut Cx<'_>) {
-        if self.state == FlowState::TimeWait {
+        let ends = self.legs.iter().filter(|l| l.is_open());
+        let all_known = self.client.is_learned && ends.fold(true, |all, l| all && l.is_learned);
+        if self.state == FlowState::TimeWait || all_known {
+            self.ask_at = None;
             return;
         }
+        // Either the question or its answer may be lost.
+        let wait = limits::ASK_AGAIN * (1 << self.asked.min(6));
+        (self.asked, self.ask_at) = (self.asked + 1, Some(cx.now + wait));
         if !self.client.is_learned {
             self.send_client(cx, Offset::SYN, TcpFlags::ACK, Bytes::new());
         }

@@ -242,11 +242,18 @@ impl Flow {
         let leg = self.leg(id);
         let mut options = TcpOptions::default();
         if leg.options.has_timestamps {
-            options.timestamps = Some(match self.visible.has_timestamps {
-                true => (self.client.clock.0, leg.clock.to_leg(self.client.clock.1)),
+            let value = match self.visible.has_timestamps {
+                // Right after a restart the client's clock is not known: none is better than a
+                // wrong one, which PAWS would act on.
+                true => self.client.is_learned.then_some(self.client.clock.0),
                 // The client has none: a millisecond clock of our own stands in.
-                false => (Tsval(cx.now.millis() as u32), leg.clock.latest.unwrap_or_default()),
-            });
+                false => Some(Tsval(cx.now.millis() as u32)),
+            };
+            let echo = match self.visible.has_timestamps {
+                true => leg.clock.to_leg(self.client.clock.1),
+                false => leg.clock.latest,
+            };
+            options.timestamps = value.zip(echo);
         }
         if leg.options.has_sack {
             let max = if options.timestamps.is_some() { 3 } else { 4 };

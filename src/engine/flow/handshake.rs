@@ -89,6 +89,8 @@ impl Flow {
             pinned: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
+            ask_at: None,
+            asked: 0,
             expires_at: now + limits::OPENING_MAX,
             timer: None,
             is_gone: false,
@@ -205,7 +207,12 @@ impl Flow {
                 self.open_visible(cx, Some((*one, SoloReason::Handshake)));
             }
             ([], []) => self.refuse_client(cx),
-            ([], [_]) if waited >= Some(limits::REFUSAL_HOLD) => self.refuse_client(cx),
+            ([], [late])
+                if waited >= Some(limits::REFUSAL_HOLD)
+                    && self.leg(late.other()).reset_at.is_some() =>
+            {
+                self.refuse_client(cx);
+            }
             _ => {}
         }
         self.resend_syn(cx);

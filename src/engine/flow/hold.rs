@@ -45,10 +45,9 @@ impl Flow {
         let (leg, other) = (self.leg(id), self.leg(id.other()));
         let says_less = self.says_less(id)
             && (!self.is_tight(id) || now >= leg.progress_at + limits::TIGHT_WAIT);
-        let ends_later = other.ended_at() == Some(leg.said()) && leg.fin.is_none();
         let acks_less = leg.acked < other.acked;
         let pins_window = !on(Bug::PinnedWindowNoTimer) && self.pins_window(id);
-        says_less || (ends_later && self.is_unfinished()) || acks_less || pins_window
+        says_less || acks_less || pins_window
     }
 
     fn says_less(&self, id: LegId) -> bool {
@@ -65,9 +64,9 @@ impl Flow {
     /// The window of `id` is the lower one and the client has run out of it.
     fn pins_window(&self, id: LegId) -> bool {
         let (leg, other) = (self.leg(id), self.leg(id.other()));
-        let two = 2 * u64::from(self.client.mss);
-        let is_short = self.client.nxt + two > leg.edge;
-        leg.edge < other.edge && is_short && other.edge.since(leg.edge) >= two
+        let little = (2 * u64::from(self.client.mss)).min(leg.window_max / 2);
+        let is_short = self.client.nxt + little > leg.edge;
+        leg.edge < other.edge && is_short && other.edge.since(leg.edge) >= little
     }
 
     fn apply_hold_limits(&mut self, cx: &mut Cx<'_>, id: LegId) {

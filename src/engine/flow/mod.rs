@@ -206,6 +206,9 @@ pub struct Flow {
     pinned: [Option<Instant>; 2],
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
+    /// After a restart: when the ends that have not spoken are asked again, and how often they were.
+    ask_at: Option<Instant>,
+    asked: u32,
     /// When the flow is forgotten.
     expires_at: Instant,
     timer: Option<Instant>,
@@ -289,7 +292,11 @@ impl Flow {
 
     /// Releases wait for both legs.
     fn needs_both(&self) -> bool {
-        matches!(self.state, FlowState::Paired | FlowState::Diverged | FlowState::Opening)
+        match self.state {
+            FlowState::Paired | FlowState::Diverged | FlowState::Opening => true,
+            FlowState::TimeWait => self.has_both(),
+            FlowState::Lagging | FlowState::Solo => false,
+        }
     }
 
     /// The end of what was shown, the FIN included.
@@ -341,6 +348,9 @@ impl Flow {
     pub fn on_timeout(&mut self, cx: &mut Cx<'_>) {
         if cx.now >= self.expires_at {
             return self.forget(cx);
+        }
+        if self.ask_at.is_some_and(|at| cx.now >= at) {
+            self.probe_ends(cx);
         }
         if self.diverged_until.is_some_and(|until| cx.now >= until) {
             return self.resolve_divergence(cx);
@@ -438,6 +448,7 @@ impl Flow {
         sooner(self.close_deadline());
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
+        sooner(self.ask_at);
         for leg in &self.legs {
             sooner(leg.resend_at);
         }

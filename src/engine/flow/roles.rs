@@ -41,7 +41,7 @@ impl Flow {
             FlowState::Opening => {
                 self.primary = other;
                 self.solo = Some(SoloReason::ServerFailed);
-                self.first_answer_at.get_or_insert(cx.now);
+                self.send_syn(cx);
                 if self.has_open_leg(other) { Fate::Moved } else { Fate::Reset }
             }
             _ if !was_primary => {
