@@ -471,7 +471,8 @@ impl Engine {
     fn facts(&self) -> Facts {
         let now = self.now;
         let skew = self.control.detector.skew_limit();
-        let still = self.control.detector.still_limit();
+        let is_strict = self.config.on_lag == super::LagPolicy::Strict;
+        let still = self.control.detector.still_limit(is_strict);
         let waiting = LegId::ALL.map(|leg| Waiting {
             any: self.table.is_pinned(leg),
             skewed: self.table.pinned_since(leg, now - skew).take(8).count(),

@@ -26,8 +26,10 @@ const MISSES: u32 = 3;
 const SKEW_FLOOR: Duration = ms(100);
 /// Flows that must wait for the same server.
 const SKEW_FLOWS: usize = 3;
-/// A backup that stands still on several flows for this long is detached.
-const BACKUP_STILL: Duration = ms(1000);
+/// A backup that stands still on several flows for this long is detached: sooner where clients wait
+/// for it (lag policy strict).
+const BACKUP_STILL: Duration = ms(2000);
+const BACKUP_STILL_STRICT: Duration = ms(600);
 /// Refusals count as one while they are closer together than this.
 const REFUSALS_APART: Duration = ms(2);
 /// The gateway's own lateness beyond this restarts every window.
@@ -208,7 +210,7 @@ pub struct Waiting {
     pub any: bool,
     /// Flows that have waited at least the skew limit.
     pub skewed: usize,
-    /// Flows that have waited at least [`BACKUP_STILL`].
+    /// Flows that have waited at least [`Detector::still_limit`].
     pub still: usize,
 }
 
@@ -284,8 +286,8 @@ impl Detector {
     }
 
     /// How long a backup may stand still.
-    pub const fn still_limit(&self) -> Duration {
-        BACKUP_STILL
+    pub const fn still_limit(&self, is_strict: bool) -> Duration {
+        if is_strict { BACKUP_STILL_STRICT } else { BACKUP_STILL }
     }
 
     /// The application probe of `leg` is unanswered where the other server's was answered.
@@ -332,7 +334,7 @@ impl Detector {
         let stalls = own.stalls_since(now - STALL_COUNTS);
         let skewed = match is_primary {
             true => waiting.skewed + stalls >= SKEW_FLOWS,
-            false => waiting.still >= SKEW_FLOWS,
+            false => waiting.still + stalls >= SKEW_FLOWS,
         };
         let fails = is_primary && waiting.skewed > 0 && self.app_fails(now, leg);
         (skewed || fails).then_some(Finding::H3)

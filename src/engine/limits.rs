@@ -44,8 +44,8 @@ pub const RESET_KEPT: Duration = ms(5000);
 pub const HALF_OPEN_MAX: Duration = ms(75_000);
 /// A flow that one side has closed and on which nothing more is heard.
 pub const CLOSING_MAX: Duration = ms(600_000);
-/// A leg short of window is late only after this: its own persist timer comes first.
-pub const TIGHT_WAIT: Duration = ms(1000);
+/// A leg short of window is late only after this: its own persist timer (200 ms) comes first.
+pub const TIGHT_WAIT: Duration = ms(300);
 /// After a restart the ends are asked for their positions again after this, doubling to 64 times.
 pub const ASK_AGAIN: Duration = ms(20);
 /// A flow on which nothing was heard for this long is forgotten: above TCP's own keep-alive.

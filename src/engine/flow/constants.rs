@@ -236,6 +236,7 @@ impl Flow {
             nxt: Offset::START,
             una: Offset::SYN,
             edge: Offset::START,
+            window_max: 0,
             fin: None,
             clock: (Tsval(0), Tsval(0)),
             sacked: Vec::new(),
@@ -283,8 +284,8 @@ impl Flow {
     /// Makes the client and the legs state their positions: a segment that no TCP accepts is
     /// answered with an ack (RFC 9293 3.10.7.4).
     pub fn probe_ends(&mut self, cx: &mut Cx<'_>) {
-        let ends = self.legs.iter().filter(|l| l.is_open());
-        let all_known = self.client.is_learned && ends.fold(true, |all, l| all && l.is_learned);
+        let mut ends = self.legs.iter().filter(|l| l.is_open());
+        let all_known = self.client.is_learned && ends.all(|l| l.is_learned);
         if self.state == FlowState::TimeWait || all_known {
             self.ask_at = None;
             return;

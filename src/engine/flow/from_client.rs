@@ -124,7 +124,9 @@ impl Flow {
             Some(_) => client.window_scale.unwrap_or(0),
             None => 0,
         };
-        client.edge = client.edge.max(ack + (u64::from(seg.window) << shift));
+        let window = u64::from(seg.window) << shift;
+        client.window_max = client.window_max.max(window);
+        client.edge = client.edge.max(ack + window);
         client.sacked.clear();
         let near = self.visible.released;
         for &(left, right) in seg.options.sack.as_slice() {

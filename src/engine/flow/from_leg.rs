@@ -67,6 +67,9 @@ impl Flow {
 
     /// A reset counts if it stands where the leg's stream may end (RFC 5961 3 for a middlebox).
     fn on_leg_reset(&mut self, cx: &mut Cx<'_>, id: LegId, at: Offset) {
+        if self.state == FlowState::TimeWait {
+            return cx.reject(Link::Server(id), RejectReason::OldGeneration);
+        }
         let leg = self.leg_mut(id);
         let is_plausible = at >= leg.told_ack.min(leg.said()) && at <= leg.nxt.max(leg.said() + 1);
         if !is_plausible {

@@ -63,6 +63,7 @@ impl Flow {
             nxt: Offset::START,
             una: Offset::SYN,
             edge: Offset::START + u64::from(seg.window),
+            window_max: 0,
             fin: None,
             clock: options.timestamps.unwrap_or_default(),
             sacked: Vec::new(),

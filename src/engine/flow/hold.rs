@@ -31,7 +31,8 @@ impl Flow {
                 (false, None) => None,
                 (true, was) => {
                     let progress = self.leg(id).progress_at;
-                    Some(was.map_or(cx.now, |since| since.max(progress)))
+                    let begin = if self.is_tight(id) { progress } else { cx.now };
+                    Some(was.map_or(begin, |since| since.max(progress)))
                 }
             };
         }
@@ -58,7 +59,8 @@ impl Flow {
     /// (LV4; RFC 9293 3.8.6.2.1, the sender's silly-window avoidance).
     fn is_tight(&self, id: LegId) -> bool {
         let leg = self.leg(id);
-        leg.told_edge < leg.said() + 2 * u64::from(self.client.mss)
+        let segments = 2 * u64::from(self.client.mss);
+        leg.told_edge < leg.said() + segments.min(self.client.window_max / 2)
     }
 
     /// The window of `id` is the lower one and the client has run out of it.
@@ -93,6 +95,7 @@ impl Flow {
         } else if policy_is_strict(cx) {
             if age >= limits::STRICT_HOLD_MAX {
                 cx.event(Event::HoldHard { flow: self.key, waiting_for: id });
+                cx.reports.push(Report::StallMoved(id));
                 self.lose(cx, id, SoloReason::Lag);
             }
         } else {

@@ -123,6 +123,8 @@ pub struct ClientEnd {
     una: Offset,
     /// Right edge of the window it granted; it never moves back.
     edge: Offset,
+    /// The largest window it ever granted, in bytes.
+    window_max: u64,
     /// Where its FIN stands.
     fin: Option<Offset>,
     /// Its latest timestamp, and the one it echoed.
