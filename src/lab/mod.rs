@@ -2,7 +2,8 @@
 //!
 //! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
 //! [`impair`] a link that treats frames badly,
-//! [`web`] a server and a client that know what every byte should be. Nothing here is on the gateway's own path.
+//! [`web`] a server and a client that know what every byte should be, [`haven`] a folder for their
+//! files. Nothing here is on the gateway's own path.
 
 pub(crate) mod agent;
 pub mod haven;

@@ -206,7 +206,8 @@ impl Netlink {
         self.sequence += 1;
         let text = message.finish(self.sequence);
         let fd = self.socket.as_raw_fd();
-        // SAFETY: the buffer is valid for its length; an unbound netlink socket sends to the kernel.
+        // SAFETY: the buffer is valid for its length; an unbound netlink socket sends to the
+        // kernel.
         let sent = unsafe { libc::send(fd, text.as_ptr().cast(), text.len(), 0) };
         if sent < 0 {
             return Err(io::Error::last_os_error());
