@@ -4,15 +4,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
-
 use super::link_monitor::{self, LinkMonitor};
-use super::socket::{OpenError, PacketSocket};
+use super::socket::{self, OpenError, PacketSocket};
 use super::{Batch, Driver, clock};
 use crate::engine::{Duration, Instant, Link, LinkCaps, Signal};
 use crate::wire::{Frame, build, segmentize};
@@ -22,6 +20,10 @@ const QUEUE_FRAMES_MAX: usize = 8192;
 /// Batches taken from one link before the others get their turn.
 const BATCHES_MAX: usize = 4;
 const ETHERNET_BYTES: usize = 14;
+/// A frame that the kernel had no memory for (ENOBUFS) is tried again after this long: the socket
+/// itself is writable, so that waiting for it would not be waiting.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+const DROPS_EVERY: Duration = Duration::from_millis(200);
 
 /// Choices for [`Links::open`].
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +105,17 @@ struct Port {
     caps: LinkCaps,
     has_carrier: bool,
     queue: VecDeque<Frame>,
-    is_blocked: bool,
+    retry_at: Option<Instant>,
     stats: Arc<LinkStats>,
+}
+
+/// What a look at the descriptors found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    readable: [bool; 3],
+    writable: [bool; 3],
+    has_reports: bool,
+    is_woken: bool,
 }
 
 /// The three links of a gateway.
@@ -131,7 +142,7 @@ impl Links {
             caps: LinkCaps::default(),
             has_carrier: false,
             queue: VecDeque::new(),
-            is_blocked: false,
+            retry_at: None,
             stats: Arc::default(),
         });
         let mut links = Self {
@@ -163,12 +174,13 @@ impl Links {
         &mut self.ports[link.index()]
     }
 
-    /// Takes what has arrived on all links; whether anything had.
-    fn take_frames(&mut self, batch: &mut Batch) -> bool {
-        let before = batch.frames.len();
+    /// Takes what has arrived on the links that are readable.
+    fn take_frames(&mut self, readable: [bool; 3], batch: &mut Batch) {
         for link in Link::ALL {
             let port = &mut self.ports[link.index()];
-            let Some(socket) = &mut port.socket else { continue };
+            let Some(socket) = port.socket.as_mut().filter(|_| readable[link.index()]) else {
+                continue;
+            };
             for _ in 0..BATCHES_MAX {
                 let mut bytes = 0;
                 let taken = socket.recv(|frame| {
@@ -176,11 +188,13 @@ impl Links {
                     batch.frames.push((link, frame));
                 });
                 match taken {
-                    Ok((0, _)) => break,
                     Ok((n, bad)) => {
                         add(&port.stats.rx_frames, n as u64);
                         add(&port.stats.rx_bytes, bytes);
                         add(&port.stats.bad_headers, bad as u64);
+                        if n < socket::BATCH {
+                            break;
+                        }
                     }
                     // ENETDOWN while an interface goes; the monitor tells the rest.
                     Err(e) => {
@@ -190,12 +204,10 @@ impl Links {
                 }
             }
         }
-        batch.frames.len() > before
     }
 
     /// Takes what the kernel reports about interfaces.
     fn take_signals(&mut self, batch: &mut Batch) {
-        batch.signals.append(&mut self.pending);
         let (reports, lost) = self.monitor.recv();
         for link in Link::ALL {
             let port = &mut self.ports[link.index()];
@@ -210,36 +222,66 @@ impl Links {
         }
     }
 
-    /// Sleeps until something is readable, writable where frames wait, or `until`.
-    fn sleep(&self, until: Option<Instant>) -> io::Result<()> {
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(5);
-        for port in &self.ports {
-            if let Some(socket) = &port.socket {
-                let write =
-                    if port.queue.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-                fds.push(PollFd::new(borrow(socket.raw_fd()), PollFlags::POLLIN | write));
+    /// Waits until something is readable, writable where frames wait, or `limit` is over (none:
+    /// as long as it takes; zero: a look).
+    fn poll(&self, limit: Option<Duration>) -> io::Result<Ready> {
+        let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
+        // A negative descriptor is passed over by the kernel.
+        let port = |port: &Port| match &port.socket {
+            Some(socket) if port.queue.is_empty() || port.retry_at.is_some() => {
+                entry(socket.raw_fd(), libc::POLLIN)
             }
+            Some(socket) => entry(socket.raw_fd(), libc::POLLIN | libc::POLLOUT),
+            None => entry(-1, 0),
+        };
+        let [client, a, b] = self.ports.each_ref().map(port);
+        let waker = self.waker.as_ref().map_or(-1, |waker| waker.as_raw_fd());
+        let monitor = entry(self.monitor.raw_fd(), libc::POLLIN);
+        let mut fds = [client, a, b, monitor, entry(waker, libc::POLLIN)];
+        let limit = limit.map(|limit| libc::timespec {
+            tv_sec: limit.as_secs() as libc::time_t,
+            tv_nsec: libc::c_long::from(limit.subsec_nanos() as i32),
+        });
+        let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: `fds` and `limit` outlive the call and have the lengths given; a null timeout
+        // and a null signal mask are allowed (ppoll(2)).
+        let n =
+            unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted => Ok(Ready::default()),
+                _ => Err(error),
+            };
         }
-        fds.push(PollFd::new(borrow(self.monitor.raw_fd()), PollFlags::POLLIN));
-        if let Some(waker) = &self.waker {
-            fds.push(PollFd::new(waker.as_fd(), PollFlags::POLLIN));
-        }
-        let timeout = until.map(|at| TimeSpec::from_duration(at.since(clock::now())));
-        match ppoll(&mut fds, timeout, None) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(e) => Err(e.into()),
+        // An error of a socket is fetched by reading it.
+        let readable = |i: usize| fds[i].revents & !libc::POLLOUT != 0;
+        let writable = |i: usize| fds[i].revents & libc::POLLOUT != 0;
+        Ok(Ready {
+            readable: [0, 1, 2].map(readable),
+            writable: [0, 1, 2].map(writable),
+            has_reports: readable(3),
+            is_woken: readable(4),
+        })
+    }
+
+    /// Sends what waits on links that take frames again.
+    fn resume(&mut self, writable: [bool; 3], now: Instant) {
+        for (port, writable) in self.ports.iter_mut().zip(writable) {
+            if writable || port.retry_at.is_some_and(|at| at <= now) {
+                port.flush();
+            }
         }
     }
 
-    /// Whether another thread has left a request.
-    fn is_woken(&self) -> bool {
-        let Some(waker) = &self.waker else { return false };
-        let mut count = [0u8; 8];
-        nix::unistd::read(waker.as_fd(), &mut count).is_ok()
+    /// How long to sleep at most: until the caller's time, or a frame's that is tried again.
+    fn sleep_limit(&self, until: Option<Instant>, now: Instant) -> Option<Duration> {
+        let retries = self.ports.iter().filter_map(|port| port.retry_at);
+        retries.chain(until).min().map(|at| at.since(now))
     }
 
     fn read_drops(&mut self, now: Instant) {
-        if now.since(self.drops_read_at) < Duration::from_secs(1) {
+        if now.since(self.drops_read_at) < DROPS_EVERY {
             return;
         }
         self.drops_read_at = now;
@@ -251,10 +293,11 @@ impl Links {
     }
 }
 
-/// A descriptor of this driver's own, for one call to poll.
-fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: the sockets live in `self`, which the caller holds for the whole call.
-    unsafe { BorrowedFd::borrow_raw(fd) }
+/// Takes a wake; another one may follow.
+fn clear(waker: Option<&Arc<OwnedFd>>) {
+    let mut count = [0u8; 8];
+    // Nothing to take means that another look took it.
+    let _ = waker.map(|waker| nix::unistd::read(waker.as_fd(), &mut count));
 }
 
 impl Driver for Links {
@@ -272,41 +315,41 @@ impl Driver for Links {
 
     fn recv(&mut self, batch: &mut Batch, until: Option<Instant>) -> io::Result<()> {
         if !self.pending.is_empty() {
-            self.take_signals(batch);
+            batch.signals.append(&mut self.pending);
             return Ok(());
         }
-        let spin_end = clock::now() + self.options.spin;
+        let mut now = clock::now();
+        let spin_end = now + self.options.spin;
         loop {
-            let got = self.take_frames(batch);
-            let now = clock::now();
-            self.read_drops(now);
-            if got || until.is_some_and(|at| at <= now) || self.is_woken() {
+            let is_spinning = now < spin_end;
+            let limit = match is_spinning {
+                true => Some(Duration::ZERO),
+                false => self.sleep_limit(until, now),
+            };
+            let ready = self.poll(limit)?;
+            self.take_frames(ready.readable, batch);
+            if ready.has_reports {
                 self.take_signals(batch);
+            }
+            if ready.is_woken {
+                clear(self.waker.as_ref());
+            }
+            now = clock::now();
+            self.resume(ready.writable, now);
+            self.read_drops(now);
+            let has_input = !batch.frames.is_empty() || !batch.signals.is_empty();
+            if has_input || ready.is_woken || until.is_some_and(|at| at <= now) {
                 return Ok(());
             }
-            if now < spin_end {
+            if is_spinning {
                 std::thread::yield_now();
-                continue;
-            }
-            self.sleep(until)?;
-            self.take_signals(batch);
-            if !batch.signals.is_empty() {
-                // What arrived before the link went still counts.
-                self.take_frames(batch);
-                return Ok(());
-            }
-            if self.ports.iter().any(|p| p.is_blocked) {
-                self.flush()?;
             }
         }
     }
 
     fn send(&mut self, link: Link, frame: Frame) {
         let port = &mut self.ports[link.index()];
-        if port.socket.is_none() {
-            return; // counted by the engine as a failed server's
-        }
-        if port.queue.len() >= QUEUE_FRAMES_MAX {
+        if port.socket.is_none() || port.queue.len() >= QUEUE_FRAMES_MAX {
             add(&port.stats.queue_drops, 1);
             return;
         }
@@ -363,6 +406,10 @@ impl Port {
         if report.index != self.index || self.socket.is_none() {
             return self.look();
         }
+        // Its MTU may be what has changed.
+        if let Some(found) = link_monitor::interface(&self.name) {
+            self.caps.mtu = found.mtu;
+        }
         self.set_carrier(report.has_carrier)
     }
 
@@ -374,7 +421,7 @@ impl Port {
         }
         let was_up = self.has_carrier;
         self.socket = None;
-        self.queue.clear();
+        self.drop_queue();
         match self.bring_up() {
             Ok(true) => Some(Signal::CarrierUp(self.caps)),
             Ok(false) => was_up.then_some(Signal::CarrierDown),
@@ -387,14 +434,22 @@ impl Port {
             return None;
         }
         self.has_carrier = has_carrier;
-        Some(match has_carrier {
-            true => Signal::CarrierUp(self.caps),
-            false => Signal::CarrierDown,
-        })
+        if has_carrier {
+            return Some(Signal::CarrierUp(self.caps));
+        }
+        // What waits is of the time before: nobody wants it when the carrier is back.
+        self.drop_queue();
+        Some(Signal::CarrierDown)
+    }
+
+    fn drop_queue(&mut self) {
+        add(&self.stats.queue_drops, self.queue.len() as u64);
+        self.queue.clear();
+        self.retry_at = None;
     }
 
     fn close(&mut self) -> Option<Signal> {
-        self.queue.clear();
+        self.drop_queue();
         self.has_carrier = false;
         self.index = 0;
         self.socket.take().map(|_| Signal::LinkGone)
@@ -402,19 +457,21 @@ impl Port {
 
     /// Sends what is queued, as far as the kernel takes it.
     fn flush(&mut self) {
-        self.is_blocked = false;
+        self.retry_at = None;
         while !self.queue.is_empty() {
-            let Some(socket) = &self.socket else { return self.queue.clear() };
-            let frames: Vec<&Frame> = self.queue.iter().take(32).collect();
-            let lens: Vec<usize> = frames.iter().map(|f| f.len()).collect();
+            let Some(socket) = &self.socket else { return self.drop_queue() };
+            let frames: Vec<&Frame> = self.queue.iter().take(socket::BATCH).collect();
             match socket.send(&frames) {
                 Ok(n) => {
+                    let bytes: usize = frames[..n].iter().map(|frame| frame.len()).sum();
                     add(&self.stats.tx_frames, n as u64);
-                    add(&self.stats.tx_bytes, lens[..n].iter().sum::<usize>() as u64);
-                    self.queue.drain(..n.max(1));
+                    add(&self.stats.tx_bytes, bytes as u64);
+                    self.queue.drain(..n);
                 }
-                Err(e) if is_full(&e) => {
-                    self.is_blocked = true;
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.note_error(&e);
+                    self.retry_at = Some(clock::now() + RETRY_AFTER);
                     return;
                 }
                 Err(e) => {
@@ -432,11 +489,6 @@ impl Port {
             *errors.entry(errno).or_default() += 1;
         }
     }
-}
-
-/// The kernel takes no more for the moment.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS))
 }
 
 impl AsRawFd for Links {

@@ -84,7 +84,8 @@ pub trait Sink {
     fn persist(&mut self, record: &Record);
 }
 
-/// Drives `engine` until [`Request::Stop`], or until the driver fails as a whole.
+/// Drives `engine` until [`Request::Stop`], until the driver has no more to give, or until it fails
+/// as a whole.
 pub fn drive<D: Driver + ?Sized>(
     engine: &mut Engine,
     driver: &mut D,
@@ -113,6 +114,9 @@ pub fn drive<D: Driver + ?Sized>(
             step(engine, driver, sink, now, Input::Timeout);
         }
         driver.flush()?;
+        if batch.is_end {
+            return Ok(());
+        }
     }
 }
 

@@ -15,6 +15,8 @@ const IFF_UP: u32 = 1;
 const IFF_RUNNING: u32 = 0x40;
 const IFF_NOARP: u32 = 0x80;
 const IFF_LOWER_UP: u32 = 0x1_0000;
+/// What one read takes; the kernel's own messages are 8 KiB at most (32 KiB in a dump).
+const REPORTS_BYTES: usize = 32 << 10;
 const NLMSG_HEADER: usize = 16;
 const IFINFO: usize = 16;
 
@@ -35,6 +37,7 @@ pub struct LinkReport {
 #[derive(Debug)]
 pub struct LinkMonitor {
     fd: OwnedFd,
+    buffer: Vec<u8>,
 }
 
 impl LinkMonitor {
@@ -60,7 +63,10 @@ impl LinkMonitor {
                 mem::size_of::<libc::sockaddr_nl>() as libc::socklen_t,
             )
         };
-        if done == 0 { Ok(Self { fd }) } else { Err(io::Error::last_os_error()) }
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { fd, buffer: vec![0; REPORTS_BYTES] })
     }
 
     /// For polling.
@@ -70,18 +76,23 @@ impl LinkMonitor {
 
     /// Reports that have arrived. A full socket buffer (ENOBUFS) means that some were lost: the
     /// caller then asks for the present state of its interfaces.
-    pub fn recv(&self) -> (Vec<LinkReport>, bool) {
+    pub fn recv(&mut self) -> (Vec<LinkReport>, bool) {
         let mut reports = Vec::new();
-        let mut buffer = vec![0u8; 32 << 10];
+        let mut is_lossy = false;
         loop {
-            // SAFETY: the buffer is valid for its whole length.
-            let n =
-                unsafe { libc::recv(self.raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            if n < 0 {
-                let lost = io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
-                return (reports, lost);
+            let (to, len) = (self.buffer.as_mut_ptr().cast(), self.buffer.len());
+            // SAFETY: `to` is valid for `len` bytes; the socket does not block.
+            let n = unsafe { libc::recv(self.fd.as_raw_fd(), to, len, 0) };
+            if n >= 0 {
+                parse(&self.buffer[..n as usize], &mut reports);
+                continue;
             }
-            parse(&buffer[..n as usize], &mut reports);
+            match io::Error::last_os_error().raw_os_error() {
+                // Some were lost; what was not stands behind them.
+                Some(libc::ENOBUFS) => is_lossy = true,
+                Some(libc::EINTR) => {}
+                _ => return (reports, is_lossy),
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Batch {
     pub frames: Vec<(Link, Frame)>,
     /// Changes of links.
     pub signals: Vec<(Link, Signal)>,
+    /// Nothing will ever come again (the end of a capture): the loop ends after this batch.
+    pub is_end: bool,
 }
 
 /// The links of one gateway: packet sockets, captures, a simulated world.

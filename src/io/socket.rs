@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use crate::wire::{Frame, vnet_hdr};
 
 /// Frames a system call.
-const BATCH: usize = 32;
+pub const BATCH: usize = 32;
 /// Largest frame: 64 KiB of IP, Ethernet, two VLAN tags, some room.
 const FRAME_BYTES_MAX: usize = 68 << 10;
 /// Up to this size a frame is copied out, and the buffer stays.

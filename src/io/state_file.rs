@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::MmapMut;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::engine::{Epoch, FLOW_CONSTANTS_LEN, LegId, Record, Roles};
 
@@ -23,8 +25,9 @@ const SLOT_BYTES: usize = 128;
 const CHECK_AT: usize = FLOW_CONSTANTS_LEN;
 const MARK_AT: usize = CHECK_AT + 8;
 const USED: u32 = 0x5553_4544;
-/// Roles in the header page: epoch 4, primary 4, checksum 8.
-const ROLES_AT: usize = 64;
+/// Roles in the header page: epoch 4, primary 4, checksum 8. Two cells, by the epoch's parity: a
+/// process killed while it writes one leaves the roles of the epoch before in the other.
+const ROLES_AT: [usize; 2] = [64, 128];
 const ROLES_BYTES: usize = 8;
 
 /// Why a state file is not used.
@@ -67,6 +70,8 @@ impl StateFile {
         let want = (HEADER_BYTES + flows_max * SLOT_BYTES) as u64;
         if is_new {
             file.set_len(want).map_err(io)?;
+            // An empty file is a new one at the next attempt.
+            reserve(&file, want).inspect_err(|_| drop(file.set_len(0))).map_err(io)?;
         }
         let mut state = Self { map: map(&file).map_err(io)?, slots: flows_max };
         if is_new {
@@ -138,12 +143,18 @@ impl StateFile {
         records
     }
 
+    /// The roles of the later epoch.
     fn roles(&self) -> Option<Record> {
-        let bytes = &self.map[ROLES_AT..ROLES_AT + ROLES_BYTES];
-        let sum = &self.map[ROLES_AT + ROLES_BYTES..ROLES_AT + ROLES_BYTES + 8];
-        let epoch = Epoch(self.u32_at(ROLES_AT));
-        let primary = *LegId::ALL.get(self.u32_at(ROLES_AT + 4) as usize)?;
-        (sum == checksum(bytes).to_ne_bytes()).then_some(Record::Roles(Roles { epoch, primary }))
+        let found = ROLES_AT.into_iter().filter_map(|at| self.roles_at(at));
+        found.max_by_key(|roles| roles.epoch).map(Record::Roles)
+    }
+
+    fn roles_at(&self, at: usize) -> Option<Roles> {
+        let bytes = &self.map[at..at + ROLES_BYTES];
+        let sum = &self.map[at + ROLES_BYTES..at + ROLES_BYTES + 8];
+        let epoch = Epoch(self.u32_at(at));
+        let primary = *LegId::ALL.get(self.u32_at(at + 4) as usize)?;
+        (sum == checksum(bytes).to_ne_bytes()).then_some(Roles { epoch, primary })
     }
 
     /// Writes a record: the mark of a slot is taken off before and set after its bytes change, so
@@ -155,8 +166,9 @@ impl StateFile {
                 bytes[..4].copy_from_slice(&roles.epoch.0.to_ne_bytes());
                 bytes[4..].copy_from_slice(&(roles.primary.index() as u32).to_ne_bytes());
                 let sum = checksum(&bytes).to_ne_bytes();
-                self.map[ROLES_AT..ROLES_AT + ROLES_BYTES].copy_from_slice(&bytes);
-                self.map[ROLES_AT + ROLES_BYTES..ROLES_AT + ROLES_BYTES + 8].copy_from_slice(&sum);
+                let at = ROLES_AT[roles.epoch.0 as usize % 2];
+                self.map[at..at + ROLES_BYTES].copy_from_slice(&bytes);
+                self.map[at + ROLES_BYTES..at + ROLES_BYTES + 8].copy_from_slice(&sum);
             }
             Record::Flow { slot, constants } => {
                 let Some(at) = self.slot_at(*slot) else { return };
@@ -187,6 +199,16 @@ impl StateFile {
 
     fn u32_at(&self, at: usize) -> u32 {
         self.map[at..at + 4].try_into().map_or(0, u32::from_ne_bytes)
+    }
+}
+
+/// Takes the memory now: a tmpfs that is full must be an error here, not a SIGBUS at the write of
+/// a record. Where a file system cannot reserve, it is as full as it is.
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -224,6 +246,29 @@ mod tests {
         drop(state);
         let again = StateFile::open(&path, 8).expect("opens again");
         assert_eq!(again.load(), [roles, flow(5, 2)]);
+    }
+
+    #[test]
+    fn torn_roles_leave_those_of_the_epoch_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut state = StateFile::open(&dir.path().join("state"), 1).expect("opens");
+        let roles = |epoch, primary| Record::Roles(Roles { epoch: Epoch(epoch), primary });
+        assert_eq!(state.load(), []);
+        state.write(&roles(4, LegId::B));
+        state.write(&roles(5, LegId::A));
+        assert_eq!(state.load(), [roles(5, LegId::A)]);
+        state.map[ROLES_AT[1] + 4] ^= 1;
+        assert_eq!(state.load(), [roles(4, LegId::B)]);
+    }
+
+    #[test]
+    fn all_room_is_taken_at_the_start() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        drop(StateFile::open(&path, 1000).expect("opens"));
+        let found = std::fs::metadata(&path).expect("is there");
+        assert!(found.blocks() * 512 >= found.len(), "a full tmpfs would be a SIGBUS later");
     }
 
     #[test]
