@@ -290,6 +290,15 @@ fn die(
         account.take("a download over the failover", &outcome);
         account.stall = account.stall.max(Some(outcome.gap_max));
     }
+    stage.read_facts(Duration::ZERO)?;
+    let alone = stage.facts()[from..].iter().filter(|fact| {
+        is("early_end")(fact) && fact.get("server").and_then(Value::as_str) == Some(name)
+    });
+    let alone = alone.count() as u64;
+    account.flows_moved = account.flows_moved.map(|moved| moved + alone);
+    if alone > 0 {
+        teller.say(&format!("  {alone} more moved one by one, as the dying server ended them"));
+    }
     if let Some(stall) = account.stall {
         teller.say(&format!(
             "  both downloads completed on their connections; their longest wait was {}",
