@@ -251,6 +251,12 @@ fn print_report(args: &Args, account: &Account, took: Duration) {
     if let Some(stall) = account.stall {
         line("longest wait of a client", show(stall));
     }
+    if let Some(stall) = account.own_stall {
+        line(
+            "longest the gateway waited",
+            format!("{} for a processor (busy machine)", show(stall)),
+        );
+    }
     if let (Some(through), Some(direct)) = (account.through_p50, account.direct_p50) {
         let (added, sign) = match through.checked_sub(direct) {
             Some(added) => (added, "+"),

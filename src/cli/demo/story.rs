@@ -57,6 +57,8 @@ pub(super) struct Account {
     pub(super) through_p50: Option<Duration>,
     pub(super) verified: u64,
     pub(super) unverified: u64,
+    /// The longest time that the system gave the gateway no processor.
+    pub(super) own_stall: Option<Duration>,
 }
 
 impl Account {
@@ -85,6 +87,7 @@ impl Account {
             "flows_reset": self.flows_reset, "sync_ns": nanos(self.sync),
             "direct_p50_ns": nanos(self.direct_p50), "through_p50_ns": nanos(self.through_p50),
             "verified_bytes": self.verified, "unverified_bytes": self.unverified,
+            "own_stall_ns": nanos(self.own_stall),
         })
     }
 }
@@ -121,6 +124,10 @@ pub(super) fn play(
     pause(stage, script.seconds / 4.0)?;
     kept.stop(&mut account, struck);
     read_counters(stage, &mut account)?;
+    stage.read_facts(Duration::ZERO)?;
+    let gaps = stage.facts().iter().filter(|fact| is("own_stall")(fact));
+    let gaps = gaps.filter_map(|fact| fact.get("gap_ns").and_then(Value::as_u64));
+    account.own_stall = gaps.max().map(Duration::from_nanos);
     Ok(account)
 }
 
