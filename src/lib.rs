@@ -6,6 +6,8 @@
 //! synchronization backends · [`sim`] the simulated world · [`observe`] events to counters and
 //! logs · [`config`] the configuration file · [`admin`] the admin socket · [`lab`] namespaces,
 //! embedded servers and clients, faults · [`cli`] one file a verb.
+// The module documentation is a map for readers of the code, private rooms included.
+#![allow(rustdoc::private_intra_doc_links)]
 
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod engine;
