@@ -39,7 +39,7 @@ impl Flow {
         for id in LegId::ALL {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
             let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
-            // Inside a masked span nothing is agreed; a leg that ends there ends early all the same.
+            // Inside a masked span nothing is agreed; a leg that ends there ends early as well.
             let cuts_span = self.is_span_open(id) && other.ended_at().is_none();
             let goes_on = other.said() > end && self.comparison.agreed() >= end;
             if (goes_on || cuts_span) && self.diverged_until.is_none() {
@@ -93,7 +93,7 @@ impl Flow {
         let since = *self.fin_held_at.get_or_insert(cx.now);
         if cx.now.since(since) >= limits::FIN_HOLD {
             self.fin_held_at = None;
-            // An answer is outstanding: whoever ended, ended early. Otherwise the servers' idle times
+            // An answer is outstanding: whoever ended, ended early. Otherwise the idle times
             // differ, nothing more, and the primary's way is the flow's.
             let loser = match self.is_unfinished() {
                 true => holder,

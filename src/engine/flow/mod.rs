@@ -208,7 +208,7 @@ pub struct Flow {
     pinned: [Option<Instant>; 2],
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
-    /// After a restart: when the ends that have not spoken are asked again, and how often they were.
+    /// After a restart: when ends that have not spoken are asked again, and how often they were.
     ask_at: Option<Instant>,
     asked: u32,
     /// When the flow is forgotten.
