@@ -15,7 +15,7 @@ use super::rare::Rare;
 use super::rng::mix;
 use super::scenario::Scenario;
 use super::script::{self, Script};
-use crate::engine::{Epoch, LagPolicy, LegId, Link, SyncId};
+use crate::engine::{Epoch, Fence, LagPolicy, LegId, Link, SyncId};
 
 /// Connections and faults count from here: the gateway has found its servers by then (ns).
 pub const WARM_UP: u64 = 60_000_000;
@@ -444,7 +444,11 @@ impl<'a> World<'a> {
     }
 
     pub fn is_excused(&self, id: usize) -> bool {
+        // Without its fence the gateway may not promote: one death is enough.
+        let cannot_fence = self.scenario.gateway.fence == (Fence::Required, false);
+        let is_faulted = self.truth.iter().any(|t| t.is_faulted);
         LegId::ALL.into_iter().all(|leg| self.is_leg_excused(id, leg))
+            || (cannot_fence && is_faulted)
     }
 
     fn tuple(&self, id: usize) -> super::oracle::Tuple {
