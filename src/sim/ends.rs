@@ -325,21 +325,19 @@ impl Server {
     /// listen meanwhile.
     pub fn on_syn(&mut self, host: &mut Host, from: ([u8; 4], u16), seq: u32) -> Vec<SocketHandle> {
         let ip = smoltcp::wire::IpAddress::Ipv4(std::net::Ipv4Addr::from(from.0));
-        let mut is_of = |c: &ServerConn| {
-            let socket = host.socket(c.handle);
-            let remote = socket.remote_endpoint();
+        let is_of = |host: &mut Host, c: &ServerConn| {
+            let remote = host.socket(c.handle).remote_endpoint();
             remote.is_some_and(|r| r.addr == ip && r.port == from.1)
         };
-        let Some(old) = self.conns.iter().position(&mut is_of) else {
-            self.syns.insert(from, seq);
-            return Vec::new();
-        };
-        if self.syns.insert(from, seq) == Some(seq) {
+        let is_repeated = self.syns.insert(from, seq) == Some(seq);
+        if is_repeated && self.conns.iter().any(|c| is_of(host, c)) {
             let handles = self.conns.iter().map(|c| c.handle);
             return handles.filter(|&h| host.socket(h).state() == State::Listen).collect();
         }
-        let conn = self.conns.swap_remove(old);
-        host.sockets.remove(conn.handle);
+        while let Some(old) = self.conns.iter().position(|c| is_of(host, c)) {
+            let conn = self.conns.swap_remove(old);
+            host.sockets.remove(conn.handle);
+        }
         self.listen(host);
         Vec::new()
     }

@@ -37,6 +37,7 @@ pub(super) struct Gateway {
     records: BTreeMap<u32, Record>,
     generation: u64,
     dropped: BTreeSet<(Tuple, usize)>,
+    late: BTreeSet<(Tuple, usize)>,
     unjustified: Option<String>,
     commands: u64,
     primary: LegId,
@@ -68,6 +69,7 @@ impl Gateway {
             records: BTreeMap::new(),
             generation: 0,
             dropped: BTreeSet::new(),
+            late: BTreeSet::new(),
             unjustified: None,
             commands: 0,
             primary: plan.primary,
@@ -87,6 +89,7 @@ impl Gateway {
             records: BTreeMap::new(),
             generation: 0,
             dropped: BTreeSet::new(),
+            late: BTreeSet::new(),
             unjustified: None,
             commands: 0,
             primary: LegId::A,
@@ -100,6 +103,11 @@ impl Gateway {
     /// Whether the engine took `leg` from the connection for a reason that the world explains.
     pub fn has_dropped(&self, tuple: Tuple, leg: LegId) -> bool {
         self.dropped.contains(&(tuple, leg.index()))
+    }
+
+    /// Whether `leg` was late on the connection, and the other one went ahead.
+    pub fn has_been_late(&self, tuple: Tuple, leg: LegId) -> bool {
+        self.late.contains(&(tuple, leg.index()))
     }
 
     pub fn primary(&self) -> LegId {
@@ -312,11 +320,12 @@ impl World<'_> {
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
+            Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
+                // It may close before the backup has heard everything.
+                self.gateway.late.insert((super::oracle::tuple_of(flow), primary.other().index()));
+            }
             Event::FlowChanged { flow, to: FlowState::Solo, primary, solo: Some(why), .. } => {
-                let tuple = match flow.client.ip() {
-                    std::net::IpAddr::V4(ip) => (ip.octets(), flow.client.port()),
-                    std::net::IpAddr::V6(_) => return,
-                };
+                let tuple = super::oracle::tuple_of(flow);
                 let loser = primary.other();
                 if !self.is_explained(loser, *why) {
                     let what = format!("{loser:?} was taken from a flow for {why:?} without cause");
@@ -361,7 +370,8 @@ impl World<'_> {
     fn is_explained(&self, leg: LegId, why: SoloReason) -> bool {
         let is_faulted = self.truth[leg.index()].is_faulted;
         match why {
-            SoloReason::Diverged => self.scenario.may_diverge(),
+            // A restarted gateway has forgotten where in HTTP it stood: masks end there.
+            SoloReason::Diverged => self.scenario.may_diverge() || self.gateway.generation > 0,
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption => false,
