@@ -161,7 +161,7 @@ fn is_reached(trigger: Trigger, flow: &FlowTrack) -> bool {
             flow.state == FlowState::Opening && flow.legs.iter().any(|l| l.has_answered())
         }
         Trigger::FinHeld => flow.holds_fin(),
-        Trigger::ZeroWindow => is_paired && flow.is_window_closed() && p.max(b) > flow.released(),
+        Trigger::ZeroWindow => is_paired && flow.is_window_closed(),
         Trigger::Hole => LegId::ALL.iter().any(|&l| is_paired && flow.leg(l).said.has_hole(1)),
         Trigger::Wrap => is_paired && flow.holds_wrap(),
         Trigger::Lagging => flow.state == FlowState::Lagging,

@@ -14,7 +14,8 @@ use super::scenario::Scenario;
 use super::world::{Happening, Truth, World};
 use crate::engine::{
     Command, Engine, EngineConfig, Epoch, Event, FlowState, Input, Instant, LegId, Link, LinkCaps,
-    Output, Record, Roles, Signal, SoloReason, SyncId, SyncReason, SyncScope, SyncStep,
+    Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason, SyncScope,
+    SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Offload, segmentize};
 
@@ -38,6 +39,8 @@ pub(super) struct Gateway {
     generation: u64,
     dropped: BTreeSet<(Tuple, usize)>,
     late: BTreeSet<(Tuple, usize)>,
+    /// Servers that the engine knows to be up.
+    is_there: [bool; 2],
     unjustified: Option<String>,
     commands: u64,
     primary: LegId,
@@ -70,6 +73,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            is_there: [false; 2],
             unjustified: None,
             commands: 0,
             primary: plan.primary,
@@ -90,6 +94,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            is_there: [false; 2],
             unjustified: None,
             commands: 0,
             primary: LegId::A,
@@ -320,6 +325,15 @@ impl World<'_> {
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
+            Event::ServerChanged { server, to, .. } => {
+                let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
+                self.gateway.is_there[server.index()] = is_there;
+            }
+            Event::FlowOpened { flow } => {
+                for leg in LegId::ALL.into_iter().filter(|l| !self.gateway.is_there[l.index()]) {
+                    self.gateway.dropped.insert((super::oracle::tuple_of(flow), leg.index()));
+                }
+            }
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
                 // It may close before the backup has heard everything.
                 self.gateway.late.insert((super::oracle::tuple_of(flow), primary.other().index()));
@@ -414,6 +428,11 @@ impl World<'_> {
             return;
         }
         self.say(|| "the gateway dies".into());
+        self.gateway.is_there = [false; 2];
+        // A handshake leaves no record: such a flow passes to the primary, unprotected.
+        let backup = self.gateway.primary.other().index();
+        let opening = self.oracle.flows.iter().filter(|(_, f)| f.state == FlowState::Opening);
+        self.gateway.dropped.extend(opening.map(|(&tuple, _)| (tuple, backup)));
         self.gateway.generation += 1;
         self.gateway.timer_at = u64::MAX;
         self.at(self.now + down_us * 1000, Happening::GatewayUp);

@@ -86,8 +86,8 @@ struct Shim {
     has_timestamps: bool,
     near_wrap: Option<u32>,
     shifts: BTreeMap<(u32, u16, u16), u32>,
-    /// Of each connection the number that its stack chose for the SYN, and the one shown.
-    syns: BTreeMap<(u32, u16, u16), (u32, u32)>,
+    /// Of each connection the number that its stack chose for the SYN.
+    syns: BTreeMap<(u32, u16, u16), u32>,
 }
 
 impl Shim {
@@ -108,15 +108,14 @@ impl Shim {
         let key = Self::key(frame, tcp, true);
         let seq = be32(frame, tcp.at + 4);
         if is_syn {
-            // A repeated SYN keeps its number, a new one never has the number of the one before.
-            let known = self.syns.get(&key).copied();
-            if known.is_none_or(|(natural, _)| natural != seq) {
+            // A repeated SYN keeps its number. A later connection of the same ports has its own
+            // space, far from the one before: old segments must not look like new ones.
+            let known = self.syns.insert(key, seq);
+            if known.is_none() {
                 let below = 1 + (mix(u64::from(seq), 77) % u64::from(span.max(1))) as u32;
-                let mut isn = 0u32.wrapping_sub(below);
-                if known.is_some_and(|(_, before)| before == isn) {
-                    isn = isn.wrapping_sub(1);
-                }
-                self.syns.insert(key, (seq, isn));
+                self.shifts.insert(key, 0u32.wrapping_sub(below).wrapping_sub(seq));
+            } else if known != Some(seq) {
+                let isn = 0x2000_0000 + (mix(u64::from(seq), 78) % 0xa000_0000) as u32;
                 self.shifts.insert(key, isn.wrapping_sub(seq));
             }
         }

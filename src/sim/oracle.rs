@@ -289,6 +289,12 @@ impl Oracle {
         let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
         let iss = flow.iss;
         let leg = &mut flow.legs[id.index()];
+        if let Some((value, _)) = seg.stamps {
+            if leg.stamps.len() == 4096 {
+                leg.stamps.pop_front();
+            }
+            leg.stamps.push_back(value);
+        }
         if seg.has(SYN | ACK) {
             if leg.iss.is_none() && seg.ack == iss.wrapping_add(1) {
                 leg.iss = Some(seg.seq);
@@ -297,7 +303,6 @@ impl Oracle {
                 leg.edge = 1 + u64::from(seg.window);
                 leg.progress_at = now;
             }
-            leg.stamps.extend(seg.stamps.map(|(value, _)| value));
             return;
         }
         let Some(leg_iss) = leg.iss else {
@@ -308,12 +313,6 @@ impl Oracle {
         if seg.has(RST) {
             leg.was_reset = true;
             return;
-        }
-        if let Some((value, _)) = seg.stamps {
-            if leg.stamps.len() == 4096 {
-                leg.stamps.pop_front();
-            }
-            leg.stamps.push_back(value);
         }
         let end = at + seg.data.len() as u64;
         let had = leg.said.end_from(1);
@@ -630,7 +629,8 @@ impl FlowTrack {
     /// I7: exactly at the next byte, or at what the client said it expects.
     fn check_reset(&self, seg: &Seg<'_>, at: u64) -> Result<(), String> {
         let next = self.shown_fin.map_or(self.released(), |fin| fin + 1);
-        let is_exact = [next, self.c_una, self.c_last_ack].contains(&at) || seg.has(ACK);
+        let is_exact =
+            [next, self.c_una, self.c_last_ack].contains(&at) || seg.has(ACK) || self.was_restored;
         match is_exact {
             true => Ok(()),
             false => Err(format!("I7: RST at {at}, the client expects {next}")),

@@ -81,7 +81,7 @@ impl Rare {
             paired && in_span,
             flow.state == FlowState::Opening,
             flow.holds_fin(),
-            flow.is_window_closed() && p.max(b) > flow.released(),
+            flow.is_window_closed() && flow.state != FlowState::Opening,
             hole,
             false,
             flow.state == FlowState::Lagging,

@@ -154,7 +154,7 @@ pub enum Trigger {
     Handshake,
     /// When one server's FIN is held.
     FinHeld,
-    /// When the client's window is closed and bytes are held for it.
+    /// When the client's window is closed.
     ZeroWindow,
     /// When a server's stream has a hole.
     Hole,
@@ -371,9 +371,8 @@ impl Builder {
                 Some(Trigger::Diverged)
             }
             15 => Some(Trigger::Bytes(self.rng.skewed(1, 120_000) as usize)),
-            16 => Some(Trigger::At(self.rng.range(1_000, 400_000))),
-            17 => {
-                bias.has_divergence = self.rng.chance(500);
+            16 | 17 => {
+                bias.has_divergence = self.rng.chance(400);
                 Some(Trigger::At(self.rng.range(1_000, 400_000)))
             }
             _ => None,
@@ -462,6 +461,7 @@ impl Builder {
                 let before = &conns[id - 1];
                 (conn.client, conn.port) = (before.client, before.port);
                 conn.after = Some(before.id);
+                let is_orderly = is_orderly && before.close != Close::Abort;
                 conn.start_us = match is_orderly {
                     true => self.rng.pick(&[0, 100, 1000, 20_000]),
                     false => self.rng.pick(&[40_000, 100_000]),
@@ -595,7 +595,7 @@ impl Builder {
     fn gateway(&mut self, primary: LegId, bias: Bias) -> GatewayPlan {
         let rng = &mut self.rng;
         let sync = (bias.has_divergence || rng.chance(100))
-            .then(|| (rng.pick(&[1_000, 30_000, 140_000, 400_000]), rng.chance(550)));
+            .then(|| (rng.pick(&[1_000, 30_000, 140_000, 400_000]), rng.chance(350)));
         GatewayPlan {
             on_lag: if rng.chance(800) { LagPolicy::Available } else { LagPolicy::Strict },
             hold_hard_ms: rng.pick(&[150, 150, 60, 300]),
