@@ -54,7 +54,7 @@ fn passes(fault: &str) -> Value {
     let report = report(&output);
     assert!(output.status.success(), "{report}");
     assert_eq!(report["connections_lost"], 0, "{report}");
-    assert!(report["bytes_checked"].as_u64().is_some_and(|n| n > 100_000_000), "{report}");
+    assert!(report["bytes_checked"].as_u64().is_some_and(|n| n > 50_000_000), "{report}");
     assert_eq!(left_behind(fault), Vec::<String>::new());
     report
 }
