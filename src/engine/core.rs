@@ -416,7 +416,8 @@ impl Engine {
         if self.config.mode == Mode::Passthrough {
             return;
         }
-        while let Some(id) = self.table.due(self.now) {
+        // Each flow once: whatever it wants next, it wants later.
+        for id in self.table.due(self.now) {
             self.with_flow(id, |flow, cx| flow.on_timeout(cx));
         }
         let view = self.view();

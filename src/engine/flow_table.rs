@@ -132,9 +132,9 @@ impl FlowTable {
         self.timers.first().map(|&(at, _)| at)
     }
 
-    /// A flow whose deadline has passed.
-    pub fn due(&self, now: Instant) -> Option<FlowId> {
-        self.timers.first().filter(|&&(at, _)| at <= now).map(|&(_, id)| id)
+    /// The flows whose deadline has passed, oldest first.
+    pub fn due(&self, now: Instant) -> Vec<FlowId> {
+        self.timers.iter().take_while(|&&(at, _)| at <= now).map(|&(_, id)| id).collect()
     }
 
     /// Flows that have waited for `leg` since `before` or earlier, oldest first.

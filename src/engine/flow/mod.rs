@@ -355,7 +355,8 @@ impl Flow {
             self.probe_ends(cx);
         }
         if self.diverged_until.is_some_and(|until| cx.now >= until) {
-            return self.resolve_divergence(cx);
+            self.diverged_until = None;
+            self.resolve_divergence(cx);
         }
         self.settle(cx);
     }
