@@ -163,10 +163,16 @@ impl Control {
     }
 
     /// The legs of a new flow, the primary first; and whether the backup's content is stale.
-    pub fn legs_for_new_flow(&self) -> (Vec<LegId>, bool) {
+    pub fn legs_for_new_flow(&self, now: Instant) -> (Vec<LegId>, bool) {
+        // Right after the start a server that was not heard yet is asked all the same.
+        let is_early = now.since(self.started) < START_GRACE;
         let there = |leg: LegId| {
             self.link_up[leg.index()]
-                && matches!(self.state(leg), ServerState::Up | ServerState::Unfit)
+                && match self.state(leg) {
+                    ServerState::Up | ServerState::Unfit => true,
+                    ServerState::Unknown => is_early,
+                    ServerState::Failed | ServerState::Returning => false,
+                }
         };
         let primary = self.roles.primary;
         let backup = primary.other();

@@ -270,7 +270,7 @@ impl Engine {
             self.event(Event::Unprotected { flow: key, reason });
             return self.bridge.to_primary(view, frame, &mut self.outputs);
         };
-        let (mut legs, is_stale) = self.control.legs_for_new_flow();
+        let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
         let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
         if is_full {
             legs.truncate(1);
@@ -476,6 +476,9 @@ impl Engine {
         let still = self.control.detector.still_limit(is_strict);
         let waiting = LegId::ALL.map(|leg| Waiting {
             any: self.table.is_pinned(leg),
+            // Looked for only where it can matter: a healthy server costs no walk.
+            in_vain: self.control.detector.is_long_silent(now, leg)
+                && self.table.iter().any(|f| f.asks_in_vain(leg)),
             skewed: self.table.pinned_since(leg, now - skew).take(8).count(),
             still: self.table.pinned_since(leg, now - still).take(8).count(),
         });

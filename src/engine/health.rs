@@ -208,6 +208,8 @@ impl Health {
 pub struct Waiting {
     /// Some flow waits for it while the other server got further.
     pub any: bool,
+    /// A client asked it alone and hears nothing, while the server itself is long silent.
+    pub in_vain: bool,
     /// Flows that have waited at least the skew limit.
     pub skewed: usize,
     /// Flows that have waited at least [`Detector::still_limit`].
@@ -300,6 +302,13 @@ impl Detector {
         now.since(own.started) >= APP_PROBE_MIN.max(took * APP_PROBE_FACTOR)
     }
 
+    /// Whether nothing at all was heard of `leg` for a long time.
+    pub fn is_long_silent(&self, now: Instant, leg: LegId) -> bool {
+        let heard = self.servers[leg.index()].heard_at;
+        heard.is_some_and(|at| now.since(at) >= DEAD_SILENCE)
+            && now.since(self.window_start) > DEAD_SILENCE
+    }
+
     /// The finding about `leg`, if there is one.
     pub fn judge(
         &self,
@@ -326,9 +335,8 @@ impl Detector {
         if silent && misses && waiting.any {
             return Some(Finding::H2);
         }
-        let is_dead = own.heard_at.is_some_and(|at| now.since(at) >= DEAD_SILENCE)
-            && now.since(self.window_start) > DEAD_SILENCE;
-        if is_dead && own.neighbour.missed >= MISSES && own.neighbour.answered_at.is_some() {
+        let is_known = own.neighbour.answered_at.is_some() || waiting.in_vain;
+        if self.is_long_silent(now, leg) && own.neighbour.missed >= MISSES && is_known {
             return Some(Finding::H2);
         }
         let stalls = own.stalls_since(now - STALL_COUNTS);

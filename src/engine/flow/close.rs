@@ -16,7 +16,8 @@ impl Flow {
     /// Request bytes are not yet answered, or one leg has more to say than the other.
     pub(super) fn is_unfinished(&self) -> bool {
         let goes_on = self.legs.iter().any(|l| l.is_open() && l.nxt > self.visible.released + 1);
-        self.client.nxt > self.visible.answered || goes_on || self.comparison.is_mid_message()
+        let asked = self.client.fin.unwrap_or(self.client.nxt);
+        asked > self.visible.answered || goes_on || self.comparison.is_mid_message()
     }
 
     /// Ends of the legs' streams: early ends, resets, FINs that may be shown.
@@ -51,6 +52,9 @@ impl Flow {
     }
 
     fn settle_resets(&mut self, cx: &mut Cx<'_>) {
+        if !self.client.is_learned {
+            return; // right after a restart nobody knows which number would be exact
+        }
         let was_reset = |f: &Self, id: LegId| f.leg(id).is_open() && f.leg(id).reset_at.is_some();
         if self.has_both() {
             let [a, b] = LegId::ALL.map(|id| was_reset(self, id));
@@ -81,7 +85,10 @@ impl Flow {
         }
         let holder = LegId::ALL.into_iter().find(|&id| {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
-            leg.ended_at().is_some_and(|end| other.said() == end && other.fin.is_none())
+            // A lagging leg that has not reached the end may never do so.
+            let is_late = self.state == FlowState::Lagging && id == self.primary;
+            let waits = |end| other.said() == end || (is_late && other.said() < end);
+            leg.ended_at().is_some_and(|end| waits(end) && other.fin.is_none())
         });
         let Some(holder) = holder else {
             self.fin_held_at = None;
@@ -95,7 +102,8 @@ impl Flow {
             self.fin_held_at = None;
             // An answer is outstanding: whoever ended, ended early. Otherwise the idle times
             // differ, nothing more, and the primary's way is the flow's.
-            let loser = match self.is_unfinished() {
+            let is_behind = self.leg(holder.other()).said() < self.leg(holder).said();
+            let loser = match self.is_unfinished() && !is_behind {
                 true => holder,
                 false => self.backup(),
             };
@@ -115,7 +123,8 @@ impl Flow {
             FlowState::Paired if on(Bug::FinWithoutHold) => ends(self.primary),
             FlowState::Paired => LegId::ALL.into_iter().all(ends) && self.has_both(),
             FlowState::Lagging => {
-                ends(self.primary) && !self.is_orphaned() && !self.is_unfinished()
+                let has_followed = self.leg(self.backup()).ended_at() == Some(at);
+                ends(self.primary) && !self.is_orphaned() && (has_followed || !self.is_unfinished())
             }
             FlowState::Solo | FlowState::TimeWait => ends(self.primary),
             FlowState::Opening | FlowState::Diverged => false,

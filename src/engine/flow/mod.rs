@@ -255,6 +255,19 @@ impl Flow {
         matches!(self.legs[server.index()].state, LegState::Open | LegState::SynSent)
     }
 
+    /// Whether `leg` alone could answer the client, and has not.
+    pub fn asks_in_vain(&self, leg: LegId) -> bool {
+        let own = self.leg(leg);
+        match self.state {
+            FlowState::Opening => own.state == LegState::SynSent,
+            FlowState::Solo => {
+                let asked = self.client.nxt > own.acked.max(self.visible.answered);
+                leg == self.primary && own.is_open() && asked
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a SYN may begin a new connection on this 4-tuple.
     pub fn is_closed(&self) -> bool {
         self.state == FlowState::TimeWait || self.visible.reset.is_some()
