@@ -39,6 +39,8 @@ pub(super) struct Gateway {
     generation: u64,
     dropped: BTreeSet<(Tuple, usize)>,
     late: BTreeSet<(Tuple, usize)>,
+    /// Servers that were declared failed, rightly or because their link is bad.
+    blamed: [bool; 2],
     /// Servers that the engine knows to be up.
     is_there: [bool; 2],
     unjustified: Option<String>,
@@ -73,6 +75,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            blamed: [false; 2],
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -94,6 +97,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            blamed: [false; 2],
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -107,7 +111,7 @@ impl Gateway {
 
     /// Whether the engine took `leg` from the connection for a reason that the world explains.
     pub fn has_dropped(&self, tuple: Tuple, leg: LegId) -> bool {
-        self.dropped.contains(&(tuple, leg.index()))
+        self.blamed[leg.index()] || self.dropped.contains(&(tuple, leg.index()))
     }
 
     /// Whether `leg` was late on the connection, and the other one went ahead.
@@ -315,6 +319,7 @@ impl World<'_> {
             Event::Promoted { primary, finding, .. } => {
                 self.gateway.primary = *primary;
                 self.report.failovers += 1;
+                self.gateway.blamed[primary.other().index()] = true;
                 let is_asked = *finding == crate::engine::Finding::Operator;
                 if !is_asked {
                     self.judge_finding(primary.other(), &format!("promoted by {finding:?}"));
@@ -322,6 +327,7 @@ impl World<'_> {
             }
             Event::Detached { server, finding, .. } => {
                 self.report.failovers += 1;
+                self.gateway.blamed[server.index()] = true;
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
@@ -332,6 +338,21 @@ impl World<'_> {
             Event::FlowOpened { flow } => {
                 for leg in LegId::ALL.into_iter().filter(|l| !self.gateway.is_there[l.index()]) {
                     self.gateway.dropped.insert((super::oracle::tuple_of(flow), leg.index()));
+                }
+            }
+            Event::FlowClosed { flow, last: FlowState::Opening, was_reset: true, .. } => {
+                // One server refused, the other was silent for a second: enough if it is lossy.
+                let tuple = super::oracle::tuple_of(flow);
+                let is_ill = |l: &LegId| self.truth[l.index()].is_faulted || self.is_rough(*l);
+                let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
+                self.gateway.dropped.extend(ill.iter().map(|l| (tuple, l.index())));
+            }
+            Event::FlowReset { flow } => {
+                // The survivor of a lagging flow has two seconds to prove what was shown; these
+                // stacks may need longer to repeat a segment.
+                let tuple = super::oracle::tuple_of(flow);
+                if self.oracle.flows.get(&tuple).is_some_and(|f| f.is_late_orphan(self.now)) {
+                    self.gateway.dropped.extend([(tuple, 0), (tuple, 1)]);
                 }
             }
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
@@ -389,9 +410,9 @@ impl World<'_> {
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption => false,
-            SoloReason::Handshake | SoloReason::EarlyEnd | SoloReason::Lag => {
-                is_faulted || self.is_rough(leg)
-            }
+            SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
+            // One FIN waits for the other; whichever is late, the backup loses.
+            SoloReason::EarlyEnd => is_faulted || LegId::ALL.into_iter().any(|l| self.is_rough(l)),
         }
     }
 

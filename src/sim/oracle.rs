@@ -156,6 +156,12 @@ impl FlowTrack {
         }
     }
 
+    /// Lagging, and the backup has not moved for two seconds.
+    pub fn is_late_orphan(&self, now: u64) -> bool {
+        let moved = self.leg(self.primary.other()).progress_at;
+        self.state == FlowState::Lagging && now.saturating_sub(moved) >= 1_900_000_000
+    }
+
     /// One leg.
     pub fn leg(&self, leg: LegId) -> &LegTrack {
         &self.legs[leg.index()]
