@@ -335,7 +335,9 @@ impl Detector {
         if silent && misses && waiting.any {
             return Some(Finding::H2);
         }
-        let is_known = own.neighbour.answered_at.is_some() || waiting.in_vain;
+        let is_known = own.neighbour.answered_at.is_some()
+            || (own.syn.answered_at.is_some() && own.syn.missed >= MISSES)
+            || waiting.in_vain;
         if self.is_long_silent(now, leg) && own.neighbour.missed >= MISSES && is_known {
             return Some(Finding::H2);
         }

@@ -277,6 +277,10 @@ impl Host {
 
     /// A frame arrived.
     pub fn deliver(&mut self, mut frame: Vec<u8>) {
+        // Real kernels answer a duplicate-address probe (RFC 5227 2.4), smoltcp only known senders.
+        if frame.len() >= 42 && frame[12..14] == [8, 6] && frame[28..32] == [0; 4] {
+            frame[28..32].copy_from_slice(&[10, 0, 0, 250]);
+        }
         self.shim.inbound(&mut frame);
         self.wire.rx.push_back(frame);
     }

@@ -747,7 +747,9 @@ impl FlowTrack {
         let c_una = self.c_una;
         for id in LegId::ALL {
             let leg = &mut self.legs[id.index()];
-            let due = c_una.min(leg.nxt);
+            let heard = leg.said.end_from(1);
+            let heard = if leg.fin == Some(heard) { heard + 1 } else { heard };
+            let due = c_una.min(leg.nxt).min(heard);
             let is_behind = leg.told_ack > 0 && leg.told_ack < due && !leg.was_reset;
             overdue(now, &mut leg.behind_since, is_behind, AT_ONCE).map_err(|_| {
                 let told = leg.told_ack;

@@ -9,6 +9,9 @@ const KEPT: &[(u64, &str)] = &[
     (155, "a required fence that failed was run again at every tick"),
     (870, "a small buffer on an idle flow was taken for a pinned window"),
     (1382, "a leg that ended inside a masked value held the flow for ever"),
+    (632, "a primary that ended inside a masked value held the flow for ever"),
+    (2812, "a lagging leg was acked bytes that the gateway never heard from it"),
+    (3164, "a dead server that answered SYN probes only was never found"),
     (451, "after a restart the ends were asked for their positions once only"),
     (352, "a primary that failed in the handshake started the clock of a refusal"),
 ];

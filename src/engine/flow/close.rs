@@ -41,7 +41,8 @@ impl Flow {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
             let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
             // Inside a masked span nothing is agreed; a leg that ends there ends early as well.
-            let cuts_span = self.is_span_open(id) && other.ended_at().is_none();
+            let cuts_span =
+                self.is_span_open(id) && (other.ended_at().is_none() || other.said() > end);
             let goes_on = other.said() > end && self.comparison.agreed() >= end;
             if (goes_on || cuts_span) && self.diverged_until.is_none() {
                 cx.event(Event::EarlyEnd { flow: self.key, loser: id });

@@ -30,14 +30,16 @@ impl Flow {
         }
     }
 
-    /// The ack that leg `id` may be sent: what the client has, at most what the leg sent (I6).
+    /// The ack that leg `id` may be sent: what the client has, at most what was heard from the leg.
+    /// That is at most what it sent (I6); and bytes that a late leg has still to prove must come.
     fn ack_to_leg(&self, id: LegId) -> Offset {
         let una = self.client.una;
         let leg = self.leg(id);
         if on(Bug::NoI6Clamp) || !leg.is_learned {
             return una.max(Offset::START);
         }
-        una.min(leg.nxt).max(Offset::START.min(leg.nxt))
+        let heard = leg.ended_at().map_or(leg.said(), |fin| fin + 1).min(leg.nxt);
+        una.min(heard).max(Offset::START.min(leg.nxt))
     }
 
     /// The window edge that leg `id` may be told: the client's, not far ahead of the release.
