@@ -41,6 +41,8 @@ pub(super) struct Gateway {
     late: BTreeSet<(Tuple, usize)>,
     /// Servers that were declared failed, rightly or because their link is bad.
     blamed: [bool; 2],
+    /// The last sync failed.
+    is_stale: bool,
     /// Servers that the engine knows to be up.
     is_there: [bool; 2],
     unjustified: Option<String>,
@@ -76,6 +78,7 @@ impl Gateway {
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
             blamed: [false; 2],
+            is_stale: false,
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -98,6 +101,7 @@ impl Gateway {
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
             blamed: [false; 2],
+            is_stale: false,
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -331,6 +335,7 @@ impl World<'_> {
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
+            Event::SyncEnded { ok, .. } => self.gateway.is_stale = !ok,
             Event::ServerChanged { server, to, .. } => {
                 let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
                 self.gateway.is_there[server.index()] = is_there;
@@ -343,7 +348,11 @@ impl World<'_> {
             Event::FlowClosed { flow, last: FlowState::Opening, was_reset: true, .. } => {
                 // One server refused, the other was silent for a second: enough if it is lossy.
                 let tuple = super::oracle::tuple_of(flow);
-                let is_ill = |l: &LegId| self.truth[l.index()].is_faulted || self.is_rough(*l);
+                // Nor is a server asked whose content is stale.
+                let is_ill = |l: &LegId| {
+                    let is_stale = self.gateway.is_stale && self.report.failovers > 0;
+                    self.truth[l.index()].is_faulted || self.is_rough(*l) || is_stale
+                };
                 let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
                 self.gateway.dropped.extend(ill.iter().map(|l| (tuple, l.index())));
             }

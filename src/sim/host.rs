@@ -205,6 +205,8 @@ pub struct Host {
     pub sockets: SocketSet<'static>,
     shim: Shim,
     plan: StackPlan,
+    mac: [u8; 6],
+    ip: [u8; 4],
     /// When it wants to be polled again (ns).
     pub wake_at: Option<u64>,
 }
@@ -238,6 +240,8 @@ impl Host {
                 syns: BTreeMap::new(),
             },
             plan: plan.clone(),
+            mac,
+            ip,
             wake_at: None,
         }
     }
@@ -277,12 +281,25 @@ impl Host {
 
     /// A frame arrived.
     pub fn deliver(&mut self, mut frame: Vec<u8>) {
-        // Real kernels answer a duplicate-address probe (RFC 5227 2.4), smoltcp only known senders.
-        if frame.len() >= 42 && frame[12..14] == [8, 6] && frame[28..32] == [0; 4] {
-            frame[28..32].copy_from_slice(&[10, 0, 0, 250]);
+        if let Some(reply) = self.answer_probe(&frame) {
+            return self.wire.tx.push(reply);
         }
         self.shim.inbound(&mut frame);
         self.wire.rx.push_back(frame);
+    }
+
+    /// An ARP request without a sender's address (RFC 5227) is answered by every kernel, and
+    /// ignored by smoltcp.
+    fn answer_probe(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let is_request = frame.len() >= 42 && be16(frame, 12) == 0x0806 && be16(frame, 20) == 1;
+        if !is_request || frame[28..32] != [0; 4] || frame[38..42] != self.ip {
+            return None;
+        }
+        let mut reply = [&frame[6..12], &self.mac, &frame[12..20], &[0, 2]].concat();
+        reply.extend_from_slice(&self.mac);
+        reply.extend_from_slice(&self.ip);
+        reply.extend_from_slice(&frame[22..32]);
+        Some(reply)
     }
 
     /// Lets the stack work at `now` (ns); returns what it sends.

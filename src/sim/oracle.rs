@@ -770,7 +770,8 @@ impl FlowTrack {
             && self.said(self.primary) > released
             && self.c_edge > released;
         let (leg, other) = (self.leg(backup), self.leg(self.primary));
-        let pins = waits || leg.acked < other.acked;
+        let is_ending = leg.fin.is_some() || leg.was_reset; // another rule's matter
+        let pins = (waits || leg.acked < other.acked) && !is_ending;
         let since = leg.progress_at;
         if pins && self.held_since.is_none_or(|s| s < since) {
             self.held_since = Some(now);
