@@ -421,6 +421,7 @@ impl World<'_> {
             SoloReason::Budget | SoloReason::AuthOption => false,
             SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
             // One FIN waits for the other; whichever is late, the backup loses.
+            SoloReason::EarlyEnd if self.truth.iter().any(|t| t.is_faulted) => true,
             SoloReason::EarlyEnd => is_faulted || LegId::ALL.into_iter().any(|l| self.is_rough(l)),
         }
     }

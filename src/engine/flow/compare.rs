@@ -220,8 +220,12 @@ impl Flow {
     /// Whether a masked span has begun that `id` has not completed.
     pub(super) fn is_span_open(&self, id: LegId) -> bool {
         let at = self.comparison.agreed;
-        self.comparison.span.is_some()
-            && matches!(self.span_at(at, |f, at| f.leg(id).stream.slice_at(at)), Span::Open)
+        let value = match id == self.primary {
+            // While Lagging its own copy is gone: what was shown stands for it.
+            true => self.span_at(at, |f, at| f.reference_at(at)),
+            false => self.span_at(at, |f, at| f.leg(id).stream.slice_at(at)),
+        };
+        self.comparison.span.is_some() && matches!(value, Span::Open)
     }
 
     /// The value that begins at `at`, up to its CR or LF.

@@ -36,7 +36,7 @@ impl Flow {
     fn on_open_leg(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, body: Bytes) {
         let now = cx.now;
         self.stay_alive(now);
-        if !self.leg(id).is_learned {
+        if !self.leg(id).is_learned && !seg.flags.has(TcpFlags::SYN) {
             self.learn_leg(cx, id, seg);
         }
         let at = self.leg(id).offset_of(seg.seq);

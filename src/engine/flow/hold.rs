@@ -73,7 +73,9 @@ impl Flow {
 
     fn apply_hold_limits(&mut self, cx: &mut Cx<'_>, id: LegId) {
         let Some(since) = self.pinned[id.index()] else { return };
-        if self.state != FlowState::Paired {
+        // A lagging leg that has caught up can take over from a primary that stands still.
+        let may_move = id == self.primary && self.is_promotable(id.other());
+        if self.state != FlowState::Paired && !may_move {
             return;
         }
         let age = cx.now.since(since);
@@ -118,7 +120,9 @@ impl Flow {
         });
         let lag = lag.filter(|_| self.lag_matters());
         if self.state != FlowState::Paired {
-            return lag;
+            let since = self.pinned[self.primary.index()];
+            let at = since.map(|since| since + cx.config.hold_hard);
+            return at.filter(|&at| at > cx.now).into_iter().chain(lag).min();
         }
         let due = |id: LegId| {
             if self.says_less(id) && self.is_tight(id) && self.pinned[id.index()].is_none() {

@@ -41,6 +41,10 @@ impl Flow {
             FlowState::Opening => {
                 self.primary = other;
                 self.solo = Some(SoloReason::ServerFailed);
+                let left = self.leg_mut(other);
+                if left.state == LegState::Absent && left.reset_at.is_none() {
+                    left.state = LegState::SynSent; // not asked before; now it is the only one
+                }
                 self.send_syn(cx);
                 if self.has_open_leg(other) { Fate::Moved } else { Fate::Reset }
             }
@@ -68,7 +72,7 @@ impl Flow {
     }
 
     /// The leg is open, and everything shown is a prefix of what it says.
-    fn is_promotable(&self, id: LegId) -> bool {
+    pub(super) fn is_promotable(&self, id: LegId) -> bool {
         self.leg(id).is_open() && self.comparison.agreed() >= self.visible.released
     }
 
