@@ -335,6 +335,15 @@ impl World<'_> {
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
+            Event::Diverged { flow, .. } if self.scenario.may_diverge() => {
+                // What was shown of a lagging flow was never the backup's: it cannot carry it on.
+                let tuple = super::oracle::tuple_of(flow);
+                let track = self.oracle.flows.get(&tuple);
+                let late = track.filter(|t| t.state == FlowState::Lagging);
+                if let Some(backup) = late.map(|t| t.primary.other()) {
+                    self.gateway.dropped.insert((tuple, backup.index()));
+                }
+            }
             Event::SyncEnded { ok, .. } => self.gateway.is_stale = !ok,
             Event::ServerChanged { server, to, .. } => {
                 let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
