@@ -23,6 +23,8 @@ mod script;
 mod world;
 
 #[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
