@@ -143,7 +143,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn is_caught(self, rule: &str) {
+    fn assert_caught(self, rule: &str) {
         let what = self.oracle.violation.unwrap_or_default();
         assert!(what.contains(rule), "expected {rule}, got {what:?}");
     }
@@ -155,7 +155,7 @@ fn a_byte_that_one_server_has_not_said_is_caught() {
     desk.leg(A, say(ACK, P, C + 3, (501, 2), b"hello"));
     desk.leg(B, say(ACK, Q, C + 3, (71, 2), b"hel"));
     desk.shows(say(ACK, P, C + 3, (501, 2), b"hello"));
-    desk.is_caught("I1");
+    desk.assert_caught("I1");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_byte_that_the_servers_say_differently_is_caught() {
     desk.leg(A, say(ACK, P, C + 3, (501, 2), b"hello"));
     desk.leg(B, say(ACK, Q, C + 3, (71, 2), b"hallo"));
     desk.shows(say(ACK, P, C + 3, (501, 2), b"hello"));
-    desk.is_caught("I1");
+    desk.assert_caught("I1");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn another_version_of_what_was_shown_is_caught() {
     let mut desk = Desk::answered();
     desk.state(FlowState::Paired, FlowState::Solo, A);
     desk.shows(say(ACK, P, C + 3, (501, 2), b"HELLO"));
-    desk.is_caught("1.1");
+    desk.assert_caught("1.1");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn part_of_a_masked_value_is_caught() {
     desk.leg(A, say(ACK, P + 5, C + 3, (501, 2), b"12345abcd"));
     desk.leg(B, say(ACK, Q + 5, C + 3, (71, 2), b"12345xy"));
     desk.shows(say(ACK, P + 5, C + 3, (501, 2), b"12345ab"));
-    desk.is_caught("1.12");
+    desk.assert_caught("1.12");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn an_ack_beyond_one_server_is_caught() {
     let mut desk = Desk::new();
     desk.leg(A, say(ACK, P, C + 3, (501, 2), b""));
     desk.shows(say(ACK, P, C + 3, (501, 2), b""));
-    desk.is_caught("I2");
+    desk.assert_caught("I2");
 }
 
 #[test]
@@ -197,28 +197,28 @@ fn a_window_beyond_one_server_is_caught() {
     let mut desk = Desk::answered();
     desk.leg(A, Say { window: 9000, ..say(ACK, P + 5, C + 3, (502, 2), b"") });
     desk.shows(Say { window: 9000, ..say(ACK, P + 5, C + 3, (502, 2), b"") });
-    desk.is_caught("I3");
+    desk.assert_caught("I3");
 }
 
 #[test]
 fn a_window_that_shrinks_is_caught() {
     let mut desk = Desk::answered();
     desk.shows(Say { window: 100, ..say(ACK, P + 5, C + 3, (502, 2), b"") });
-    desk.is_caught("I3: the window shrank");
+    desk.assert_caught("I3: the window shrank");
 }
 
 #[test]
 fn bytes_that_the_client_never_said_are_caught_on_a_leg() {
     let mut desk = Desk::new();
     desk.feeds(B, say(ACK, C, Q, (2, 70), b"PUT"));
-    desk.is_caught("I4");
+    desk.assert_caught("I4");
 }
 
 #[test]
 fn an_ack_beyond_what_a_leg_sent_is_caught() {
     let mut desk = Desk::new();
     desk.feeds(B, say(ACK, C + 3, Q + 1, (2, 70), b""));
-    desk.is_caught("I6");
+    desk.assert_caught("I6");
 }
 
 #[test]
@@ -226,28 +226,28 @@ fn a_fin_before_both_have_ended_is_caught() {
     let mut desk = Desk::answered();
     desk.leg(A, say(ACK | FIN, P + 5, C + 3, (502, 2), b""));
     desk.shows(say(ACK | FIN, P + 5, C + 3, (502, 2), b""));
-    desk.is_caught("I7");
+    desk.assert_caught("I7");
 }
 
 #[test]
 fn a_reset_with_another_number_than_the_next_is_caught() {
     let mut desk = Desk::answered();
     desk.shows(say(RST, P + 4, 0, (502, 2), b""));
-    desk.is_caught("I7");
+    desk.assert_caught("I7");
 }
 
 #[test]
 fn a_timestamp_that_goes_back_is_caught() {
     let mut desk = Desk::answered();
     desk.shows(say(ACK, P + 5, C + 3, (499, 2), b""));
-    desk.is_caught("I8: TSval");
+    desk.assert_caught("I8: TSval");
 }
 
 #[test]
 fn an_echo_that_the_leg_never_sent_is_caught() {
     let mut desk = Desk::new();
     desk.feeds(B, say(ACK, C + 3, Q, (2, 500), b""));
-    desk.is_caught("I8: TSecr");
+    desk.assert_caught("I8: TSecr");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_fenced_server_that_is_heard_is_caught() {
     desk.oracle.on_event(&Event::ServerChanged { server: A, from, to });
     desk.leg(A, say(ACK, P + 5, C + 3, (502, 2), b"more"));
     desk.shows(say(ACK, P + 5, C + 3, (502, 2), b"more"));
-    desk.is_caught("I1");
+    desk.assert_caught("I1");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_wrong_checksum_is_caught() {
     let mut bytes = frame(false, &say(ACK, P + 5, C + 3, (502, 2), b""));
     bytes[40] ^= 1;
     desk.oracle.on_output(desk.now, Link::Client, &bytes);
-    desk.is_caught("I13");
+    desk.assert_caught("I13");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_repeated_range_without_its_report_is_caught() {
     assert_eq!(desk.oracle.violation, None, "the report is in order");
     desk.leg(B, say(ACK, Q, C + 3, (72, 2), b"hello"));
     desk.feeds(B, say(ACK, C + 3, Q + 5, (3, 71), b""));
-    desk.is_caught("D-SACK");
+    desk.assert_caught("D-SACK");
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn deadlines_that_pass_are_caught() {
     desk.client(say(ACK, C + 3, P + 5, (3, 501), b""));
     desk.oracle.on_time(desk.now);
     desk.oracle.on_time(desk.now + 30 * MS);
-    desk.is_caught("LV1");
+    desk.assert_caught("LV1");
 
     let mut desk = Desk::answered();
     desk.client(say(ACK, C + 3, P, (3, 501), b"x"));
@@ -297,13 +297,13 @@ fn deadlines_that_pass_are_caught() {
     desk.leg(B, say(ACK, Q + 5, C + 4, (72, 3), b""));
     desk.oracle.on_time(desk.now);
     desk.oracle.on_time(desk.now + 30 * MS);
-    desk.is_caught("LV3");
+    desk.assert_caught("LV3");
 
     let mut desk = Desk::answered();
     desk.leg(A, say(ACK, P + 5, C + 3, (502, 2), b"more"));
     desk.oracle.on_time(desk.now);
     desk.oracle.on_time(desk.now + 2000 * MS);
-    desk.is_caught("LV5");
+    desk.assert_caught("LV5");
 }
 
 #[test]
