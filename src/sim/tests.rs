@@ -1,5 +1,5 @@
-//! Tests of the simulator: seeds that found a defect once, each with the sentence of its defect, and
-//! a fresh handful.
+//! Tests of the simulator: seeds that found a defect once, each with the sentence of its defect,
+//! and a fresh handful.
 
 use super::{Options, run_seed};
 

@@ -134,6 +134,7 @@ class Checker:
         self.primary = primary
         self.failed = set()
         self.connections = {}
+        self.early = {}
         self.closed = []
         self.violations = []
         self.packets = 0
@@ -158,6 +159,9 @@ class Checker:
             connection = self.connections.get(key)
             if connection is not None:
                 self.flow_event(connection, kind, event)
+            elif kind != "flow_opened":
+                # Events apply a little early: this one even before its SYN.
+                self.early.setdefault(key, []).append((kind, event))
 
     def fence(self, leg):
         if leg in self.failed:
@@ -215,6 +219,8 @@ class Checker:
                 live = self.live - self.failed or {self.primary}
                 connection = Connection(packet, live)
                 self.connections[packet.src, packet.dst] = connection
+                for kind, event in self.early.pop((packet.src, packet.dst), []):
+                    self.flow_event(connection, kind, event)
             return
         if packet.has(Packet.RST):
             connection.client_reset = True
