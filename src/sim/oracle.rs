@@ -4,9 +4,9 @@
 //!
 //! Rules (names of the contract): I1 bytes shown were said by both while Paired, by the primary
 //! afterwards, and what was shown once stays the same · I2, I3 acks and window edges shown are
-//! below both, edges never shrink beyond the scale's rounding · I4 what a leg is sent is what the
-//! client said · I6 acks to a leg are at most what it sent · I7 FIN and RST rules · I8 timestamps · I12
-//! fenced servers · I13 checksums · LV1, LV3, LV5 by deadlines.
+//! below both, edges never shrink beyond the scale's rounding · I4 what a leg is sent is what
+//! the client said · I6 acks to a leg are at most what it sent · I7 FIN and RST rules · I8
+//! timestamps · I12 fenced servers · I13 checksums · LV1, LV3, LV5 by deadlines.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
