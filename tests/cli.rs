@@ -279,7 +279,13 @@ fn after_a_kill_the_helper_is_gone_and_the_next_start_takes_over() {
     // The helper holds the log open, so its end is the helper's end.
     let mut rest = String::new();
     std::io::Read::read_to_string(&mut gateway.log, &mut rest).unwrap();
-    assert!(kill(Pid::from_raw(helper), None).is_err() || is_zombie(helper), "it lives");
+    // A process closes its files a moment before it is a zombie.
+    let is_gone = || kill(Pid::from_raw(helper), None).is_err() || is_zombie(helper);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !is_gone() && std::time::Instant::now() < until {
+        std::thread::yield_now();
+    }
+    assert!(is_gone(), "it lives");
     assert!(gateway.path("admin.sock").exists(), "a killed gateway leaves its socket");
     let (process, log) = Gateway::spawn(&gateway.config);
     (gateway.process, gateway.log) = (process, log);
