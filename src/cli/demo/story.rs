@@ -128,7 +128,28 @@ pub(super) fn play(
     let gaps = stage.facts().iter().filter(|fact| is("own_stall")(fact));
     let gaps = gaps.filter_map(|fact| fact.get("gap_ns").and_then(Value::as_u64));
     account.own_stall = gaps.max().map(Duration::from_nanos);
+    account.faults_found.extend(reset_stories(stage.facts()));
     Ok(account)
+}
+
+/// What befell each connection that the gateway reset, in one line each.
+fn reset_stories(facts: &[Fact]) -> Vec<String> {
+    let reset = facts.iter().filter(|fact| is("flow_reset")(fact));
+    let story = |reset: &Fact| {
+        let flow = reset.get("flow");
+        let of_it = facts.iter().filter(|fact| fact.get("flow") == flow && !is("mask_hit")(fact));
+        let text =
+            |fact: &Fact, key: &str| fact.get(key).and_then(Value::as_str).map(str::to_owned);
+        let steps = of_it.filter(|fact| !is("request_resent")(fact)).map(|fact| {
+            let keys = ["event", "server", "to", "solo", "reason"];
+            let words: Vec<_> = keys.iter().filter_map(|key| text(fact, key)).collect();
+            format!("{} {}", fact.get("t_ns").unwrap_or(&Value::Null), words.join(" "))
+        });
+        let client = flow.and_then(|flow| flow.get("client")).and_then(Value::as_str);
+        let steps: Vec<_> = steps.collect();
+        format!("{} was reset: {}", client.unwrap_or("?"), steps.join(", "))
+    };
+    reset.map(story).collect()
 }
 
 /// Lets the clients work while events are read.
@@ -175,7 +196,7 @@ fn wrong_answer(
     let primary = stage.primary()?;
     let backup = primary.other();
     teller.say(&format!("one file of server {} now has a wrong byte", server_name(backup)));
-    std::fs::write(stage.wrong_file(backup), FILE_BYTES.to_string())
+    plant_wrong_file(stage, backup)
         .map_err(|source| StageError::Io { what: "planting a wrong byte", source })?;
     let work = Work::Get { bytes: FILE_BYTES, count: Some(2), pause: Duration::ZERO };
     let reader = Client::start(stage, Plan::new(target(&stage.world, LegId::A), work));
@@ -202,6 +223,14 @@ fn wrong_answer(
     plan.plant_at = script.plants_wrong_byte.then_some(DOWNLOAD_BYTES / 3);
     account.take("a download after the sync", &Client::start(stage, plan).end()?);
     Ok(())
+}
+
+/// Whole at once: an empty file would make every answer wrong, not the one of this length.
+fn plant_wrong_file(stage: &Stage, leg: LegId) -> std::io::Result<()> {
+    let file = stage.wrong_file(leg);
+    let draft = file.with_extension("new");
+    std::fs::write(&draft, FILE_BYTES.to_string())?;
+    std::fs::rename(draft, file)
 }
 
 fn describe_divergence(fact: &Fact) -> String {
