@@ -195,6 +195,18 @@ pub enum DivergenceKind {
     Length,
 }
 
+/// How far a client was shown its connection, in the numbers of its own link: what an observer of
+/// that link needs to tell what came before an event from what came after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The next number of the response, a FIN counted.
+    pub seq: u32,
+    /// The highest number of the request acknowledged.
+    pub ack: u32,
+    /// The right edge of the window granted.
+    pub edge: u32,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -202,13 +214,15 @@ pub enum Event {
     Rejected { link: Link, reason: RejectReason },
     /// A flow began.
     FlowOpened { flow: FlowKey },
-    /// A flow changed its state. `primary` is the leg that serves it.
+    /// A flow changed its state. `primary` is the leg that serves it. What the client was shown
+    /// beyond `shown` obeys the new state, what lies before it obeyed the old one.
     FlowChanged {
         flow: FlowKey,
         from: FlowState,
         to: FlowState,
         primary: LegId,
         solo: Option<SoloReason>,
+        shown: Shown,
     },
     /// A flow is gone.
     FlowClosed { flow: FlowKey, last: FlowState, released: u64, verified: u64, was_reset: bool },

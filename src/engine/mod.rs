@@ -32,7 +32,7 @@ pub use self::core::Engine;
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, RejectReason, ServerState, ServiceState, SoloReason,
+    HeldWhy, RejectReason, ServerState, ServiceState, Shown, SoloReason,
 };
 pub use time::{Duration, Instant};
 

@@ -71,7 +71,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             format!("refused a frame from link {}: {}", link.name(), reason.name())
         }
         Event::FlowOpened { flow } => format!("{flow}: opened"),
-        Event::FlowChanged { flow, from, to, primary, solo } => {
+        Event::FlowChanged { flow, from, to, primary, solo, .. } => {
             let why = solo.map(|reason| format!(": {}", solo_text(reason))).unwrap_or_default();
             let (from, to, primary) = (from.name(), to.name(), name(primary));
             format!("{flow}: {from} -> {to}, served by {primary}{why}")

@@ -83,7 +83,7 @@ impl FlowEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Duration;
+    use crate::engine::{Duration, Shown};
     use crate::observe::tests::flow_key;
 
     #[test]
@@ -100,6 +100,7 @@ mod tests {
                 to: FlowState::Paired,
                 primary: LegId::B,
                 solo: None,
+                shown: Shown::default(),
             },
         );
         let waited = Duration::ZERO;

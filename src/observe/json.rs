@@ -59,10 +59,11 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         Event::FlowOpened { flow } | Event::FlowReset { flow } => {
             json!({ "flow": flow_json(flow) })
         }
-        Event::FlowChanged { flow, from, to, primary, solo } => json!({
+        Event::FlowChanged { flow, from, to, primary, solo, shown } => json!({
             "flow": flow_json(flow), "from": from.name(), "to": to.name(),
             "primary": server(*primary), "leg": primary.name(),
             "solo": solo.map(|reason| reason.name()),
+            "shown": { "seq": shown.seq, "ack": shown.ack, "edge": shown.edge },
         }),
         Event::FlowClosed { flow, last, released, verified, was_reset } => json!({
             "flow": flow_json(flow), "last": last.name(), "released_bytes": released,

@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::{
     CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Finding,
     FlowKey, FlowState, HeldWhy, LegId, Link, RejectReason, ServerState, ServiceId, ServiceState,
-    SoloReason, SyncId, SyncReason,
+    Shown, SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -42,6 +42,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             to: FlowState::Solo,
             primary: server,
             solo,
+            shown: Shown { seq: 42, ack: 7, edge: 9 },
         },
         Event::FlowClosed { flow, last, released: 2, verified: 1, was_reset: true },
         Event::Unprotected { flow, reason: SoloReason::AuthOption },

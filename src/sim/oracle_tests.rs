@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::frames::{ACK, FIN, RST, SYN};
 use super::oracle::{Limits, Oracle};
-use crate::engine::{Event, FlowKey, FlowState, LegId, Link, ServerState, ServiceId};
+use crate::engine::{Event, FlowKey, FlowState, LegId, Link, ServerState, ServiceId, Shown};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{L2, L3, Mac, SackBlocks, TcpFlags, TcpOptions, Tsval, Vlans, segmentize};
 
@@ -138,8 +138,8 @@ impl Desk {
     }
 
     fn state(&mut self, from: FlowState, to: FlowState, primary: LegId) {
-        let solo = None;
-        self.oracle.on_event(&Event::FlowChanged { flow: key(), from, to, primary, solo });
+        let (flow, solo, shown) = (key(), None, Shown::default());
+        self.oracle.on_event(&Event::FlowChanged { flow, from, to, primary, solo, shown });
     }
 
     #[track_caller]

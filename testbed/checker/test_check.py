@@ -115,16 +115,22 @@ class Set:
         at = {packet.name: START + packet.t_us * 1000 for packet in packets}
         promotion = at.get("promotion", START + 10**10)
         flow = {"client": CLIENT, "server": SERVICE}
+        opened = {"seq": ISS_A + 1, "ack": ISS_C + 1, "edge": ISS_C + 1 + 512}
+        moved = {"seq": ISS_A + 1 + PROMOTED_AT, "ack": ISS_C + 101, "edge": ISS_C + 501}
+        opened, moved = ({k: v & 0xFFFFFFFF for k, v in d.items()} for d in (opened, moved))
         self.events = events if events is not None else [
+            {"t_ns": at.get("syn", START) - 1, "event": "flow_opened", "flow": flow},
             {"t_ns": at["synack"] - 1, "event": "flow_changed", "flow": flow, "from": "opening",
-             "to": "paired", "leg": "a"},
+             "to": "paired", "leg": "a", "shown": opened},
             {"t_ns": at["b-2"], "event": "mask_hit", "flow": flow, "rule": 0, "at": MASK[0],
              "len": MASK[1] - MASK[0]},
             {"t_ns": promotion, "event": "server_changed", "leg": "a", "from": "up",
              "to": "failed"},
             {"t_ns": promotion, "event": "promoted", "leg": "b", "finding": "h1_carrier"},
             {"t_ns": promotion, "event": "flow_changed", "flow": flow, "from": "paired",
-             "to": "solo", "leg": "b", "solo": "server_failed"}]
+             "to": "solo", "leg": "b", "solo": "server_failed", "shown": moved},
+            {"t_ns": promotion + 10**10, "event": "flow_closed", "flow": flow,
+             "released_bytes": 400, "verified_bytes": PROMOTED_AT}]
         self.number = {}
         for link in ("client", "a", "b"):
             with open(self.path(link), "wb") as file:
@@ -194,6 +200,36 @@ class TheChecker(unittest.TestCase):
         code, said = made.check("--unverified=99")
         self.assertEqual(code, 1)
         self.assertIn("VIOLATION unverified", said)
+
+    def test_counts_each_flow_to_the_byte(self):
+        events = self.written().events
+        events[-1] = {**events[-1], "verified_bytes": PROMOTED_AT + 1}
+        code, said = self.written(events=events).check()
+        self.assertEqual(code, 1, said)
+        self.assertIn("counted 99 unverified bytes, the captures say 100", said)
+
+    def test_judges_by_position_not_by_time(self):
+        # What was released before the failover is captured after its event.
+        events = self.written().events
+        early = self["a-2"].t_us * 1000 + START
+        events = [{**e, "t_ns": min(e["t_ns"], early)} for e in events]
+        code, said = self.written(events=events).check("--unverified=100")
+        self.assertEqual(code, 0, said)
+
+    def test_counts_a_segment_ahead_of_a_hole_as_verified(self):
+        # 250..300 is shown before 200..250, and the failover comes at 200.
+        ahead = self["shown-3"]
+        ahead.seq, ahead.payload = ahead.seq + 50, ahead.payload[50:]
+        hole = Link("hole", "client", True, ahead.seq - 50, ahead.ack, window=400, ts=520,
+                    payload=version("b")[200:250])
+        hole.t_us = self["promotion"].t_us + 500
+        self.packets.append(hole)
+        events = self.written().events
+        moved = {**events[5]["shown"], "seq": (ISS_A + 201) & 0xFFFFFFFF}
+        events[5] = {**events[5], "shown": moved}
+        events[6] = {**events[6], "verified_bytes": 250}
+        code, said = self.written(events=events).check("--unverified=150")
+        self.assertEqual(code, 0, said)
 
     # -- one rule broken each ---------------------------------------------------------------------
 
@@ -297,9 +333,29 @@ class TheChecker(unittest.TestCase):
         self.rejected("data", "after-1")
 
     def test_the_survivors_bytes_before_the_role_change(self):
-        self["after-1"].t_us = self["promotion"].t_us - 500
-        self["after-1"].ts = 511
-        self.rejected("data", "after-1")
+        events = self.written().events
+        moved = {**events[5]["shown"], "seq": (ISS_A + 301 + 50) & 0xFFFFFFFF}
+        events[5] = {**events[5], "shown": moved}
+        made = self.written(events=events)
+        code, said = made.check()
+        self.assertEqual(code, 1, said)
+        link, number = made.number["after-1"]
+        self.assertTrue(said.startswith(f"VIOLATION data: {link} packet {number},"), said)
+
+    def test_a_flow_that_stays_with_a_fenced_server(self):
+        events = [e for e in self.written().events if e.get("solo") is None]
+        code, said = self.written(events=events).check()
+        self.assertEqual(code, 1, said)
+        self.assertTrue(said.startswith("VIOLATION fence: a packet 0,"), said)
+
+    def test_bytes_that_a_server_said_after_it_was_fenced(self):
+        late = self["a-2"]
+        late.t_us = self["promotion"].t_us + 200_000
+        self["shown-3"].t_us = late.t_us + 1000
+        for name in ("after-1", "after-2"):
+            self[name].t_us = late.t_us + 2000
+        self["shown-3"].ts = 520
+        self.rejected("data", "shown-3")
 
     def test_an_ack_beyond_what_a_server_has_sent(self):
         self["client-ack-b"].ack += 51

@@ -307,11 +307,8 @@ impl<'a> Bed<'a> {
             command.arg(format!("--{link}")).arg(file(&format!("{link}.pcap")));
         }
         command.arg("--events").arg(file("events.jsonl")).arg("--drops").arg(file("drops"));
-        if self.options.is_strict {
-            command.args(["--policy", "strict"]);
-        } else {
-            command.args(["--policy", "available", "--unverified", &unverified.to_string()]);
-        }
+        let policy = if self.options.is_strict { "strict" } else { "available" };
+        command.args(["--policy", policy, "--unverified", &unverified.to_string()]);
         let output = command.output().map_err(|e| format!("the checker does not run: {e}"))?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         fs::write(file("checker.log"), &output.stdout).map_err(|e| e.to_string())?;

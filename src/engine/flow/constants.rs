@@ -306,10 +306,11 @@ impl Flow {
     /// The client's first segment after a restart: its ack is what was shown, its number what it
     /// sends next. Positions begin anew below 2^32; only differences matter.
     pub(super) fn learn_client(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
-        let _ = &cx;
         let at = Offset::SYN + u64::from(seg.seq.wrapping_sub(self.client.iss.raw()));
         let ack = Offset::SYN + u64::from(seg.ack.wrapping_sub(self.visible.iss.raw()));
         self.client.is_learned = true;
+        // Not compared with an earlier one: there is none, and any value may be the first.
+        self.client.clock = seg.options.timestamps.unwrap_or_default();
         let near = |known: Offset, near: Offset| {
             // A leg that was learned before may stand on the other side of the 2^32 mark.
             let turn = 1u64 << 32;
@@ -343,6 +344,7 @@ impl Flow {
                 leg.acked = Offset::SYN;
             }
         }
+        self.tell_state(cx, FlowState::Opening);
     }
 
     /// A leg's first segment after a restart.

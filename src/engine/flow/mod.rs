@@ -32,7 +32,7 @@ pub use roles::Fate;
 
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
-use super::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
+use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
 use super::leg::{Leg, LegState};
 use super::limits;
 use super::ranges::Ranges;
@@ -327,14 +327,26 @@ impl Flow {
         self.state = to;
         self.solo = solo.or(self.solo);
         if from != to {
-            let (flow, primary, solo) = (self.key, self.primary, self.solo);
-            cx.event(Event::FlowChanged { flow, from, to, primary, solo });
+            self.tell_state(cx, from);
         }
         if to == FlowState::Solo {
             self.comparison.stop();
             self.pinned = [None; 2];
         }
         self.persist(cx);
+    }
+
+    /// Says that the state is another one than `from`, and how far that one went.
+    fn tell_state(&self, cx: &mut Cx<'_>, from: FlowState) {
+        let v = &self.visible;
+        let end = v.fin.map_or(v.released, |fin| fin + 1);
+        let shown = Shown {
+            seq: v.iss.at(end).raw(),
+            ack: self.client.iss.at(v.told_ack).raw(),
+            edge: self.client.iss.at(v.told_edge).raw(),
+        };
+        let (flow, to, primary, solo) = (self.key, self.state, self.primary, self.solo);
+        cx.event(Event::FlowChanged { flow, from, to, primary, solo, shown });
     }
 
     /// Emits whatever is owed after positions changed.

@@ -32,13 +32,14 @@ impl Flow {
         if let Some(takeover) = self.takeover_limit(cx) {
             limit = limit.min(takeover);
         }
-        let from = self.visible.released;
+        let (from, mut ahead) = (self.visible.released, 0);
         while self.visible.released < limit {
             let at = self.visible.released;
             let seen = self.visible.ahead.run_end(at).min(limit);
             if seen > at {
                 // Shown ahead of the hole that was just filled.
                 self.visible.released = seen;
+                ahead += seen.since(at);
                 continue;
             }
             let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
@@ -52,17 +53,20 @@ impl Flow {
             self.send_client(cx, at, flags, chunk);
         }
         self.visible.ahead.trim(self.visible.released);
-        self.note_released(cx, from);
+        self.note_released(cx, from, ahead);
     }
 
-    fn note_released(&mut self, cx: &mut Cx<'_>, from: Offset) {
+    /// Counts what was released since `from`; `ahead` bytes of it were shown ahead of a hole, when
+    /// both had said them.
+    fn note_released(&mut self, cx: &mut Cx<'_>, from: Offset, ahead: u64) {
         let bytes = self.visible.released.since(from) as u32;
         if bytes == 0 {
             return;
         }
         self.visible.answered = self.client.nxt;
         let is_verified = matches!(self.state, FlowState::Paired | FlowState::Diverged);
-        let (verified, unverified) = if is_verified { (bytes, 0) } else { (0, bytes) };
+        let verified = if is_verified { bytes } else { ahead as u32 };
+        let unverified = bytes - verified;
         self.visible.verified_bytes += u64::from(verified);
         let pinned = self.pinned.iter().flatten().min();
         let waited = pinned.map_or(Duration::ZERO, |&since| cx.now.since(since));
