@@ -13,6 +13,7 @@ use super::link_monitor::{self, LinkMonitor};
 use super::socket::{self, OpenError, PacketSocket};
 use super::{Batch, Driver, clock};
 use crate::engine::{Duration, Instant, Link, LinkCaps, Signal};
+use crate::wire::train::Train;
 use crate::wire::{Frame, build, segmentize};
 
 /// Frames queued for a link that does not take them; what comes on top is dropped and counted.
@@ -23,6 +24,8 @@ const ETHERNET_BYTES: usize = 14;
 /// A frame that the kernel had no memory for (ENOBUFS) is tried again after this long: the socket
 /// itself is writable, so that waiting for it would not be waiting.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// While frames keep coming, requests and changes of interfaces are looked for this often.
+const POLL_EVERY: Duration = Duration::from_micros(100);
 const DROPS_EVERY: Duration = Duration::from_millis(200);
 
 /// Choices for [`Links::open`].
@@ -104,7 +107,7 @@ struct Port {
     index: u32,
     caps: LinkCaps,
     has_carrier: bool,
-    queue: VecDeque<Frame>,
+    queue: VecDeque<Train>,
     retry_at: Option<Instant>,
     stats: Arc<LinkStats>,
 }
@@ -128,6 +131,8 @@ pub struct Links {
     pending: Vec<(Link, Signal)>,
     scratch: Vec<Frame>,
     drops_read_at: Instant,
+    /// When the other descriptors were looked at last.
+    polled_at: Instant,
 }
 
 impl Links {
@@ -153,6 +158,7 @@ impl Links {
             pending: Vec::new(),
             scratch: Vec::new(),
             drops_read_at: clock::now(),
+            polled_at: clock::now(),
         };
         for link in Link::ALL {
             let signal = match links.port(link).bring_up()? {
@@ -322,11 +328,18 @@ impl Driver for Links {
         let spin_end = now + self.options.spin;
         loop {
             let is_spinning = now < spin_end;
-            let limit = match is_spinning {
-                true => Some(Duration::ZERO),
-                false => self.sleep_limit(until, now),
+            let is_blocked = self.ports.iter().any(|port| !port.queue.is_empty());
+            let ready = if is_spinning && !is_blocked && now < self.polled_at + POLL_EVERY {
+                // Asking for frames is cheaper than asking whether there are some.
+                Ready { readable: [true; 3], ..Ready::default() }
+            } else {
+                self.polled_at = now;
+                let limit = match is_spinning {
+                    true => Some(Duration::ZERO),
+                    false => self.sleep_limit(until, now),
+                };
+                self.poll(limit)?
             };
-            let ready = self.poll(limit)?;
             self.take_frames(ready.readable, batch);
             if ready.has_reports {
                 self.take_signals(batch);
@@ -357,11 +370,14 @@ impl Driver for Links {
         let is_long = frame.offload().gso.is_none()
             && frame.len() > usize::from(caps.mtu) + ETHERNET_BYTES + 8;
         if is_long {
-            port.queue.extend(build::fragments(frame, usize::from(caps.mtu)));
+            let fragments = build::fragments(frame, usize::from(caps.mtu));
+            port.queue.extend(fragments.into_iter().map(Train::from));
             return;
         }
         segmentize::for_link(frame, caps.has_gso, caps.has_csum, &mut self.scratch);
-        port.queue.extend(self.scratch.drain(..));
+        for frame in self.scratch.drain(..) {
+            port.enqueue(frame);
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -455,15 +471,24 @@ impl Port {
         self.socket.take().map(|_| Signal::LinkGone)
     }
 
+    /// Queues a frame, joined to the last one where it follows it.
+    fn enqueue(&mut self, frame: Frame) {
+        let has_offloads = self.caps.has_gso && self.caps.has_csum;
+        let rest = match self.queue.back_mut().filter(|_| has_offloads) {
+            Some(last) => last.join(frame),
+            None => Some(frame),
+        };
+        self.queue.extend(rest.map(Train::from));
+    }
+
     /// Sends what is queued, as far as the kernel takes it.
     fn flush(&mut self) {
         self.retry_at = None;
         while !self.queue.is_empty() {
             let Some(socket) = &self.socket else { return self.drop_queue() };
-            let frames: Vec<&Frame> = self.queue.iter().take(socket::BATCH).collect();
-            match socket.send(&frames) {
+            match socket.send(self.queue.iter()) {
                 Ok(n) => {
-                    let bytes: usize = frames[..n].iter().map(|frame| frame.len()).sum();
+                    let bytes: usize = self.queue.iter().take(n).map(Train::bytes).sum();
                     add(&self.stats.tx_frames, n as u64);
                     add(&self.stats.tx_bytes, bytes as u64);
                     self.queue.drain(..n);

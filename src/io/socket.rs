@@ -11,6 +11,7 @@ use std::ptr;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::wire::train::{PIECES_MAX, Train};
 use crate::wire::{Frame, vnet_hdr};
 
 /// Frames a system call.
@@ -195,23 +196,28 @@ impl PacketSocket {
 
     /// Sends frames in order, as many as the kernel takes in one call; returns how many were
     /// taken. `Err` is about the first frame.
-    pub fn send(&self, frames: &[&Frame]) -> io::Result<usize> {
-        let count = frames.len().min(BATCH);
+    pub fn send<'a>(&self, trains: impl Iterator<Item = &'a Train>) -> io::Result<usize> {
         let mut headers = [[0u8; vnet_hdr::LEN]; BATCH];
         // SAFETY: mmsghdr and iovec are plain old data for which all zeroes is a valid value.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
-        let mut parts: [[libc::iovec; 3]; BATCH] = unsafe { mem::zeroed() };
-        for (i, frame) in frames[..count].iter().enumerate() {
+        let mut parts: [[libc::iovec; 2 + PIECES_MAX]; BATCH] = unsafe { mem::zeroed() };
+        let mut count = 0;
+        for (i, train) in trains.take(BATCH).enumerate() {
+            let frame = train.frame();
             headers[i] = vnet_hdr::write(frame);
-            let pieces: [&[u8]; 3] = [&headers[i], frame.head(), frame.body()];
+            let first: [&[u8]; 3] = [&headers[i], frame.head(), frame.body()];
+            let pieces = first.into_iter().chain(train.more().iter().map(|piece| &piece[..]));
+            let mut used = 0;
             for (part, piece) in parts[i].iter_mut().zip(pieces) {
                 part.iov_base = piece.as_ptr().cast_mut().cast();
                 part.iov_len = piece.len();
+                used += 1;
             }
             let header = &mut messages[i].msg_hdr;
             header.msg_iov = parts[i].as_mut_ptr();
-            header.msg_iovlen = if frame.body().is_empty() { 2 } else { 3 };
+            header.msg_iovlen = used;
+            count = i + 1;
         }
         // SAFETY: every pointer in `messages` refers to memory that outlives the call; the kernel
         // only reads it, so the cast from a shared slice is sound.

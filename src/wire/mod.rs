@@ -3,8 +3,8 @@
 //! Reading order: [`frame`] (the only packet that crosses layers), [`packet`] (what a frame says),
 //! [`parse`] (one pass from bytes to [`packet::Packet`]), [`build`] (from fields to a frame),
 //! [`rewrite`] (edits in place), [`seq`] (numbers that cannot be mixed), [`checksum`],
-//! [`segmentize`] (super-frames to wire packets), [`fragment`] (datagrams to fragments),
-//! [`vnet_hdr`].
+//! [`segmentize`] (super-frames to wire packets), [`train`] (frames to super-frames),
+//! [`fragment`] (datagrams to fragments), [`vnet_hdr`].
 
 pub mod build;
 pub mod checksum;
@@ -15,6 +15,7 @@ pub mod parse;
 pub mod rewrite;
 pub mod segmentize;
 pub mod seq;
+pub mod train;
 pub mod vnet_hdr;
 
 pub use frame::{CsumSpot, Frame, Gso, GsoKind, Offload};
