@@ -17,12 +17,13 @@ use crate::lab::Haven;
 
 mod failover;
 mod paths;
+mod real;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   shadowvm bench latency
-  shadowvm bench throughput --runs 9
+  shadowvm bench throughput --runs 9 --real
   shadowvm bench failover --fault cut --workload keepalive --runs 30
   shadowvm bench failover --planned 1000
 

@@ -219,7 +219,7 @@ mod tests {
     fn l3(ip: &str) -> L3 {
         let dst = if ip.contains(':') { "2001:db8::7" } else { "192.0.2.7" };
         let (src, dst) = (ip.parse().expect("an address"), dst.parse().expect("an address"));
-        L3 { src, dst, ttl: 64, tos: 0, id: 1, dont_fragment: true }
+        L3 { src, dst, ttl: 64, tos: 0, dont_fragment: true, id: 1, flow_label: 0 }
     }
 
     fn fields(seq: u32, ack: u32, stamp: u32) -> TcpFields {
