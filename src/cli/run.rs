@@ -105,6 +105,7 @@ impl RunError {
             }
             Self::State(StateFileError::Io(_, source)) => by_kind(source),
             Self::State(StateFileError::Foreign(..)) => exit::CONFIG,
+            Self::State(StateFileError::InUse(_)) => exit::BUSY,
             Self::System { .. } => exit::BUG,
         }
     }

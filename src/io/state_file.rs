@@ -14,7 +14,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::MmapMut;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 
 use crate::engine::{Epoch, FLOW_CONSTANTS_LEN, LegId, Record, Roles};
 
@@ -37,6 +37,8 @@ pub enum StateFileError {
     Io(PathBuf, io::Error),
     /// It is no state file of this version, or was cut.
     Foreign(PathBuf, &'static str),
+    /// Another process writes it.
+    InUse(PathBuf),
 }
 
 impl fmt::Display for StateFileError {
@@ -44,6 +46,12 @@ impl fmt::Display for StateFileError {
         match self {
             Self::Io(path, e) => write!(f, "state file {}: {e}", path.display()),
             Self::Foreign(path, why) => write!(f, "state file {}: {why}", path.display()),
+            Self::InUse(path) => write!(
+                f,
+                "state file {}: another gateway uses it; end that one, or give each its own \
+                 state.file",
+                path.display()
+            ),
         }
     }
 }
@@ -55,6 +63,8 @@ impl std::error::Error for StateFileError {}
 pub struct StateFile {
     map: MmapMut,
     slots: usize,
+    /// Holds the lock: closing it would give it up.
+    _file: File,
 }
 
 impl StateFile {
@@ -65,6 +75,10 @@ impl StateFile {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path).map_err(io)?;
+        lock(&file).map_err(|errno| match errno {
+            Errno::EACCES | Errno::EAGAIN => StateFileError::InUse(path.to_owned()),
+            errno => io(errno.into()),
+        })?;
         let len = file.metadata().map_err(io)?.len();
         let is_new = len == 0;
         let want = (HEADER_BYTES + flows_max * SLOT_BYTES) as u64;
@@ -73,7 +87,7 @@ impl StateFile {
             // An empty file is a new one at the next attempt.
             reserve(&file, want).inspect_err(|_| drop(file.set_len(0))).map_err(io)?;
         }
-        let mut state = Self { map: map(&file).map_err(io)?, slots: flows_max };
+        let mut state = Self { map: map(&file).map_err(io)?, slots: flows_max, _file: file };
         if is_new {
             state.write_header();
         } else {
@@ -202,6 +216,19 @@ impl StateFile {
     }
 }
 
+/// Takes the file for this process alone. A lock of the process, not of the open file: children
+/// that outlive it do not hold it (fcntl(2), F_SETLK).
+fn lock(file: &File) -> Result<(), Errno> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_SETLK(&whole)).map(drop)
+}
+
 /// Takes the memory now: a tmpfs that is full must be an error here, not a SIGBUS at the write of
 /// a record. Where a file system cannot reserve, it is as full as it is.
 fn reserve(file: &File, len: u64) -> io::Result<()> {
@@ -259,6 +286,28 @@ mod tests {
         assert_eq!(state.load(), [roles(5, LegId::A)]);
         state.map[ROLES_AT[1] + 4] ^= 1;
         assert_eq!(state.load(), [roles(4, LegId::B)]);
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let state = StateFile::open(&path, 1).expect("opens");
+        // SAFETY: the child only opens a file and ends at once, without running what the other
+        // threads of this process have left half done.
+        let child = match unsafe { nix::unistd::fork() }.expect("forks") {
+            nix::unistd::ForkResult::Parent { child } => child,
+            nix::unistd::ForkResult::Child => {
+                let refused = StateFile::open(&path, 1);
+                let code = i32::from(!matches!(refused, Err(StateFileError::InUse(_))));
+                // SAFETY: ends the child without the parent's exit handlers.
+                unsafe { libc::_exit(code) }
+            }
+        };
+        let ended = nix::sys::wait::waitpid(child, None).expect("waits");
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+        drop(state);
+        StateFile::open(&path, 1).expect("is free again");
     }
 
     #[test]
