@@ -151,6 +151,10 @@ impl Engine {
                 },
             };
         }
+        if matches!(packet, Packet::Tcp(_)) && l2_of(&packet).dst.is_multicast() {
+            // TCP is between two hosts (RFC 1122 4.2.3.10); whoever answers it would say so.
+            return self.reject(link, RejectReason::NotForUs);
+        }
         match link {
             Link::Client => self.on_client_packet(packet, frame),
             Link::Server(leg) => self.on_server_packet(leg, packet, frame),
