@@ -671,10 +671,11 @@ impl Engine {
     fn hear_reports(&mut self) {
         while let Some(report) = self.reports.pop() {
             match report {
-                Report::Diverged => {
+                Report::Diverged(asked_at) => {
                     let reason = self.divergence_reason();
+                    let (resync, out) = (&mut self.control.resync, &mut self.outputs);
                     let decision =
-                        self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
+                        resync.on_divergence(self.now, &self.config, reason, asked_at, out);
                     self.decide(decision);
                 }
                 Report::UnfinishedEnd(_) | Report::Refused(_) => {

@@ -38,6 +38,8 @@ pub struct Resync {
     /// Wanted, not before this time.
     wanted: Option<(Instant, SyncReason)>,
     ended_at: Option<Instant>,
+    /// The last good sync, and when it ended.
+    mended: Option<(SyncId, Instant)>,
     started: VecDeque<Instant>,
     last_id: u32,
     /// The backup's content is known to differ.
@@ -72,6 +74,25 @@ impl Resync {
         let initial = |r: &SyncReason| matches!(r, SyncReason::First | SyncReason::Rejoin);
         self.flight.as_ref().is_some_and(|f| initial(&f.reason))
             || self.wanted.as_ref().is_some_and(|(_, r)| initial(r))
+    }
+
+    /// Two answers differ to what the client asked at `asked_at`. If that was before the last good
+    /// sync ended, that sync has mended what they differ in: one is enough for a burst.
+    pub fn on_divergence(
+        &mut self,
+        now: Instant,
+        config: &EngineConfig,
+        reason: SyncReason,
+        asked_at: Instant,
+        out: &mut VecDeque<Output>,
+    ) -> Decision {
+        match self.mended.filter(|&(_, at)| asked_at < at) {
+            Some((id, _)) if self.flight.is_none() && self.wanted.is_none() => {
+                out.push_back(Output::Event(Event::SyncCoalesced { id }));
+                Decision::Resolve
+            }
+            _ => self.want(now, config, reason, out),
+        }
     }
 
     /// Wants a sync; joins the one that is under way or planned.
@@ -176,6 +197,9 @@ impl Resync {
         let took = now.since(flight.started);
         out.push_back(Output::Event(Event::SyncEnded { id, ok, message, took }));
         self.ended_at = Some(now);
+        if ok {
+            self.mended = Some((id, now));
+        }
         self.has_failed = !ok;
         self.is_stale = !ok;
         if !ok {

@@ -283,7 +283,7 @@ impl Flow {
         self.diverged_until = Some(cx.now + cx.config.sync_deadline);
         let was_shown = self.state == FlowState::Lagging && what.at < self.visible.released;
         self.set_state(cx, FlowState::Diverged, None);
-        cx.reports.push(Report::Diverged);
+        cx.reports.push(Report::Diverged(self.client.asked_at));
         if was_shown || cx.config.sync_scope.is_none() {
             self.resolve_divergence(cx);
         }

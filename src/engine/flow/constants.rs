@@ -241,6 +241,7 @@ impl Flow {
             clock: (Tsval(0), Tsval(0)),
             sacked: Vec::new(),
             heard_at: cx.now,
+            asked_at: cx.now,
             is_learned: false,
         };
         let life = if state == FlowState::TimeWait { limits::TIME_WAIT } else { limits::IDLE_MAX };

@@ -98,6 +98,9 @@ impl Flow {
         }
         self.note_client_ack(seg, ack);
         self.resume_protocol(cx, at, &body);
+        if at + len > self.client.nxt {
+            self.client.asked_at = cx.now;
+        }
         self.note_client_data(seg, at, &body);
         let is_fin = seg.flags.has(TcpFlags::FIN);
         let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);

@@ -68,6 +68,7 @@ impl Flow {
             clock: options.timestamps.unwrap_or_default(),
             sacked: Vec::new(),
             heard_at: now,
+            asked_at: now,
             is_learned: true,
         };
         let mut flow = Self {

@@ -44,8 +44,8 @@ use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Seq, Tsval};
 /// What a flow tells the control side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Report {
-    /// The servers' bytes differ; output is held.
-    Diverged,
+    /// The servers' bytes differ; output is held. The client asked last at this time.
+    Diverged(Instant),
     /// A leg ended although the flow was unfinished.
     UnfinishedEnd(LegId),
     /// A leg refused the handshake while the other accepted.
@@ -132,6 +132,8 @@ pub struct ClientEnd {
     /// SACK blocks of its latest ack.
     sacked: Vec<(Offset, Offset)>,
     heard_at: Instant,
+    /// When it sent its latest new bytes.
+    asked_at: Instant,
     is_learned: bool,
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Event, Input, Instant, LegId, Link, LinkCaps, Output,
-    Record, Signal, SyncRequest,
+    Record, Signal, SyncRequest, SyncStep,
 };
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{
@@ -243,6 +243,12 @@ impl Kit {
 
     pub(super) fn command(&mut self, command: Command) {
         self.input(Input::Command(1, command));
+    }
+
+    /// The sync that was asked for last succeeds.
+    pub(super) fn mend(&mut self) {
+        let id = self.syncs.last().expect("a sync was asked for").id;
+        self.input(Input::SyncStep(id, SyncStep::TargetReady));
     }
 
     /// What went out on one link since the last [`Self::forget`], probes aside.

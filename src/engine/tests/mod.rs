@@ -135,6 +135,47 @@ fn a_difference_is_held_then_resolved_for_the_primary_and_nothing_is_mixed() {
 }
 
 #[test]
+fn one_sync_mends_what_was_asked_before_its_end() {
+    let sync_scope = Some(SyncScope::Content);
+    let mut kit = Kit::new(EngineConfig { sync_scope, ..config() });
+    kit.mend();
+    kit.wait_ms(250); // syncs keep a distance
+    kit.forget();
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    let other = 40_001;
+    kit.say(Link::Client, say(SYN, C, 0).mss(1460), other);
+    for leg in LegId::ALL {
+        kit.say(Link::Server(leg), say(SYN_ACK, ISS[leg.index()], R).mss(1460), other);
+    }
+    kit.say(Link::Client, say(ACK, R, P).data("GET"), other);
+    kit.leg(A, say(ACK, P, R + 3).data("right"));
+    kit.leg(B, say(ACK, Q, R + 3).data("wrong"));
+    kit.wait_ms(5);
+    assert_eq!(kit.syncs.len(), 2, "the first one, and one for the difference");
+    kit.mend();
+    // The other flow's answers were on their way: they differ for the same reason.
+    kit.wait_ms(1);
+    kit.say(TO_A, say(ACK, P, R + 3).data("right"), other);
+    kit.say(TO_B, say(ACK, Q, R + 3).data("wrong"), other);
+    kit.wait_ms(1000);
+    assert_eq!(kit.syncs.len(), 2, "no other one for what was asked before its end");
+    let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(shown, b"rightright", "nothing of the wrong answer");
+    // What is asked now has to be right.
+    let third = 40_002;
+    kit.say(Link::Client, say(SYN, C, 0).mss(1460), third);
+    for leg in LegId::ALL {
+        kit.say(Link::Server(leg), say(SYN_ACK, ISS[leg.index()], R).mss(1460), third);
+    }
+    kit.say(Link::Client, say(ACK, R, P).data("GET"), third);
+    kit.say(TO_A, say(ACK, P, R + 3).data("right"), third);
+    kit.say(TO_B, say(ACK, Q, R + 3).data("wrong"), third);
+    kit.wait_ms(1000);
+    assert_eq!(kit.syncs.len(), 3, "a difference after the sync is a new one");
+}
+
+#[test]
 fn a_fin_of_one_leg_is_held_and_both_make_one() {
     let mut kit = Kit::new(config());
     kit.establish();
