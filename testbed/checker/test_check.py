@@ -245,6 +245,11 @@ class TheChecker(unittest.TestCase):
         self["shown-3"].t_us = self["a-2"].t_us - 500
         self.rejected("data", "shown-3")
 
+    def test_a_late_stamp_is_excused_only_where_it_is_to_be_expected(self):
+        self["shown-2"].t_us = self["b-3"].t_us - 500
+        self.rejected("data", "shown-2", "--late-us=400")
+        self.assertEqual(self.written().check("--late-us=600")[0], 0)
+
     def test_a_byte_on_which_the_servers_differ(self):
         self["b-3"].payload = self["b-3"].payload[:60] + b"?" + self["b-3"].payload[61:]
         self.rejected("data", "shown-3")

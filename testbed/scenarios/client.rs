@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -15,34 +15,67 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// What a workload has done so far, for whoever waits to strike in its midst.
 #[derive(Debug, Default)]
 pub struct Progress {
-    state: Mutex<(u64, bool)>,
+    state: Mutex<State>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    is_ended: bool,
+    /// The last count, or the instant from which gaps are measured, and the longest gap since.
+    gap: Option<(Instant, Duration)>,
 }
 
 impl Progress {
     /// Counts what was done.
     pub fn add(&self, amount: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 += amount;
+        let mut state = self.lock();
+        state.count += amount;
+        state.note_gap();
+        drop(state);
         self.changed.notify_all();
     }
 
     /// Nothing more will come.
     pub fn end(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.lock().is_ended = true;
         self.changed.notify_all();
     }
 
     /// What was counted.
     pub fn now(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().count
+    }
+
+    /// Measures gaps from here on.
+    pub fn measure_gaps(&self) {
+        self.lock().gap = Some((Instant::now(), Duration::ZERO));
+    }
+
+    /// The longest time between two counts since [`Progress::measure_gaps`].
+    pub fn longest_gap(&self) -> Duration {
+        self.lock().gap.map_or(Duration::ZERO, |(_, longest)| longest)
     }
 
     /// Waits until `amount` was counted; false if the end came first.
     pub fn reach(&self, amount: u64) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = |state: &mut (u64, bool)| state.0 < amount && !state.1;
-        let state = self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner);
-        state.0 >= amount
+        let waiting = |state: &mut State| state.count < amount && !state.is_ended;
+        let state = self.changed.wait_while(self.lock(), waiting);
+        state.unwrap_or_else(PoisonError::into_inner).count >= amount
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note_gap(&mut self) {
+        if let Some((last, longest)) = &mut self.gap {
+            *longest = (*longest).max(last.elapsed());
+            *last = Instant::now();
+        }
     }
 }
 

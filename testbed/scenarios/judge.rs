@@ -75,3 +75,45 @@ pub fn events(events: &[Value], struck: Struck) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+/// From the event log: when the server failed, every connection that there was went on with the
+/// survivor, or with it from the beginning. Returns how many there were.
+pub fn moved(events: &[Value], survivor: &str) -> Result<usize, String> {
+    let is_finding = |e: &&Value| {
+        matches!(e["event"].as_str(), Some("promoted")) && e["leg"] == survivor
+            || e["event"] == "detached" && e["leg"] != survivor
+    };
+    let found = events.iter().find(is_finding).ok_or("the server was never found failed")?;
+    let at = found["t_ns"].as_u64().unwrap_or(0);
+    let mut state: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut there = Vec::new();
+    for event in events {
+        let is_later = event["t_ns"].as_u64().unwrap_or(0) > at;
+        if is_later {
+            break;
+        }
+        if event == found {
+            there = state.keys().cloned().collect();
+        }
+        let flow = event["flow"].to_string();
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        match event["event"].as_str() {
+            Some("flow_opened") => drop(state.insert(flow, ("opening".into(), String::new()))),
+            Some("flow_changed") => drop(state.insert(flow, (text("to"), text("leg")))),
+            Some("flow_closed") => drop(state.remove(&flow)),
+            _ => {}
+        }
+    }
+    for flow in &there {
+        let Some((state, leg)) = state.get(flow) else { continue };
+        if !matches!(state.as_str(), "opening" | "time_wait")
+            && (state != "solo" || leg != survivor)
+        {
+            return Err(format!("{flow} is {state} on {leg}, not on {survivor}"));
+        }
+    }
+    if found["event"] == "promoted" && found["reset"] != 0 {
+        return Err(format!("connections were reset: {found}"));
+    }
+    Ok(there.len())
+}

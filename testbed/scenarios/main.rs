@@ -1,19 +1,23 @@
 //! Real programs in network namespaces around the real gateway: nginx twice, curl, tcpdump.
 //!
-//! The matrix of faults and the special scenarios, one after the other. A fair sample by default,
-//! everything with `TESTBED_LONG=1`; `TESTBED_ONLY=TEXT` runs those with the text in their name,
-//! `TESTBED_SEED=N` repeats a choice of fault instants. What fails leaves its captures and logs in
-//! `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does too.
+//! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
+//! everything with `TESTBED_LONG=1`, four at a time (`TESTBED_JOBS=N`; each has a world of its own,
+//! and most of its time a scenario waits).
+//! `TESTBED_ONLY=TEXT` runs those with the text in their name, `TESTBED_SEED=N` repeats a choice of
+//! fault instants. What fails leaves its captures and logs in `target/testbed/<name>`; with
+//! `TESTBED_KEEP=1` what passes does too.
 
 mod bed;
 mod client;
 mod content;
 mod judge;
+mod load;
 mod matrix;
 mod special;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use content::Content;
@@ -23,13 +27,15 @@ use matrix::{Failure, Size};
 const VOID_MAX: usize = 8;
 
 /// A scenario: its name, and one run of it in a folder.
-type Scenario<'a> = (String, Box<dyn Fn(&Path) -> Result<String, Failure> + 'a>);
+type Scenario<'a> = (String, Box<dyn Fn(&Path) -> Result<String, Failure> + Sync + 'a>);
 
 fn main() -> ExitCode {
     let is_set = |name| std::env::var(name).is_ok_and(|v| !v.is_empty() && v != "0");
     let is_long = is_set("TESTBED_LONG");
     let only = std::env::var("TESTBED_ONLY").unwrap_or_default();
-    let seed = std::env::var("TESTBED_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse().ok());
+    let seed = number("TESTBED_SEED").unwrap_or(1);
+    let jobs = number("TESTBED_JOBS").unwrap_or(if is_long { 4 } else { 1 });
     let program = Path::new(env!("CARGO_BIN_EXE_shadowvm"));
     let Some(target) = program.ancestors().nth(2) else { return ExitCode::FAILURE };
     let folder = target.join("testbed");
@@ -51,48 +57,84 @@ fn main() -> ExitCode {
         let content = &content;
         scenarios.push((cell.name(), Box::new(move |at: &Path| cell.run(at, content, size))));
     }
-    scenarios.extend(special::scenarios(&content, is_long));
+    scenarios.extend(special::scenarios(&content));
+    // Last, and so beside each other: the others would hardly move beside a full load.
+    scenarios.extend(load::scenarios(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));
-    run_all(&folder, scenarios)
+    run_all(&folder, &scenarios, jobs as usize)
 }
 
-fn run_all(folder: &Path, scenarios: Vec<Scenario<'_>>) -> ExitCode {
-    let begin = Instant::now();
-    println!("\nrunning {} scenarios", scenarios.len());
-    let mut failed: Vec<String> = Vec::new();
+fn run_all(folder: &Path, scenarios: &[Scenario<'_>], jobs: usize) -> ExitCode {
     let count = scenarios.len();
-    for (name, run) in scenarios {
-        let at: PathBuf = folder.join(&name);
-        match until_valid(&at, &run) {
-            Ok(said) => {
-                println!("scenario {name} ... ok ({said})");
-                if std::env::var_os("TESTBED_KEEP").is_none() {
-                    let _ = std::fs::remove_dir_all(&at);
+    println!("\nrunning {count} scenarios, {jobs} at a time");
+    let run = Run { begin: Instant::now(), count, done: Mutex::default() };
+    let next = Mutex::new(scenarios.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                while let Some((name, scenario)) = take() {
+                    let at = folder.join(name);
+                    run.record(name, &at, until_valid(&at, scenario));
                 }
-            }
-            Err(message) => {
-                println!("scenario {name} ... FAILED\n      {message}\n      {}", at.display());
-                failed.push(name);
-            }
+            });
         }
-    }
-    for name in &failed {
+    });
+    let done = run.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for name in &done.failed {
         println!("failed: {name}");
     }
     println!(
         "\nscenario result: {}. {} passed; {} failed; finished in {:.1}s\n",
-        if failed.is_empty() { "ok" } else { "FAILED" },
-        count - failed.len(),
-        failed.len(),
-        begin.elapsed().as_secs_f64()
+        if done.failed.is_empty() { "ok" } else { "FAILED" },
+        done.count - done.failed.len(),
+        done.failed.len(),
+        run.begin.elapsed().as_secs_f64()
     );
-    ExitCode::from(u8::from(!failed.is_empty() || count == 0))
+    ExitCode::from(u8::from(!done.failed.is_empty() || count == 0))
+}
+
+/// All scenarios on their way.
+struct Run {
+    begin: Instant,
+    count: usize,
+    done: Mutex<Done>,
+}
+
+#[derive(Default)]
+struct Done {
+    count: usize,
+    failed: Vec<String>,
+}
+
+impl Run {
+    /// Says what came of a scenario, and how long the rest may take.
+    fn record(&self, name: &str, at: &Path, result: Result<String, String>) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.count += 1;
+        let each = self.begin.elapsed().as_secs_f64() / done.count as f64;
+        let left = each * (self.count - done.count) as f64 / 60.0;
+        let step = format!("[{}/{}, {left:.0} min left]", done.count, self.count);
+        match result {
+            Ok(said) => {
+                println!("{step} scenario {name} ... ok ({said})");
+                if std::env::var_os("TESTBED_KEEP").is_none() {
+                    let _ = std::fs::remove_dir_all(at);
+                }
+            }
+            Err(message) => {
+                let at = at.display();
+                println!("{step} scenario {name} ... FAILED\n      {message}\n      {at}");
+                done.failed.push(name.to_owned());
+            }
+        }
+    }
 }
 
 /// Runs a scenario until its run is not void.
 fn until_valid(
     at: &Path,
-    run: &dyn Fn(&Path) -> Result<String, Failure>,
+    run: &(dyn Fn(&Path) -> Result<String, Failure> + Sync),
 ) -> Result<String, String> {
     let mut why = String::new();
     for _ in 0..VOID_MAX {

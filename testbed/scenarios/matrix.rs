@@ -121,7 +121,9 @@ pub fn cells(is_long: bool, seed: u64) -> Vec<Cell> {
             }
         }
     }
-    all
+    // The workloads in turn: beside those that wait there is room for those that do not.
+    let each = all.len() / WORKS.len();
+    (0..each).flat_map(|i| all[i..].iter().step_by(each).copied()).collect()
 }
 
 fn cell(work: Work, fault: Fault, rest: usize, is_unequal: bool, number: usize, seed: u64) -> Cell {
@@ -201,7 +203,11 @@ impl Cell {
             return Err(Failure::Broken(message));
         }
         round.after(&mut open)?;
-        judge::events(&bed.events()?, struck)?;
+        let events = bed.events()?;
+        judge::events(&events, struck)?;
+        if self.fault != Fault::KillWorker {
+            judge::moved(&events, leg_name(self.target.other()))?;
+        }
         drop(open);
         let summary = match bed.judge() {
             Err(e) if e.contains("REFUSED") && e.contains("dropped by") => {

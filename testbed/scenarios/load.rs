@@ -1,0 +1,167 @@
+//! What takes its time: minutes of full load with every core busy, and minutes of silence.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use shadowvm::engine::LegId;
+use shadowvm::lab::{HostId, WorldOptions};
+
+use super::Scenario;
+use super::bed::{Bed, Fault, GatewayOptions, until};
+use super::client::Progress;
+use super::content::{Content, leg_name};
+use super::judge;
+use super::matrix::Failure;
+use super::special;
+
+/// Clients that read all the time.
+const CLIENTS: usize = 4;
+/// A server that is gone is found within this time.
+const FOUND_MAX: Duration = Duration::from_secs(1);
+/// A server that is back is taken back, and new connections pair, within this time.
+const BACK_MAX: Duration = Duration::from_secs(60);
+
+/// All of them.
+pub fn scenarios(content: &Content, is_long: bool) -> Vec<Scenario<'_>> {
+    let (load, quiet) = match is_long {
+        true => (Duration::from_secs(600), Duration::from_secs(600)),
+        false => (Duration::from_secs(10), Duration::from_secs(20)),
+    };
+    vec![
+        ("full-load".into(), Box::new(move |at| full_load(at, content, load))),
+        ("idle-then-traffic".into(), Box::new(move |at| special::idle(at, content, quiet))),
+    ]
+}
+
+/// Downloads without pause beside a busy loop on every core: nothing is found, until at the end of
+/// it the primary is stopped, and when it is back, the new primary's link is cut.
+fn full_load(at: &Path, content: &Content, time: Duration) -> Result<String, Failure> {
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), GatewayOptions::default())?;
+    for leg in LegId::ALL {
+        bed.start_nginx(leg)?;
+    }
+    bed.start_gateway()?;
+    bed.wait_protected()?;
+    let load = Load { bed: &bed, is_over: AtomicBool::new(false), round: AtomicUsize::new(0) };
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let bytes = Progress::default();
+    let found = std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| load.spin());
+        }
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|i| {
+                let (load, bytes) = (&load, &bytes);
+                scope.spawn(move || load.read(i % 2 == 1, bytes))
+            })
+            .collect();
+        let found = load.judge(time);
+        load.is_over.store(true, Ordering::Relaxed);
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        clients.into_iter().try_for_each(join)?;
+        found
+    })?;
+    if bed.count("shadowvm_flows_reset_total", None)? != 0 {
+        return Err(Failure::Broken("flows were reset".into()));
+    }
+    judge::no_divergence(&bed)?;
+    let [stopped, cut] = found;
+    let mib = bytes.now() >> 20;
+    Ok(format!("{mib} MiB in {time:?}, the stop found in {stopped:.0?}, the cut in {cut:.0?}"))
+}
+
+/// The load, from its begin to its end.
+struct Load<'a> {
+    bed: &'a Bed<'a>,
+    is_over: AtomicBool,
+    /// Clients begin a new connection with each round.
+    round: AtomicUsize,
+}
+
+impl Load<'_> {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a core busy.
+    fn spin(&self) {
+        while !self.is_over() {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A client: one connection each round, and on it one download after the other.
+    fn read(&self, is_v6: bool, bytes: &Progress) -> Result<(), String> {
+        while !self.is_over() {
+            let round = self.round.load(Ordering::Relaxed);
+            let mut connection = self.bed.connect(is_v6)?;
+            while !self.is_over() && self.round.load(Ordering::Relaxed) == round {
+                connection.get(&self.bed.content.big, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the gateway has to find, and what not: how long it took to find the two faults.
+    fn judge(&self, time: Duration) -> Result<[Duration; 2], Failure> {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            std::thread::sleep(Duration::from_millis(100).min(time - begin.elapsed().min(time)));
+            self.nothing_found()?;
+        }
+        self.all_paired()?;
+        self.nothing_found()?;
+        let stopped = self.strike(Fault::Stop, LegId::A)?;
+        self.bed.world.thaw(HostId::Server(LegId::A)).map_err(|e| e.to_string())?;
+        until(BACK_MAX, "the stopped server to be back", || {
+            self.bed.status().ok().filter(|s| s.service.is_protected)
+        })?;
+        self.all_paired()?;
+        let cut = self.strike(Fault::Cut, LegId::B)?;
+        Ok([stopped, cut])
+    }
+
+    fn nothing_found(&self) -> Result<(), Failure> {
+        for name in ["shadowvm_promotions_total", "shadowvm_detaches_total"] {
+            if self.bed.count(name, None)? != 0 {
+                let events = self.bed.events()?;
+                let finding = events.iter().find(|e| e["finding"].is_string());
+                return Err(Failure::Broken(format!("nothing failed, but found: {finding:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the clients connect anew, and waits until all of them are paired.
+    fn all_paired(&self) -> Result<(), String> {
+        self.round.fetch_add(1, Ordering::Relaxed);
+        until(BACK_MAX, "every client to be paired", || {
+            let flows = self.bed.flows().ok()?;
+            let running = || flows.iter().filter(|f| f.state != "time_wait");
+            let all = running().all(|f| f.state == "paired") && running().count() == CLIENTS;
+            all.then_some(())
+        })
+    }
+
+    /// Strikes the primary; how long it took until the other one was promoted.
+    fn strike(&self, fault: Fault, primary: LegId) -> Result<Duration, Failure> {
+        let (begin, survivor) = (judge::unix_ns(), leg_name(primary.other()));
+        self.bed.strike(fault, primary, "")?;
+        let promoted = until(BACK_MAX, "the failover", || {
+            let events = self.bed.events().ok()?;
+            let is_it = |e: &serde_json::Value| {
+                let at = e["t_ns"].as_u64().unwrap_or(0);
+                (e["event"] == "promoted" && e["leg"] == survivor && at >= begin).then_some(at)
+            };
+            events.iter().find_map(is_it)
+        })?;
+        let took = Duration::from_nanos(promoted - begin);
+        if took > FOUND_MAX {
+            return Err(Failure::Broken(format!("{fault:?} of {survivor} was found in {took:?}")));
+        }
+        Ok(took)
+    }
+}
