@@ -38,8 +38,9 @@ pub const OWN_STALL: Duration = ms(5);
 const URGENT: [Duration; 3] = [ms(0), ms(2), ms(4)];
 /// How long a stall that moved one flow counts towards a finding about the server.
 const STALL_COUNTS: Duration = ms(2000);
-/// SYN probes whose answer is still awaited.
-const OUTSTANDING_MAX: usize = 8;
+/// SYN probes whose answer is still awaited: some seconds of them. An answer may be late by as much
+/// as the machine is busy, and one that is not recognized would be shown to a client.
+const OUTSTANDING_MAX: usize = 256;
 
 /// One kind of probe to one server.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,7 +1,7 @@
 //! Real programs in network namespaces around the real gateway: nginx twice, curl, tcpdump.
 //!
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
-//! everything with `TESTBED_LONG=1`, four at a time (`TESTBED_JOBS=N`; each has a world of its own,
+//! everything with `TESTBED_LONG=1`, three at a time (`TESTBED_JOBS=N`; each has a world of its own,
 //! and most of its time a scenario waits).
 //! `TESTBED_ONLY=TEXT` runs those with the text in their name, `TESTBED_SEED=N` repeats a choice of
 //! fault instants. What fails leaves its captures and logs in `target/testbed/<name>`; with
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let only = std::env::var("TESTBED_ONLY").unwrap_or_default();
     let number = |name| std::env::var(name).ok().and_then(|s| s.parse().ok());
     let seed = number("TESTBED_SEED").unwrap_or(1);
-    let jobs = number("TESTBED_JOBS").unwrap_or(if is_long { 4 } else { 1 });
+    let jobs = number("TESTBED_JOBS").unwrap_or(if is_long { 3 } else { 1 });
     let program = Path::new(env!("CARGO_BIN_EXE_shadowvm"));
     let Some(target) = program.ancestors().nth(2) else { return ExitCode::FAILURE };
     let folder = target.join("testbed");
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         }
     };
     let size = if is_long {
-        Size { upload: 50 << 20, requests: 16_000, connections: 1000 }
+        Size { upload: 50 << 20, requests: 16_000, connections: 500 }
     } else {
         Size { upload: 20 << 20, requests: 4_800, connections: 300 }
     };

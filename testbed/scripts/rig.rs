@@ -4,14 +4,15 @@
 //! script holds; the client is what the script says, segment by segment. The rig carries frames
 //! and lets time pass as it does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
 use shadowvm::engine::{
-    Engine, EngineConfig, Event, Input, Instant, LegId, Link, LinkCaps, Output, Signal,
+    Engine, EngineConfig, Event, FLOW_CONSTANTS_LEN, Input, Instant, LagPolicy, LegId, Link,
+    LinkCaps, Output, Record, ServerState, Signal,
 };
 use shadowvm::io::socket::PacketSocket;
 use shadowvm::io::{clock, link_monitor};
@@ -56,6 +57,11 @@ pub struct Rig {
     pub events: Vec<Event>,
     /// Frames to servers for which this is true are lost.
     pub lose: Filter,
+    /// What the engine wants kept beyond its life: the latest record of each flow, by its slot.
+    records: BTreeMap<u32, [u8; FLOW_CONSTANTS_LEN]>,
+    is_v6: bool,
+    /// The client's clock at its next SYN.
+    pub tsval: u32,
     port: u16,
 }
 
@@ -70,11 +76,37 @@ pub struct Offer {
 
 impl Offer {
     pub const FULL: Self = Self { mss: 1460, scale: Some(7), has_sack: true, has_stamps: true };
+    pub const BARE: Self = Self { mss: 536, scale: None, has_sack: false, has_stamps: false };
+}
+
+/// The client's address and the service's.
+fn addresses(is_v6: bool) -> (IpAddr, IpAddr) {
+    match is_v6 {
+        true => (CLIENT.1.into(), SERVICE.1.into()),
+        false => (CLIENT.0.into(), SERVICE.0.into()),
+    }
+}
+
+fn config() -> EngineConfig {
+    EngineConfig {
+        addresses: vec![SERVICE.0.into(), SERVICE.1.into()],
+        on_lag: LagPolicy::Strict,
+        ..EngineConfig::default()
+    }
 }
 
 impl Rig {
     /// Two kernels, listening; `set` are sysctls of server B.
     pub fn new(servers: [ServerOptions; 2], set: &[(&str, &str)]) -> Result<Self, String> {
+        Self::over(false, servers, set)
+    }
+
+    /// The same, over IPv6 or IPv4.
+    pub fn over(
+        is_v6: bool,
+        servers: [ServerOptions; 2],
+        set: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let options = WorldOptions { servers, ..WorldOptions::default() };
         let world = World::new(&options).map_err(|e| e.to_string())?;
         for (key, value) in set {
@@ -89,43 +121,55 @@ impl Rig {
             opened.map_err(|e| e.to_string())?
         };
         let listen = |leg| -> Result<TcpListener, String> {
-            let neighbour = Program::new("ip").args(["neigh", "replace", "192.0.2.1", "lladdr"]);
+            let client = addresses(is_v6).0.to_string();
+            let neighbour = Program::new("ip").args(["neigh", "replace", &client, "lladdr"]);
             let neighbour = neighbour.arg(&mac).args(["dev", "eth0", "nud", "permanent"]);
             let mut child =
                 world.spawn(HostId::Server(leg), neighbour).map_err(|e| e.to_string())?;
             child.wait().map_err(|e| e.to_string())?;
             let listener = world
-                .enter(HostId::Server(leg), || TcpListener::bind((SERVICE.0, 80)))
+                .enter(HostId::Server(leg), || TcpListener::bind((addresses(is_v6).1, 80)))
                 .map_err(|e| e.to_string())?
                 .map_err(|e| e.to_string())?;
             listener.set_nonblocking(true).map_err(|e| e.to_string())?;
             Ok(listener)
         };
-        let config = EngineConfig {
-            addresses: vec![IpAddr::V4(SERVICE.0)],
-            on_lag: shadowvm::engine::LagPolicy::Strict,
-            ..EngineConfig::default()
-        };
         let mut rig = Self {
-            engine: Engine::new(config, 1, clock::now()),
+            engine: Engine::new(config(), 1, clock::now()),
             sockets: [open("a")?, open("b")?],
             listeners: [listen(LegId::A)?, listen(LegId::B)?],
             _world: world,
             seen: Vec::new(),
             events: Vec::new(),
             lose: Box::new(|_, _| false),
+            records: BTreeMap::new(),
+            is_v6,
+            tsval: 1000,
             port: FIRST_PORT - 1,
         };
+        rig.begin()?;
+        Ok(rig)
+    }
+
+    /// The engine learns its links, and of both kernels: each has to answer one of its probes.
+    fn begin(&mut self) -> Result<(), String> {
         let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true };
         for link in Link::ALL {
-            rig.input(Input::Signal(link, Signal::CarrierUp(caps)))?;
+            self.input(Input::Signal(link, Signal::CarrierUp(caps)))?;
         }
-        // Both kernels have been heard once each has answered a probe of the engine's.
-        rig.until("both servers up", |rig| {
-            let up = |s| matches!(s, shadowvm::engine::ServerState::Up);
+        self.until("both servers up", |rig| {
+            let up = |s| matches!(s, ServerState::Up);
             rig.engine.status().servers.into_iter().all(up).then_some(())
-        })?;
-        Ok(rig)
+        })
+    }
+
+    /// Another engine takes over, with nothing but the records of this one.
+    pub fn restart(&mut self) -> Result<(), String> {
+        let record = |(&slot, &constants): (&u32, _)| Record::Flow { slot, constants };
+        let records = self.records.iter().map(record).collect();
+        self.engine = Engine::new(config(), 2, clock::now());
+        self.input(Input::Restore(records))?;
+        self.begin()
     }
 
     /// Gives the engine an input and carries out what it wants.
@@ -135,6 +179,10 @@ impl Rig {
             match output {
                 Output::Transmit(link, frame) => self.transmit(link, frame)?,
                 Output::Event(event) => self.events.push(event),
+                Output::Persist(Record::Flow { slot, constants }) => {
+                    self.records.insert(slot, constants);
+                }
+                Output::Persist(Record::Free { slot }) => drop(self.records.remove(&slot)),
                 _ => {}
             }
         }
@@ -213,14 +261,32 @@ impl Rig {
         let conn = Conn {
             port: self.port,
             offer,
+            iss: ISS,
             viss: 0,
             has_stamps: false,
             sent: 0,
             received: Vec::new(),
-            tsval: 1000,
+            tsval: self.tsval,
             tsecr: 0,
             window: 60_000,
+            urgent: 0,
             read_to: self.seen.len(),
+        };
+        self.repeat_syn(&conn)?;
+        Ok(conn)
+    }
+
+    /// A SYN from the port of an earlier connection, with numbers beyond that one's.
+    pub fn syn_again(&mut self, before: &Conn) -> Result<Conn, String> {
+        let conn = Conn {
+            iss: before.iss.wrapping_add(1_000_000),
+            viss: 0,
+            sent: 0,
+            received: Vec::new(),
+            tsval: before.tsval + 1000,
+            tsecr: 0,
+            read_to: self.seen.len(),
+            ..before.clone()
         };
         self.repeat_syn(&conn)?;
         Ok(conn)
@@ -234,18 +300,16 @@ impl Rig {
         if conn.offer.has_stamps {
             options.timestamps = Some((Tsval(conn.tsval), Tsval(0)));
         }
-        self.emit(conn.port, SYN, ISS, 0, 60_000, options, &[])
+        self.emit(conn, SYN, (conn.iss, 0), options, &[])
     }
 
     /// Waits for the SYN-ACK, acknowledges it, and takes both servers' sockets.
     pub fn accept(&mut self, conn: &mut Conn) -> Result<[TcpStream; 2], String> {
-        let port = conn.port;
-        let synack =
-            self.until("a SYN-ACK", |rig| rig.shown(port).find(|s| s.seg.flags.has(SYN)).cloned())?;
+        let (port, expected) = (conn.port, conn.iss.wrapping_add(1));
+        let synack = self.until("a SYN-ACK", |rig| {
+            rig.shown(port).find(|s| s.seg.flags.has(SYN) && s.seg.ack == expected).cloned()
+        })?;
         conn.viss = synack.seg.seq;
-        if synack.seg.ack != ISS.wrapping_add(1) {
-            return Err(format!("the SYN-ACK acknowledges {}", synack.seg.ack));
-        }
         if let Some((val, _)) = synack.seg.options.timestamps {
             (conn.has_stamps, conn.tsecr) = (true, val.0);
         }
@@ -295,33 +359,25 @@ impl Rig {
         for (left, right) in sack {
             options.sack.push(base.wrapping_add(*left), base.wrapping_add(*right));
         }
-        let (seq, ack) = (ISS.wrapping_add(1 + at), base.wrapping_add(conn.received.len() as u32));
-        self.emit(conn.port, flags, seq, ack, conn.window, options, data)
+        let seq = conn.iss.wrapping_add(1 + at);
+        let ack = base.wrapping_add(conn.received.len() as u32);
+        self.emit(conn, flags, (seq, ack), options, data)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn emit(
         &mut self,
-        port: u16,
+        conn: &Conn,
         flags: TcpFlags,
-        seq: u32,
-        ack: u32,
-        window: u16,
+        (seq, ack): (u32, u32),
         options: TcpOptions,
         data: &[u8],
     ) -> Result<(), String> {
         let l2 = L2 { dst: Mac(SERVER_MAC), src: Mac(CLIENT_MAC), vlans: Vlans::default() };
-        let l3 = L3 {
-            src: CLIENT.0.into(),
-            dst: SERVICE.0.into(),
-            ttl: 64,
-            tos: 0,
-            dont_fragment: true,
-            id: 1,
-            flow_label: 0,
-        };
-        let fields =
-            TcpFields { src_port: port, dst_port: 80, seq, ack, flags, window, urgent: 0, options };
+        let (src, dst) = addresses(self.is_v6);
+        let id = u16::from(!self.is_v6);
+        let l3 = L3 { src, dst, ttl: 64, tos: 0, dont_fragment: true, id, flow_label: 0 };
+        let (src_port, window, urgent) = (conn.port, conn.window, conn.urgent);
+        let fields = TcpFields { src_port, dst_port: 80, seq, ack, flags, window, urgent, options };
         let frame = tcp(&l2, &l3, &fields, Bytes::copy_from_slice(data), 1400);
         self.input(Input::Frame(Link::Client, frame))
     }
@@ -371,7 +427,8 @@ impl Rig {
         Ok(all)
     }
 
-    /// The highest number acknowledged to the client, as an offset of its stream.
+    /// The highest number acknowledged to the client of a first connection, as an offset of its
+    /// stream.
     pub fn acked(&self, port: u16) -> u32 {
         self.shown(port).last().map_or(0, |s| s.seg.ack.wrapping_sub(ISS.wrapping_add(1)))
     }
@@ -382,6 +439,8 @@ impl Rig {
 pub struct Conn {
     pub port: u16,
     pub offer: Offer,
+    /// The client's first sequence number.
+    pub iss: u32,
     /// The first sequence number that the client was shown.
     pub viss: u32,
     pub has_stamps: bool,
@@ -392,6 +451,8 @@ pub struct Conn {
     pub tsval: u32,
     pub tsecr: u32,
     pub window: u16,
+    /// The urgent pointer of what it says, for segments with the flag.
+    pub urgent: u16,
     read_to: usize,
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use shadowvm::engine::{Event, FlowState, Input, LegId, Link, Signal};
 use shadowvm::lab::{RouteMetrics, ServerOptions};
@@ -34,9 +37,12 @@ pub fn all() -> Vec<(String, Script)> {
             if offer.has_sack { "sack" } else { "nosack" },
             if offer.has_stamps { "stamps" } else { "nostamps" },
         );
-        all.push((name, Box::new(move || options_survive_a_failover(offer))));
+        all.push((name, Box::new(move || options_survive_a_failover(offer, false))));
     }
-    let more: [(&str, Plain); 12] = [
+    for (name, offer) in [("ipv6", Offer::FULL), ("ipv6-without-options", Offer::BARE)] {
+        all.push((name.into(), Box::new(move || options_survive_a_failover(offer, true))));
+    }
+    let more: [(&str, Plain); 18] = [
         ("server-b-without-options", server_b_without_options),
         ("differing-mss", differing_mss),
         ("syn-lost-to-one-leg", syn_lost_to_one_leg),
@@ -49,6 +55,12 @@ pub fn all() -> Vec<(String, Script)> {
         ("close-in-order", close_in_order),
         ("inexact-reset-is-challenged", inexact_reset_is_challenged),
         ("exact-reset-closes-both", exact_reset_closes_both),
+        ("same-port-after-a-close", same_port_after_a_close),
+        ("same-port-after-a-reset", same_port_after_a_reset),
+        ("syn-into-an-open-connection", syn_into_an_open_connection),
+        ("urgent-response", urgent_response),
+        ("urgent-request", urgent_request),
+        ("restart-with-a-late-clock", restart_with_a_late_clock),
     ];
     all.extend(more.map(|(name, script)| (name.to_owned(), Box::new(script) as Script)));
     all
@@ -89,8 +101,8 @@ fn stamps_grow(rig: &Rig, conn: &Conn) -> Result<(), String> {
 }
 
 /// Handshake with these options, a response, the primary's death, more response from the other.
-fn options_survive_a_failover(offer: Offer) -> Result<(), String> {
-    let mut rig = equal()?;
+fn options_survive_a_failover(offer: Offer, is_v6: bool) -> Result<(), String> {
+    let mut rig = Rig::over(is_v6, <[ServerOptions; 2]>::default(), &[])?;
     let (mut conn, mut streams) = rig.open(offer)?;
     let synack = rig.shown(conn.port).find(|s| s.seg.flags.has(TcpFlags::SYN)).cloned();
     let options = synack.ok_or("no SYN-ACK")?.seg.options;
@@ -360,4 +372,128 @@ fn exact_reset_closes_both() -> Result<(), String> {
         ensure(is_reset, || format!("{error}"))?;
     }
     Ok(())
+}
+
+/// A response on a connection, whole and from these two servers.
+fn answers(rig: &mut Rig, conn: &mut Conn, streams: &mut [TcpStream; 2]) -> Result<(), String> {
+    let all = pattern(5000);
+    rig.say(conn, ACK, &pattern(100))?;
+    for stream in &mut *streams {
+        let got = rig.read(stream, 100)?;
+        ensure(got == pattern(100), || "the request arrived changed".into())?;
+    }
+    respond(streams, &all)?;
+    let before = conn.received.len();
+    rig.receive(conn, before + all.len())?;
+    ensure(conn.received[before..] == all, || "the response arrived changed".into())
+}
+
+/// The servers' kernels remember the connection, the gateway does, and the port is used again.
+fn same_port_after_a_close() -> Result<(), String> {
+    let mut rig = equal()?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    answers(&mut rig, &mut conn, &mut streams)?;
+    for stream in &streams {
+        stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+    }
+    let has_fin = |s: &super::rig::Seen| s.seg.flags.has(TcpFlags::FIN);
+    rig.until("the FIN", |rig| rig.shown(conn.port).any(has_fin).then_some(()))?;
+    conn.received.push(0);
+    rig.say(&mut conn, FIN, b"")?;
+    for stream in &mut streams {
+        rig.until("the client's FIN", |_| matches!(stream.read(&mut [0]), Ok(0)).then_some(()))?;
+    }
+    let mut again = rig.syn_again(&conn)?;
+    let mut streams = rig.accept(&mut again)?;
+    ensure(again.viss != conn.viss, || "the old number again".into())?;
+    answers(&mut rig, &mut again, &mut streams)?;
+    ensure(rig.engine.flows(1)[0].state == FlowState::Paired, || "not paired".into())?;
+    stamps_grow(&rig, &again)
+}
+
+/// The same after a reset of the client.
+fn same_port_after_a_reset() -> Result<(), String> {
+    let mut rig = equal()?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    answers(&mut rig, &mut conn, &mut streams)?;
+    rig.say(&mut conn, RST, b"")?;
+    let mut again = rig.syn_again(&conn)?;
+    let mut streams = rig.accept(&mut again)?;
+    answers(&mut rig, &mut again, &mut streams)?;
+    ensure(rig.engine.flows(1)[0].state == FlowState::Paired, || "not paired".into())
+}
+
+/// A SYN for an open connection is challenged (RFC 5961 4) and changes nothing.
+fn syn_into_an_open_connection() -> Result<(), String> {
+    let mut rig = equal()?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    answers(&mut rig, &mut conn, &mut streams)?;
+    let before = rig.shown(conn.port).count();
+    let stray = rig.syn_again(&conn)?;
+    rig.pass(Duration::from_millis(30))?;
+    let shown: Vec<_> = rig.shown(conn.port).skip(before).cloned().collect();
+    let is_challenge =
+        |s: &super::rig::Seen| s.seg.flags == ACK && s.seg.ack == ISS.wrapping_add(101);
+    ensure(shown.len() == 1 && shown.iter().all(is_challenge), || format!("{shown:#?}"))?;
+    conn.tsval = stray.tsval;
+    answers(&mut rig, &mut conn, &mut streams)
+}
+
+/// Out-of-band data of the servers: the client's pointer points behind the urgent byte.
+fn urgent_response() -> Result<(), String> {
+    let mut rig = equal()?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    respond(&mut streams, b"before")?;
+    rig.receive(&mut conn, 6)?;
+    for stream in &streams {
+        send(stream.as_raw_fd(), b"urgent!", MsgFlags::MSG_OOB).map_err(|e| e.to_string())?;
+    }
+    rig.receive(&mut conn, 13)?;
+    ensure(conn.received == b"beforeurgent!", || "the response arrived changed".into())?;
+    let pointed: Vec<u32> = rig
+        .shown(conn.port)
+        .filter(|s| s.seg.flags.has(TcpFlags::URG) && !s.data.is_empty())
+        .map(|s| s.seg.seq.wrapping_add(s.seg.urgent.into()).wrapping_sub(conn.viss + 1))
+        .collect();
+    // RFC 6093 3.1: as sent, the pointer is that of the byte behind the urgent one.
+    ensure(!pointed.is_empty() && pointed.iter().all(|&p| p == 13), || format!("{pointed:?}"))
+}
+
+/// Out-of-band data of the client: both servers' programs can tell which byte it is.
+fn urgent_request() -> Result<(), String> {
+    let mut rig = equal()?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    rig.say(&mut conn, ACK, b"before")?;
+    conn.urgent = 7;
+    rig.say(&mut conn, ACK.with(TcpFlags::URG), b"urgent!")?;
+    conn.urgent = 0;
+    for stream in &mut streams {
+        let got = rig.read(stream, 12)?;
+        ensure(got == b"beforeurgent", || format!("{got:?}"))?;
+        let mut byte = [0];
+        let taken = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_OOB);
+        ensure(taken == Ok(1) && byte == *b"!", || format!("{taken:?} {byte:?}"))?;
+    }
+    respond(&mut streams, b"read")?;
+    rig.receive(&mut conn, 4)
+}
+
+/// A client whose clock stands beyond 2^31, and a gateway that begins again in between: the
+/// servers go on hearing that clock.
+fn restart_with_a_late_clock() -> Result<(), String> {
+    let mut rig = equal()?;
+    rig.tsval = 0xc000_0000;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    answers(&mut rig, &mut conn, &mut streams)?;
+    rig.restart()?;
+    let before = rig.seen.len();
+    answers(&mut rig, &mut conn, &mut streams)?;
+    let stamps: Vec<u32> = rig.seen[before..]
+        .iter()
+        .filter(|s| s.link != Link::Client && s.seg.src_port == conn.port && !s.data.is_empty())
+        .filter_map(|s| s.seg.options.timestamps.map(|(val, _)| val.0))
+        .collect();
+    let follows = |&val: &u32| (0xc000_0000..=conn.tsval).contains(&val);
+    ensure(!stamps.is_empty() && stamps.iter().all(follows), || format!("{stamps:x?}"))?;
+    stamps_grow(&rig, &conn)
 }
