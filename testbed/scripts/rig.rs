@@ -20,6 +20,7 @@ use shadowvm::lab::world::{CLIENT, CLIENT_MAC, SERVER_MAC, SERVICE};
 use shadowvm::lab::{HostId, Program, ServerOptions, World, WorldOptions};
 use shadowvm::wire::build::{TcpFields, tcp};
 use shadowvm::wire::parse::parse;
+use shadowvm::wire::train::Train;
 use shadowvm::wire::{Frame, L2, L3, Mac, Packet, Segment, TcpFlags, TcpOptions, Tsval, Vlans};
 
 pub const ACK: TcpFlags = TcpFlags::ACK;
@@ -200,7 +201,7 @@ impl Rig {
             self.seen.push(Seen { link, seg, data });
         }
         if let Link::Server(leg) = link {
-            let sent = self.sockets[leg.index()].send(&[&frame]);
+            let sent = self.sockets[leg.index()].send(std::iter::once(&Train::from(frame)));
             sent.map_err(|e| format!("sending to {leg:?}: {e}"))?;
         }
         Ok(())
@@ -218,11 +219,26 @@ impl Rig {
                 return Ok(answer);
             }
             if clock::now() >= end {
-                let last = self.seen.len().saturating_sub(6);
-                return Err(format!("waited for {what}; last seen {:#?}", &self.seen[last..]));
+                return Err(format!("waited for {what}; last seen:\n{}", self.last_seen()));
             }
             self.step(end)?;
         }
+    }
+
+    /// The latest segments of the client's connections, a line each.
+    fn last_seen(&self) -> String {
+        let ours = FIRST_PORT..=self.port;
+        let is_ours =
+            |s: &&Seen| [s.seg.src_port, s.seg.dst_port].iter().any(|port| ours.contains(port));
+        let line = |s: &Seen| {
+            let (link, seg) = (s.link, &s.seg);
+            let (flags, seq, ack) = (seg.flags, seg.seq, seg.ack);
+            format!("to {link:?}: {flags:?} seq {seq} ack {ack} len {}", s.data.len())
+        };
+        let mut lines: Vec<String> =
+            self.seen.iter().rev().filter(is_ours).take(12).map(line).collect();
+        lines.reverse();
+        lines.join("\n")
     }
 
     /// Carries frames for this long.

@@ -403,6 +403,8 @@ fn same_port_after_a_close() -> Result<(), String> {
     for stream in &mut streams {
         rig.until("the client's FIN", |_| matches!(stream.read(&mut [0]), Ok(0)).then_some(()))?;
     }
+    let is_over = |rig: &Rig| rig.engine.flows(1)[0].state == FlowState::TimeWait;
+    rig.until("both ends to be acknowledged", |rig| is_over(rig).then_some(()))?;
     let mut again = rig.syn_again(&conn)?;
     let mut streams = rig.accept(&mut again)?;
     ensure(again.viss != conn.viss, || "the old number again".into())?;
