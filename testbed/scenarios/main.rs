@@ -1,9 +1,9 @@
 //! Real programs in network namespaces around the real gateway: nginx twice, curl, tcpdump.
 //!
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
-//! everything with `TESTBED_LONG=1`, three at a time (`TESTBED_JOBS=N`): each has its own world, and
-//! most of its time a scenario waits. `TESTBED_ONLY=TEXT` runs those with the text in their name,
-//! `TESTBED_SEED=N` repeats a choice of fault instants. What fails leaves its captures and
+//! everything with `TESTBED_LONG=1`, three at a time (`TESTBED_JOBS=N`): each has its own world,
+//! and most of its time a scenario waits. `TESTBED_ONLY=TEXT` runs those with the text in their
+//! name, `TESTBED_SEED=N` repeats a choice of fault instants. What fails leaves its captures and
 //! logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does too.
 
 mod bed;
