@@ -408,7 +408,7 @@ impl Engine {
             for id in ids {
                 let now = self.now;
                 if let Some(flow) = self.table.get_mut(id) {
-                    flow.forgive(now);
+                    flow.forgive(now, gap);
                 }
                 self.table.refresh(id);
             }

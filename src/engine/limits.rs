@@ -18,6 +18,9 @@ pub const LAG_BYTES_MAX: u64 = 4 << 20;
 pub const RETAIN_BYTES_MAX: u64 = 4 << 20;
 /// How far beyond the edge that it was told a leg's bytes are still taken (window probes).
 pub const BEYOND_EDGE_BYTES_MAX: u64 = 64 << 10;
+/// How far a lagging leg's window may stay behind what the client was granted when it counts as
+/// caught up.
+pub const LATE_WINDOW_BYTES_MAX: u64 = 64 << 10;
 /// Most payload in one super-frame that the gateway builds.
 pub const SUPER_FRAME_BYTES_MAX: u64 = 65_000;
 /// Ranges kept in a leg's SACK scoreboard.

@@ -206,7 +206,8 @@ impl Cell {
         let events = bed.events()?;
         judge::events(&events, struck)?;
         if self.fault != Fault::KillWorker {
-            judge::moved(&events, leg_name(self.target.other()))?;
+            let is_stopped = self.fault == Fault::Stop;
+            judge::moved(&events, leg_name(self.target.other()), is_stopped)?;
         }
         drop(open);
         let summary = match bed.judge() {
@@ -313,6 +314,11 @@ impl Round<'_> {
         let at = (self.total() * percent / 100).max(1);
         let flow = self.flow(open)?;
         let count = open.len();
+        // While connections come and go, the lasting ones are the striker's.
+        let (busy, lasting) = match self.cell.work {
+            Work::Churn => open.split_at_mut(0),
+            Work::Download | Work::Upload | Work::KeepAlive => open.split_at_mut(count),
+        };
         std::thread::scope(|scope| {
             let striker = scope.spawn(|| -> Result<Struck, Failure> {
                 // The state before the fault is asked for half-way, the fault comes on the byte.
@@ -325,9 +331,11 @@ impl Round<'_> {
                 if self.progress.now() >= self.total() {
                     return Err(Failure::Void("the fault came after the last byte".into()));
                 }
+                // After 3 s of quiet a dead worker's FIN may be taken for an ordinary end.
+                self.warm_up(lasting)?;
                 Ok(struck)
             });
-            let worked = self.work(open);
+            let worked = self.work(busy);
             self.progress.end();
             let struck = striker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             worked.and(struck)
@@ -453,8 +461,11 @@ impl Round<'_> {
         let mine: Vec<String> =
             open.iter().map(|c| c.local().map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
         let is_worker = self.cell.fault == Fault::KillWorker;
+        // A stopped backup of which nothing is wanted any more is late, and may yet come back.
+        let may_lag = self.cell.fault == Fault::Stop;
         let moved = |flow: &shadowvm::admin::types::Flow| {
-            flow.state == "solo" && flow.primary.as_deref() == Some(survivor)
+            let is_left = flow.state == "solo" || may_lag && flow.state == "lagging";
+            is_left && flow.primary.as_deref() == Some(survivor)
         };
         until(Duration::from_secs(5), "every flow to be on the survivor", || {
             let flows = self.bed.flows().ok()?;

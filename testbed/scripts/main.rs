@@ -2,6 +2,7 @@
 //!
 //! `KERNEL_ONLY=TEXT` runs those with the text in their name.
 
+mod made;
 mod rig;
 mod scripts;
 

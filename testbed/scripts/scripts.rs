@@ -11,6 +11,7 @@ use shadowvm::engine::{Event, FlowState, Input, LegId, Link, Signal};
 use shadowvm::lab::{RouteMetrics, ServerOptions};
 use shadowvm::wire::TcpFlags;
 
+use super::made;
 use super::rig::{ACK, Conn, FIN, FIRST_PORT, ISS, Offer, RST, Rig};
 
 /// A script by itself.
@@ -42,7 +43,7 @@ pub fn all() -> Vec<(String, Script)> {
     for (name, offer) in [("ipv6", Offer::FULL), ("ipv6-without-options", Offer::BARE)] {
         all.push((name.into(), Box::new(move || options_survive_a_failover(offer, true))));
     }
-    let more: [(&str, Plain); 18] = [
+    let more: [(&str, Plain); 21] = [
         ("server-b-without-options", server_b_without_options),
         ("differing-mss", differing_mss),
         ("syn-lost-to-one-leg", syn_lost_to_one_leg),
@@ -61,6 +62,9 @@ pub fn all() -> Vec<(String, Script)> {
         ("urgent-response", urgent_response),
         ("urgent-request", urgent_request),
         ("restart-with-a-late-clock", restart_with_a_late_clock),
+        ("real-client-two-segmentations", made::two_segmentations),
+        ("real-client-failover", made::a_failover),
+        ("real-client-one-end-of-two", made::one_end_of_two),
     ];
     all.extend(more.map(|(name, script)| (name.to_owned(), Box::new(script) as Script)));
     all
@@ -70,7 +74,7 @@ fn equal() -> Result<Rig, String> {
     Rig::new(<[ServerOptions; 2]>::default(), &[])
 }
 
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+pub fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
@@ -81,7 +85,7 @@ fn respond(streams: &mut [TcpStream; 2], data: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
 }
 

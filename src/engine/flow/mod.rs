@@ -402,19 +402,19 @@ impl Flow {
         self.expires_at = now + max;
     }
 
-    /// The gateway stood still: nobody is late for that.
-    pub fn forgive(&mut self, now: Instant) {
+    /// The gateway stood still for `gap`: nobody is late for that. Only that time is forgiven: on a
+    /// busy machine, where it often stands still for a moment, a dead server is found all the same.
+    pub fn forgive(&mut self, now: Instant, gap: Duration) {
+        let later = |at: Instant| (at + gap).min(now.max(at));
         for leg in &mut self.legs {
-            leg.progress_at = leg.progress_at.max(now);
+            leg.progress_at = later(leg.progress_at);
+            leg.reset_at = leg.reset_at.map(later);
         }
         for pinned in self.pinned.iter_mut().flatten() {
-            *pinned = now;
+            *pinned = later(*pinned);
         }
-        self.fin_held_at = self.fin_held_at.map(|_| now);
-        self.first_answer_at = self.first_answer_at.map(|_| now);
-        for leg in &mut self.legs {
-            leg.reset_at = leg.reset_at.map(|_| now);
-        }
+        self.fin_held_at = self.fin_held_at.map(later);
+        self.first_answer_at = self.first_answer_at.map(later);
     }
 
     /// A new connection takes the 4-tuple: this one is over, its legs are reset.
