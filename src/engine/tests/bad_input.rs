@@ -78,7 +78,8 @@ fn with_a_full_pool_new_flows_have_one_server_and_nothing_held_is_lost() {
 
 #[test]
 fn odd_segments_of_anybody_harm_no_flow() {
-    let odd: &[(&str, fn(u32, u32) -> Say)] = &[
+    type Odd = fn(u32, u32) -> Say;
+    let odd: &[(&str, Odd)] = &[
         ("SYN+FIN", |seq, ack| say(TcpFlags(0x03), seq + 9, ack)),
         ("SYN+RST beside the number", |seq, ack| say(TcpFlags(0x06), seq + 9, ack)),
         ("all flags beside the number", |seq, ack| say(TcpFlags(0xff), seq + 9, ack)),
