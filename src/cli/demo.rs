@@ -191,7 +191,7 @@ fn simulated(args: &Args, world: &str, teller: &Teller) -> ExitCode {
     crate::sim::hush_panics();
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = crate::sim::Options::default();
-    let summary = fleet::run(args.seed, SIMULATED_SEEDS, jobs, &options, |_| true);
+    let summary = fleet::run(args.seed, SIMULATED_SEEDS, &fleet::idle(jobs), &options, |_| true);
     let passed = summary.failures.is_empty();
     if args.output == Format::Json {
         println!(

@@ -4,6 +4,8 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -12,6 +14,8 @@ use super::{Format, exit};
 use crate::sim::fleet::{self, Summary};
 use crate::sim::{Options, Scenario, rare, run_seed};
 
+/// A seed takes a millisecond; one that takes so long never ends.
+const HANGS: Duration = Duration::from_secs(60);
 /// A run of so many seeds has to reach every rare event.
 const LONG_RUN_SEEDS: u64 = 5_000;
 
@@ -66,7 +70,10 @@ fn commit() -> String {
 
 fn tell(seed: u64, args: &Args) -> ExitCode {
     let options = Options { is_verbose: true, without_gateway: args.baseline };
+    let running = watched(args);
+    running[0].store(seed, Ordering::Relaxed);
     let outcome = run_seed(seed, &options);
+    running[0].store(fleet::NO_SEED, Ordering::Relaxed);
     let failure = outcome.failure();
     let mut out = std::io::stdout().lock();
     let written = match args.output {
@@ -96,7 +103,8 @@ fn run_many(args: &Args) -> ExitCode {
     let is_text = args.output == Format::Text;
     let shows_progress = is_text && std::io::stderr().is_terminal();
     let commit = commit();
-    let summary = fleet::run(args.from, args.seeds, jobs(args), &options, |outcome| {
+    let running = watched(args);
+    let summary = fleet::run(args.from, args.seeds, &running, &options, |outcome| {
         done += 1;
         if let Some(what) = outcome.failure() {
             failed += 1;
@@ -123,9 +131,30 @@ fn run_many(args: &Args) -> ExitCode {
     ExitCode::from(if is_good { exit::OK } else { exit::NO })
 }
 
-fn jobs(args: &Args) -> usize {
+/// A place for each thread to note its seed, watched: a seed bounds its own steps, but a loop
+/// inside the engine would never end.
+fn watched(args: &Args) -> Arc<Vec<AtomicU64>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    args.jobs.unwrap_or(cores)
+    let running = Arc::new(fleet::idle(args.jobs.unwrap_or(cores)));
+    let watched = Arc::downgrade(&running);
+    std::thread::spawn(move || {
+        let mut since =
+            vec![(fleet::NO_SEED, Instant::now()); watched.upgrade().map_or(0, |r| r.len())];
+        while let Some(running) = watched.upgrade() {
+            for (own, since) in running.iter().zip(&mut since) {
+                let seed = own.load(Ordering::Relaxed);
+                if seed != since.0 {
+                    *since = (seed, Instant::now());
+                } else if seed != fleet::NO_SEED && since.1.elapsed() >= HANGS {
+                    println!("FAIL seed {seed} (commit {}): it hangs", commit());
+                    std::process::exit(i32::from(exit::NO));
+                }
+            }
+            drop(running);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
+    running
 }
 
 /// Rare events that a long run did not reach.
@@ -197,7 +226,7 @@ fn run_planted(args: &Args) -> ExitCode {
     for bug in Bug::ALL {
         planted::choose(Some(bug));
         let mut caught: Option<(u64, String)> = None;
-        let summary = fleet::run(args.from, args.seeds, jobs(args), &options, |outcome| {
+        let summary = fleet::run(args.from, args.seeds, &running, &options, |outcome| {
             if let (Some(what), None) = (outcome.failure(), &caught) {
                 caught = Some((outcome.seed, what.to_owned()));
             }

@@ -31,6 +31,12 @@ impl ShownClock {
         shown
     }
 
+    /// The client has seen `value`: what it is shown next goes on from there. Known after a restart
+    /// of the gateway from what the client echoes.
+    pub fn was_at(&mut self, now: Instant, value: Tsval) {
+        self.last = Some((value, now));
+    }
+
     /// Where the clock stands at `now`, by its nominal tick of a millisecond.
     pub fn expected(&self, now: Instant) -> Option<Tsval> {
         let (last, at) = self.last?;

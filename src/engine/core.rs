@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
 use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState, SoloReason};
@@ -18,7 +20,7 @@ use super::{
     Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, Record,
     ServiceId, Signal, Status, SyncReason,
 };
-use crate::wire::{Frame, IcmpKind, L2, NdKind, Packet, Quote, Segment, TcpFlags, parse};
+use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
 /// Share of the hold budget at which new flows begin with one server.
 const POOL_FULL_PERCENT: usize = 95;
@@ -151,7 +153,7 @@ impl Engine {
                 },
             };
         }
-        if matches!(packet, Packet::Tcp(_)) && l2_of(&packet).dst.is_multicast() {
+        if matches!(packet, Packet::Tcp(_)) && packet.l2().dst.is_multicast() {
             // TCP is between two hosts (RFC 1122 4.2.3.10); whoever answers it would say so.
             return self.reject(link, RejectReason::NotForUs);
         }
@@ -162,7 +164,7 @@ impl Engine {
     }
 
     fn on_client_packet(&mut self, packet: Packet, frame: Frame) {
-        let l2 = l2_of(&packet);
+        let l2 = packet.l2();
         let from_inside = self.bridge.neighbours.is_server(l2.src) || l2.src == self.prober.mac();
         if from_inside || self.claims_service(&packet) {
             return self.reject(Link::Client, RejectReason::WrongLink);
@@ -170,7 +172,7 @@ impl Engine {
         if !self.bridge.neighbours.is_for_servers(l2.dst) {
             return self.reject(Link::Client, RejectReason::NotForUs);
         }
-        if let Some((l3, true)) = l3_of(&packet).map(|l3| (l3, self.is_service(l3.dst))) {
+        if let Some((l3, true)) = packet.l3().map(|l3| (l3, self.is_service(l3.dst))) {
             self.bridge.neighbours.learn_client(l3.src, l2.src);
             self.prober.heard_client(l2, l3);
         }
@@ -212,7 +214,7 @@ impl Engine {
     }
 
     fn on_server_packet(&mut self, leg: LegId, packet: Packet, frame: Frame) {
-        let l2 = l2_of(&packet);
+        let l2 = packet.l2();
         if self.is_probe_reply(leg, &packet) {
             return self.reject(Link::Server(leg), RejectReason::ProbeReply);
         }
@@ -246,6 +248,10 @@ impl Engine {
         };
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
         if let Some(id) = self.table.find(&key) {
+            if self.table.get(id).is_some_and(|flow| flow.was_answered_elsewhere(seg)) {
+                self.with_flow(id, |flow, cx| flow.abandon(cx));
+                return self.bridge.to_primary(view, frame, &mut self.outputs);
+            }
             let is_closed = self.table.get(id).is_some_and(Flow::is_closed);
             if !(is_syn && is_closed) {
                 let (_, body, _) = frame.into_parts();
@@ -274,6 +280,10 @@ impl Engine {
             self.event(Event::Unprotected { flow: key, reason });
             return self.bridge.to_primary(view, frame, &mut self.outputs);
         };
+        self.begin_flow(key, id, seg);
+    }
+
+    fn begin_flow(&mut self, key: FlowKey, id: FlowId, seg: &Segment) {
         let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
         let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
         if is_full {
@@ -305,6 +315,17 @@ impl Engine {
             self.prober.reset(leg, seg, &mut self.outputs);
         }
         self.bridge.to_client(view, leg, frame, &mut self.outputs);
+    }
+
+    /// A connection that the servers have accepted on a 4-tuple of which the gateway still had one.
+    fn succeed_flow(&mut self, key: FlowKey, syn: &Segment, answers: [Option<Segment>; 2]) {
+        let Some(id) = self.table.next_id(self.config.flows_max) else { return };
+        self.begin_flow(key, id, syn);
+        for leg in LegId::ALL {
+            if let Some(seg) = &answers[leg.index()] {
+                self.with_flow(id, |flow, cx| flow.on_leg_segment(cx, leg, seg, Bytes::new()));
+            }
+        }
     }
 
     /// A frame of a failed or returning server.
@@ -648,11 +669,19 @@ impl Engine {
             ip_id: &mut self.ip_id,
             is_fit,
         };
+        let mut successor = None;
         if let Some(flow) = self.table.get_mut(id) {
             act(flow, &mut cx);
+            successor = flow.successor().map(|(syn, answers)| (flow.key, syn, answers));
+            if successor.is_some() {
+                flow.supersede(&mut cx);
+            }
         }
         self.table.refresh(id);
         self.hear_reports();
+        if let Some((key, syn, answers)) = successor {
+            self.succeed_flow(key, &syn, answers);
+        }
     }
 
     fn cx(&mut self) -> Cx<'_> {
@@ -742,7 +771,7 @@ impl Engine {
                 NdKind::Advertise { target, .. } => Some(target),
                 _ => Some(nd.l3.src),
             },
-            other => l3_of(other).map(|l3| l3.src),
+            other => other.l3().map(|l3| l3.src),
         };
         sender.is_some_and(|ip| self.is_service(ip))
     }
@@ -753,27 +782,5 @@ impl Engine {
 
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
-    }
-}
-
-fn l2_of(packet: &Packet) -> L2 {
-    match packet {
-        Packet::Tcp(p) => p.l2,
-        Packet::Udp(p) => p.l2,
-        Packet::Icmp(p) => p.l2,
-        Packet::Arp(p) => p.l2,
-        Packet::Nd(p) => p.l2,
-        Packet::Fragment(p) => p.l2,
-        Packet::Other(p) => p.l2,
-    }
-}
-
-fn l3_of(packet: &Packet) -> Option<crate::wire::L3> {
-    match packet {
-        Packet::Tcp(p) => Some(p.l3),
-        Packet::Udp(p) => Some(p.l3),
-        Packet::Icmp(p) => Some(p.l3),
-        Packet::Fragment(p) => Some(p.l3),
-        Packet::Arp(_) | Packet::Nd(_) | Packet::Other(_) => None,
     }
 }

@@ -65,6 +65,8 @@ pub struct Leg {
     pub state: LegState,
     /// Its initial sequence number.
     pub iss: Seq<LegSpace>,
+    /// The number of a connection that it was told to forget before it answered this one.
+    pub stale_iss: Option<u32>,
     /// What it agreed to.
     pub options: LegOptions,
     /// Headers of its latest frame.
@@ -111,6 +113,8 @@ pub struct Leg {
     pub clock: LegClock,
     /// When it last got a byte further (said, acknowledged or opened its window).
     pub progress_at: Instant,
+    /// When it was last told of an ack or a window that it may have waited for.
+    pub given_at: Instant,
     /// When it last spoke.
     pub heard_at: Instant,
     /// Next local retransmission to it.
@@ -129,6 +133,7 @@ impl Leg {
         Self {
             state,
             iss: Seq::new(0),
+            stale_iss: None,
             options: LegOptions::default(),
             headers: None,
             acked: Offset::SYN,
@@ -150,6 +155,7 @@ impl Leg {
             duplicate: None,
             clock: LegClock::default(),
             progress_at: now,
+            given_at: now,
             heard_at: now,
             resend_at: None,
             resend_count: 0,
@@ -214,6 +220,11 @@ impl Leg {
                 self.sacked.insert(left, right);
             }
         }
+    }
+
+    /// Since when it could have got further, and has not.
+    pub fn stands_since(&self) -> Instant {
+        self.progress_at.max(self.given_at)
     }
 
     /// It got further: its local retransmissions begin anew.

@@ -39,6 +39,8 @@ pub const OPENING_MAX: Duration = ms(3000);
 pub const RST_HOLD: Duration = ms(50);
 /// How long a FIN of one leg waits for a leg that has said everything before it.
 pub const FIN_HOLD: Duration = ms(3000);
+/// How long the end of a primary whose backup lags is doubted while that stands still.
+pub const LAG_FIN_DOUBT: Duration = ms(1000);
 /// How long a closed flow is kept for late segments (RFC 9293 3.6.1, shorter).
 pub const TIME_WAIT: Duration = ms(65_000);
 /// How long a reset flow is kept to reset again whoever missed it.
@@ -51,6 +53,8 @@ pub const CLOSING_MAX: Duration = ms(600_000);
 pub const TIGHT_WAIT: Duration = ms(300);
 /// After a restart the ends are asked for their positions again after this, doubling to 64 times.
 pub const ASK_AGAIN: Duration = ms(20);
+/// A leg that does not answer them is late after this: stacks answer such questions seldom.
+pub const ANSWER_WAIT: Duration = ms(1500);
 /// A flow on which nothing was heard for this long is forgotten: above TCP's own keep-alive.
 pub const IDLE_MAX: Duration = ms(5 * 24 * 3600 * 1000);
 

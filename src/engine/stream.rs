@@ -104,6 +104,20 @@ impl Stream {
         self.chunks.range(at..).next().map(|(&f, _)| f)
     }
 
+    /// The first ranges held beyond the contiguous run, at most `max`.
+    pub fn islands(&self, max: usize) -> Vec<(Offset, Offset)> {
+        let mut islands: Vec<(Offset, Offset)> = Vec::new();
+        for (&from, chunk) in self.chunks.range(self.contiguous..) {
+            let to = from + chunk.len() as u64;
+            match islands.len() {
+                n if n > 0 && islands[n - 1].1 == from => islands[n - 1].1 = to,
+                n if n == max => break,
+                _ => islands.push((from, to)),
+            }
+        }
+        islands
+    }
+
     /// Whether all of `[from, to)` is held.
     pub fn covers(&self, mut from: Offset, to: Offset) -> bool {
         while from < to {

@@ -39,7 +39,7 @@ pub enum Seen {
 }
 
 /// The parser of one direction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Framing {
     part: Part,
     line: Vec<u8>,

@@ -13,7 +13,7 @@ use super::{Normalizer, Step};
 const OUTSTANDING_MAX: usize = 1 << 16;
 
 /// Masks for one flow.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Http {
     /// Names of header fields, lower case; the index is the rule.
     masks: Vec<String>,
@@ -145,13 +145,19 @@ impl Normalizer for Http {
         }
     }
 
-    fn is_mid_message(&self) -> bool {
-        let is_inside = match self.response.part() {
-            Part::Body(_) | Part::Chunk(_) | Part::ChunkSize | Part::Trailer | Part::Header => true,
-            Part::Start => !self.response.line().is_empty() || !self.outstanding.is_empty(),
-            Part::UntilClose | Part::Lost => false,
+    fn is_complete(&self) -> Option<bool> {
+        let is_complete = match self.response.part() {
+            Part::Body(_) | Part::Chunk(_) | Part::ChunkSize | Part::Trailer | Part::Header => {
+                false
+            }
+            Part::Start => self.response.line().is_empty() && self.outstanding.is_empty(),
+            Part::UntilClose | Part::Lost => return None,
         };
-        self.is_recognized && is_inside
+        self.is_recognized.then_some(is_complete)
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Normalizer> {
+        Box::new(self.clone())
     }
 
     fn plain_ahead(&self) -> u64 {

@@ -36,8 +36,11 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The span found last was `len` bytes long.
     fn on_span(&mut self, len: usize);
 
-    /// Whether a message is known to be incomplete, or a request unanswered.
-    fn is_mid_message(&self) -> bool;
+    /// Whether every request has its whole answer; `None` where the protocol does not tell.
+    fn is_complete(&self) -> Option<bool>;
+
+    /// A copy that can read on by itself.
+    fn boxed_clone(&self) -> Box<dyn Normalizer>;
 
     /// How many bytes from here on are certainly plain (a body of known length).
     fn plain_ahead(&self) -> u64;
@@ -56,8 +59,11 @@ impl Normalizer for Raw {
         Step::Plain
     }
     fn on_span(&mut self, _: usize) {}
-    fn is_mid_message(&self) -> bool {
-        false
+    fn is_complete(&self) -> Option<bool> {
+        None
+    }
+    fn boxed_clone(&self) -> Box<dyn Normalizer> {
+        Box::new(Self)
     }
     fn plain_ahead(&self) -> u64 {
         u64::MAX

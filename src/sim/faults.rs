@@ -1,9 +1,9 @@
 //! Faults: when they are due, and what each does to the world.
 
 use super::host::{Host, SERVICE};
-use super::oracle::FlowTrack;
 use super::rng::mix;
 use super::scenario::{Fault, Target, Trigger};
+use super::track::FlowTrack;
 use super::world::{Happening, SERVER_MAC, WARM_UP, World};
 use crate::engine::{Command, FlowState, Input, LegId, Link, LinkCaps, Signal};
 

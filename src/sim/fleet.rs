@@ -6,6 +6,14 @@ use std::sync::mpsc;
 use super::rare::Rare;
 use super::{Options, Outcome, run_seed};
 
+/// A thread that has nothing to do.
+pub const NO_SEED: u64 = u64::MAX;
+
+/// Places for `jobs` threads to note their seeds.
+pub fn idle(jobs: usize) -> Vec<AtomicU64> {
+    (0..jobs.max(1)).map(|_| AtomicU64::new(NO_SEED)).collect()
+}
+
 /// What came of many seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -34,12 +42,12 @@ impl Summary {
     }
 }
 
-/// Runs seeds `from..from + count` on `jobs` threads; `on_outcome` hears of each as it ends, and
-/// stops the fleet by returning false.
+/// Runs seeds `from..from + count` on one thread for each of `running`, where it notes its seed;
+/// `on_outcome` hears of each as it ends, and stops the fleet by returning false.
 pub fn run(
     from: u64,
     count: u64,
-    jobs: usize,
+    running: &[AtomicU64],
     options: &Options,
     mut on_outcome: impl FnMut(&Outcome) -> bool,
 ) -> Summary {
@@ -48,7 +56,7 @@ pub fn run(
     let mut summary = Summary::default();
     std::thread::scope(|scope| {
         let (tx, rx) = mpsc::sync_channel(256);
-        for _ in 0..jobs.max(1) {
+        for own in running {
             let (tx, next, is_stopped) = (tx.clone(), &next, &is_stopped);
             scope.spawn(move || {
                 loop {
@@ -56,10 +64,12 @@ pub fn run(
                     if i >= count || is_stopped.load(Ordering::Relaxed) {
                         break;
                     }
+                    own.store(from + i, Ordering::Relaxed);
                     if tx.send(run_seed(from + i, options)).is_err() {
                         break;
                     }
                 }
+                own.store(NO_SEED, Ordering::Relaxed);
             });
         }
         drop(tx);

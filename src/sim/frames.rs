@@ -214,6 +214,11 @@ impl Known {
         self.ranges.iter().find(|&&(f, t)| f <= start && start < t).map_or(start, |&(_, t)| t)
     }
 
+    /// The end of everything known.
+    pub fn end(&self) -> u64 {
+        self.ranges.last().map_or(0, |&(_, t)| t)
+    }
+
     /// Whether something is known beyond a hole.
     pub fn has_hole(&self, start: u64) -> bool {
         let end = self.end_from(start);

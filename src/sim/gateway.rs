@@ -23,6 +23,8 @@ use crate::wire::{CsumSpot, Frame, Offload, segmentize};
 const PROBE_PORTS_FROM: u16 = 61_000;
 /// Frames out per frame in (times), and on top of that.
 const COST: (u64, u64) = (2, 250);
+/// Outputs of one input; more is a storm.
+const OUTPUTS_MAX: u32 = 100_000;
 /// How long a finished run may take to close its flows (ns).
 const CLOSING: u64 = 20_000_000_000;
 
@@ -259,7 +261,12 @@ impl World<'_> {
     }
 
     fn drain(&mut self) {
+        let mut outputs = 0u32;
         while let Some(output) = self.gateway.engine.as_mut().and_then(|e| e.poll_output()) {
+            outputs += 1;
+            if outputs > OUTPUTS_MAX {
+                return self.fail("cost: one input makes outputs without end");
+            }
             match output {
                 Output::Transmit(link, frame) => self.on_transmit(link, frame),
                 Output::Event(event) => self.on_event(&event),
@@ -334,6 +341,10 @@ impl World<'_> {
                 self.gateway.blamed[server.index()] = true;
                 self.judge_finding(*server, &format!("detached by {finding:?}"));
             }
+            Event::Unprotected { flow, .. } => {
+                let backup = self.gateway.primary.other().index();
+                self.gateway.dropped.insert((super::oracle::tuple_of(flow), backup));
+            }
             Event::OwnStall { .. } => self.oracle.forgive(),
             Event::Diverged { flow, .. } if self.scenario.may_diverge() => {
                 // What was shown of a lagging flow was never the backup's: it cannot carry it on.
@@ -380,7 +391,7 @@ impl World<'_> {
             Event::FlowChanged { flow, to: FlowState::Solo, primary, solo: Some(why), .. } => {
                 let tuple = super::oracle::tuple_of(flow);
                 let loser = primary.other();
-                if !self.is_explained(loser, *why) {
+                if !self.is_explained(tuple, loser, *why) {
                     let what = format!("{loser:?} was taken from a flow for {why:?} without cause");
                     self.gateway.unjustified.get_or_insert(what);
                 }
@@ -420,7 +431,12 @@ impl World<'_> {
         is_slow || is_late || disturbed || is_stalled
     }
 
-    fn is_explained(&self, leg: LegId, why: SoloReason) -> bool {
+    fn is_explained(&self, tuple: Tuple, leg: LegId, why: SoloReason) -> bool {
+        let has_nagle = self.scenario.servers[leg.index()].stack.nagle;
+        let stood =
+            self.oracle.flows.get(&tuple).is_some_and(|f| {
+                f.was_window_closed(self.now) || (has_nagle && f.is_inside_span(leg))
+            });
         let is_faulted = self.truth[leg.index()].is_faulted;
         match why {
             // A restarted gateway has forgotten where in HTTP it stood: masks end there.
@@ -428,6 +444,7 @@ impl World<'_> {
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption => false,
+            SoloReason::Lag if stood => true,
             SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
             // One FIN waits for the other; whichever is late, the backup loses.
             SoloReason::EarlyEnd if self.truth.iter().any(|t| t.is_faulted) => true,

@@ -78,8 +78,34 @@ fn mss_at(frame: &[u8], tcp: Tcp) -> Option<usize> {
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
+/// Where the value of the timestamps option stands from the TCP header, if it is aligned as usual.
+fn stamp_at(frame: &[u8], tcp: Tcp) -> Option<usize> {
+    let end = usize::from(frame[tcp.at + 12] >> 4) * 4;
+    let mut at = 20;
+    while at + 10 <= end && tcp.at + end <= frame.len() {
+        match frame[tcp.at + at] {
+            0 => return None,
+            1 => at += 1,
+            8 if at % 2 == 0 => return Some(at + 2),
+            _ => at += usize::from(frame[tcp.at + at + 1]).max(2),
+        }
+    }
+    None
+}
+
+/// What a stack has accepted on one connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Accepted {
+    /// Its latest ack.
+    ack: u32,
+    /// The peer's timestamp.
+    stamp: Option<u32>,
+}
+
 /// Moves sequence numbers between stack and link, per connection, and makes room for timestamps:
-/// smoltcp 0.13 forgets their 12 bytes and builds packets beyond its MTU, which it then drops.
+/// smoltcp 0.13 forgets their 12 bytes and builds packets beyond its MTU, which it then drops. It
+/// also takes the timestamp of segments that it does not accept (RFC 7323 4.3): those get the one
+/// accepted last.
 #[derive(Debug)]
 struct Shim {
     mss: u16,
@@ -88,6 +114,7 @@ struct Shim {
     shifts: BTreeMap<(u32, u16, u16), u32>,
     /// Of each connection the number that its stack chose for the SYN.
     syns: BTreeMap<(u32, u16, u16), u32>,
+    accepted: BTreeMap<(u32, u16, u16), Accepted>,
 }
 
 impl Shim {
@@ -104,8 +131,11 @@ impl Shim {
         if let Some(at) = mss_at(frame, tcp).filter(|_| is_syn) {
             set16(frame, tcp, at, self.mss);
         }
-        let Some(span) = self.near_wrap else { return };
         let key = Self::key(frame, tcp, true);
+        if frame[tcp.at + 13] & ACK != 0 {
+            self.accepted.entry(key).or_default().ack = be32(frame, tcp.at + 8);
+        }
+        let Some(span) = self.near_wrap else { return };
         let seq = be32(frame, tcp.at + 4);
         if is_syn {
             // A repeated SYN keeps its number. A later connection of the same ports has its own
@@ -124,9 +154,17 @@ impl Shim {
         }
     }
 
-    fn inbound(&self, frame: &mut [u8]) {
+    fn inbound(&mut self, frame: &mut [u8]) {
         let Some(tcp) = tcp_of(frame) else { return };
         let is_syn = frame[tcp.at + 13] & SYN != 0;
+        if let Some(at) = stamp_at(frame, tcp) {
+            let known = self.accepted.entry(Self::key(frame, tcp, false)).or_default();
+            let is_old = (be32(frame, tcp.at + 4).wrapping_sub(known.ack) as i32) < 0;
+            match known.stamp.filter(|_| is_old && !is_syn) {
+                Some(stamp) => set32(frame, tcp, at, stamp),
+                None => known.stamp = Some(be32(frame, tcp.at + at)),
+            }
+        }
         if let Some(at) = mss_at(frame, tcp).filter(|_| is_syn) {
             let room = if self.has_timestamps { 12 } else { 0 };
             let mss = be16(frame, tcp.at + at).min(self.mss) - room;
@@ -238,6 +276,7 @@ impl Host {
                 near_wrap: plan.isn_near_wrap,
                 shifts: BTreeMap::new(),
                 syns: BTreeMap::new(),
+                accepted: BTreeMap::new(),
             },
             plan: plan.clone(),
             mac,

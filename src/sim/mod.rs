@@ -4,8 +4,8 @@
 //! One seed expands to one [`Scenario`]; equal seeds give equal runs. Reading order: [`scenario`]
 //! (what a seed means), [`script`] (what the ends say), [`ends`] (applications), [`host`] (stacks),
 //! [`net`] (links), [`world`] (time and events), [`gateway`] (the engine's place), [`faults`],
-//! [`oracle`] (the rules, from the frames alone), [`rare`] (what was reached), [`fleet`] (many
-//! seeds). It reads no clock and no environment.
+//! [`oracle`] and [`track`] (the rules, from the frames alone), [`rare`] (what was reached),
+//! [`fleet`] (many seeds). It reads no clock and no environment.
 
 pub mod fleet;
 pub mod rare;
@@ -20,6 +20,7 @@ mod host;
 mod net;
 mod oracle;
 mod script;
+mod track;
 mod world;
 
 #[cfg(test)]

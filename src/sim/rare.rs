@@ -1,7 +1,8 @@
 //! Rare events: what a run reached. Counted from the oracle's view of the world at the instant of
 //! the engine's event, so that a green run can show what it has been through.
 
-use super::oracle::{FlowTrack, Oracle};
+use super::oracle::Oracle;
+use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.

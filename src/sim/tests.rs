@@ -14,6 +14,19 @@ const KEPT: &[(u64, &str)] = &[
     (3164, "a dead server that answered SYN probes only was never found"),
     (451, "after a restart the ends were asked for their positions once only"),
     (352, "a primary that failed in the handshake started the clock of a refusal"),
+    (18156, "after a restart the clock shown went back at a takeover"),
+    (742, "after a restart a leg that had not answered its question yet was called late"),
+    (63709, "after a restart bytes were shown ahead of a position that nobody knew"),
+    (65443, "a client whose handshake met a restart was answered twice, with two numbers"),
+    (20137, "a flow moved behind a FIN that had been shown while its backup lagged"),
+    (17070, "a dying primary's FIN was shown while the backup lagged, in no known protocol"),
+    (13476, "a primary that could not go on before the backup did was called late"),
+    (35139, "a primary that waited for the client's delayed ack was called late"),
+    (13005, "nobody answered a FIN repeated after both servers had closed"),
+    (47560, "a flow without a proven server went to TIME-WAIT with the client's FIN unanswered"),
+    (22103, "a SYN on a connection that the servers had closed was answered by a bare ack"),
+    (46467, "bytes that a lagging leg lost on its way were asked for by nobody"),
+    (41087, "a late segment of an older connection was taken for the new one's"),
 ];
 
 #[test]

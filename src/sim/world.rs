@@ -21,6 +21,8 @@ use crate::engine::{Epoch, Fence, LagPolicy, LegId, Link, SyncId};
 pub const WARM_UP: u64 = 60_000_000;
 /// Granted to every run on top of three times its baseline (ns).
 const GRACE: u64 = 12_000_000_000;
+/// Stacks back off for up to a minute: a run waits for their timers so often.
+const BACKOFFS: u32 = 3;
 /// Connections that nobody can serve any more are waited for this long (ns).
 const HOPELESS: u64 = 2_500_000_000;
 /// Events in one run; more is a storm.
@@ -210,6 +212,7 @@ impl<'a> World<'a> {
         let calm = WARM_UP + self.scenario.calm_us * 1000;
         let mut limit = calm + GRACE;
         let mut has_baseline = false;
+        let mut backoffs = 0;
         let mut events = 0u64;
         while self.report.violation.is_none() && !self.is_over(calm) {
             let Some(Reverse(Entry(time, _, what))) = self.heap.pop() else {
@@ -219,6 +222,13 @@ impl<'a> World<'a> {
             if time > limit && !has_baseline {
                 has_baseline = true;
                 limit += 3 * baseline();
+            }
+            if time > limit && backoffs < BACKOFFS {
+                backoffs += 1;
+                let stacks = self.hosts.iter().filter_map(|h| h.wake_at);
+                let wakes = stacks.chain(self.wakes.iter().copied().filter(|&w| w < u64::MAX));
+                let wake = wakes.filter(|&w| w > time).max();
+                limit = wake.map_or(limit, |wake| wake + 5_000_000_000);
             }
             events += 1;
             if time > limit || events > EVENTS_MAX {
@@ -441,7 +451,11 @@ impl<'a> World<'a> {
 
     /// Whether something has happened to `leg` that may have cost the connection this server.
     pub fn is_leg_excused(&self, id: usize, leg: LegId) -> bool {
-        self.truth[leg.index()].is_faulted || self.gateway.has_dropped(self.tuple(id), leg)
+        let tuple = self.tuple(id);
+        let is_left = |f: &super::track::FlowTrack| f.is_left_behind(leg, self.now);
+        self.truth[leg.index()].is_faulted
+            || self.gateway.has_dropped(tuple, leg)
+            || self.oracle.flows.get(&tuple).is_some_and(is_left)
     }
 
     pub fn is_excused(&self, id: usize) -> bool {

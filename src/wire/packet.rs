@@ -429,6 +429,32 @@ pub enum Packet {
     Other(Other),
 }
 
+impl Packet {
+    /// Its Ethernet header.
+    pub const fn l2(&self) -> L2 {
+        match self {
+            Self::Tcp(p) => p.l2,
+            Self::Udp(p) => p.l2,
+            Self::Icmp(p) => p.l2,
+            Self::Arp(p) => p.l2,
+            Self::Nd(p) => p.l2,
+            Self::Fragment(p) => p.l2,
+            Self::Other(p) => p.l2,
+        }
+    }
+
+    /// Its IP header, where the gateway looks behind it.
+    pub const fn l3(&self) -> Option<L3> {
+        match self {
+            Self::Tcp(p) => Some(p.l3),
+            Self::Udp(p) => Some(p.l3),
+            Self::Icmp(p) => Some(p.l3),
+            Self::Fragment(p) => Some(p.l3),
+            Self::Arp(_) | Self::Nd(_) | Self::Other(_) => None,
+        }
+    }
+}
+
 /// Why bytes are not a packet that the gateway can stand behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Malformed {

@@ -26,7 +26,14 @@ impl Flow {
         if self.visible.reset.is_some() {
             return;
         }
-        self.settle_early_end(cx);
+        if self.visible.fin.is_none() {
+            self.settle_early_end(cx);
+        } else {
+            self.settle_late_bytes(cx);
+        }
+        if self.visible.reset.is_some() {
+            return;
+        }
         self.settle_fin_hold(cx);
         self.release(cx);
         self.release_fin(cx);
@@ -49,6 +56,21 @@ impl Flow {
                 cx.reports.push(Report::UnfinishedEnd(id));
                 return self.lose(cx, id, SoloReason::EarlyEnd);
             }
+        }
+    }
+
+    /// The end was shown; a leg that says more cannot carry the flow (I7).
+    fn settle_late_bytes(&mut self, cx: &mut Cx<'_>) {
+        let shown = self.visible.fin;
+        let says_more = |f: &Self, id: LegId| {
+            let leg = f.leg(id);
+            leg.is_open() && shown.is_some_and(|fin| leg.said() > fin)
+        };
+        if says_more(self, self.backup()) && self.leg(self.primary).is_open() {
+            cx.event(Event::EarlyEnd { flow: self.key, loser: self.backup() });
+            self.lose(cx, self.backup(), SoloReason::EarlyEnd);
+        } else if says_more(self, self.primary) || says_more(self, self.backup()) {
+            self.reset_client(cx);
         }
     }
 
@@ -123,10 +145,7 @@ impl Flow {
             FlowState::Paired if on(Bug::EarlyFinReleased) => LegId::ALL.into_iter().any(ends),
             FlowState::Paired if on(Bug::FinWithoutHold) => ends(self.primary),
             FlowState::Paired => LegId::ALL.into_iter().all(ends) && self.has_both(),
-            FlowState::Lagging => {
-                let has_followed = self.leg(self.backup()).ended_at() == Some(at);
-                ends(self.primary) && !self.is_orphaned() && (has_followed || !self.is_unfinished())
-            }
+            FlowState::Lagging => ends(self.primary) && self.is_end_believed(cx.now),
             FlowState::Solo | FlowState::TimeWait => ends(self.primary),
             FlowState::Opening | FlowState::Diverged => false,
         };
@@ -136,12 +155,35 @@ impl Flow {
         }
     }
 
+    /// While Lagging, the primary's end may be that of a dying process: the backup would go on. It
+    /// is shown once the backup has ended there too, or when that has stood still for a while and
+    /// no answer is known to be incomplete.
+    fn is_end_believed(&self, now: Instant) -> bool {
+        let backup = self.leg(self.backup());
+        if self.is_orphaned() || backup.ended_at() == Some(self.visible.released) {
+            return !self.is_orphaned();
+        }
+        let asked = self.client.fin.unwrap_or(self.client.nxt);
+        let goes_on = backup.nxt > self.visible.released + 1;
+        if asked > self.visible.answered || goes_on {
+            return false;
+        }
+        now >= self.doubt_until() && self.is_shown_complete() != Some(false)
+    }
+
+    fn doubt_until(&self) -> Instant {
+        self.leg(self.backup()).stands_since() + limits::LAG_FIN_DOUBT
+    }
+
     /// Both directions are closed and acknowledged: kept for late segments only.
     pub(super) fn settle_close(&mut self, cx: &mut Cx<'_>) {
         if self.state == FlowState::TimeWait {
             return;
         }
         let (Some(shown), Some(sent)) = (self.visible.fin, self.client.fin) else { return };
+        if self.is_orphaned() || self.visible.told_ack <= sent {
+            return;
+        }
         let is_acked = self.legs.iter().filter(|l| l.is_open()).all(|l| l.acked > sent);
         if self.client.una > shown && is_acked {
             self.expires_at = cx.now + limits::TIME_WAIT;
@@ -149,11 +191,14 @@ impl Flow {
         }
     }
 
-    pub(super) fn close_deadline(&self) -> Option<Instant> {
+    pub(super) fn close_deadline(&self, now: Instant) -> Option<Instant> {
         if on(Bug::DropLv5) || self.visible.reset.is_some() {
             return None;
         }
-        let fin = self.fin_held_at.map(|at| at + limits::FIN_HOLD);
+        let fin = self.fin_held_at.map(|at| match self.state {
+            FlowState::Lagging if now < self.doubt_until() => self.doubt_until(),
+            _ => at + limits::FIN_HOLD,
+        });
         let open = self.legs.iter().filter(|l| l.is_open());
         let reset = open.filter_map(|l| l.reset_at).map(|at| at + limits::RST_HOLD);
         reset.chain(fin).min()

@@ -52,7 +52,7 @@ impl Comparison {
 
     /// The protocol says that an answer is not complete.
     pub(super) fn is_mid_message(&self) -> bool {
-        self.normalizer.as_ref().is_some_and(|n| n.is_mid_message())
+        self.normalizer.as_ref().is_some_and(|n| n.is_complete() == Some(false))
     }
 
     /// How far beyond `agreed` bytes are certainly to be compared as they are.
@@ -245,6 +245,38 @@ impl Flow {
                 return Span::Whole(value);
             }
             at = at + bytes.len() as u64;
+        }
+    }
+
+    /// Whether what was shown ends with a whole answer, beyond what the other leg has confirmed;
+    /// `None` where the protocol does not tell.
+    pub(super) fn is_shown_complete(&self) -> Option<bool> {
+        let mut reader = self.comparison.normalizer.as_ref()?.boxed_clone();
+        let mut at = self.comparison.agreed;
+        let mut is_in_span = self.comparison.span.is_some();
+        loop {
+            if std::mem::take(&mut is_in_span) {
+                let Span::Whole(value) = self.span_at(at, |f, at| f.reference_at(at)) else {
+                    return None;
+                };
+                reader.on_span(value.len());
+                at = at + value.len() as u64;
+            }
+            if at >= self.visible.released {
+                return reader.is_complete();
+            }
+            let bytes = self.reference_at(at);
+            if bytes.is_empty() {
+                return None;
+            }
+            let taken = match reader.on_response(bytes) {
+                Step::Plain => bytes.len(),
+                Step::Span { after, .. } => {
+                    is_in_span = true;
+                    after
+                }
+            };
+            at = at + taken as u64;
         }
     }
 

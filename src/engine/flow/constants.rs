@@ -263,10 +263,14 @@ impl Flow {
             syn_at: cx.now,
             syn_resent: 0,
             pinned: [None; 2],
+            behind: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
             ask_at: None,
             asked: 0,
+            taken: None,
+            stray_syn: None,
+            stray_answers: [None; 2],
             expires_at: cx.now + life,
             timer: None,
             is_gone: false,
@@ -310,8 +314,11 @@ impl Flow {
         let at = Offset::SYN + u64::from(seg.seq.wrapping_sub(self.client.iss.raw()));
         let ack = Offset::SYN + u64::from(seg.ack.wrapping_sub(self.visible.iss.raw()));
         self.client.is_learned = true;
-        // Not compared with an earlier one: there is none, and any value may be the first.
-        self.client.clock = seg.options.timestamps.unwrap_or_default();
+        if let Some((value, echo)) = seg.options.timestamps {
+            // Not compared with an earlier one: there is none, and any value may be the first.
+            self.client.clock = (value, echo);
+            self.visible.clock.was_at(cx.now, echo);
+        }
         let near = |known: Offset, near: Offset| {
             // A leg that was learned before may stand on the other side of the 2^32 mark.
             let turn = 1u64 << 32;
@@ -346,6 +353,24 @@ impl Flow {
             }
         }
         self.tell_state(cx, FlowState::Opening);
+        self.taken = Some(ack);
+        self.note_taken_fin();
+    }
+
+    /// After a restart: the client's ack covered a FIN that was shown by the process before.
+    pub(super) fn note_taken_fin(&mut self) {
+        let Some(taken) = self.taken.filter(|&at| at == self.visible.released) else { return };
+        let learned = self.legs.iter().filter(|l| l.is_open() && l.is_learned);
+        let fin = learned.filter_map(|l| l.fin).find(|&fin| fin + 1 == taken);
+        let Some(fin) = fin.filter(|_| self.client.is_learned && self.visible.fin.is_none()) else {
+            return;
+        };
+        (self.visible.fin, self.visible.released) = (Some(fin), fin);
+        self.shown.restart(fin);
+        self.comparison.restart(fin);
+        for leg in &mut self.legs {
+            leg.stream.restart(fin);
+        }
     }
 
     /// A leg's first segment after a restart.

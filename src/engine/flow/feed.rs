@@ -215,8 +215,12 @@ impl Flow {
             options,
         };
         let leg = self.leg_mut(id);
+        let told_edge = ack + (u64::from(window) << shift);
+        if ack > leg.told_ack || told_edge > leg.told_edge {
+            leg.given_at = cx.now;
+        }
         leg.told_ack = leg.told_ack.max(ack);
-        leg.told_edge = leg.told_edge.max(ack + (u64::from(window) << shift));
+        leg.told_edge = leg.told_edge.max(told_edge);
         leg.owes_ack = false;
         if leg.duplicate.is_some_and(|(_, to)| to <= ack) {
             leg.duplicate = None;
@@ -245,17 +249,18 @@ impl Flow {
         let mut options = TcpOptions::default();
         if leg.options.has_timestamps {
             let value = match self.visible.has_timestamps {
-                // Right after a restart the client's clock is not known: none is better than a
-                // wrong one, which PAWS would act on.
-                true => self.client.is_learned.then_some(self.client.clock.0),
+                // Right after a restart it is not known, and only questions leave: any will do.
+                true => self.client.clock.0,
                 // The client has none: a millisecond clock of our own stands in.
-                false => Some(Tsval(cx.now.millis() as u32)),
+                false => Tsval(cx.now.millis() as u32),
             };
             let echo = match self.visible.has_timestamps {
                 true => leg.clock.to_leg(self.client.clock.1),
                 false => leg.clock.latest,
             };
-            options.timestamps = value.zip(echo);
+            let is_question = !self.client.is_learned || !leg.is_learned;
+            let echo = echo.or(is_question.then(Tsval::default));
+            options.timestamps = echo.map(|echo| (value, echo));
         }
         if leg.options.has_sack {
             let max = if options.timestamps.is_some() { 3 } else { 4 };
@@ -273,6 +278,9 @@ impl Flow {
                 if !is_own_duplicate && f > ack && t <= leg.nxt {
                     push(f, t);
                 }
+            }
+            if self.misses_alone(id) {
+                leg.stream.islands(max).into_iter().for_each(|(f, t)| push(f, t));
             }
             options.sack = blocks;
         }

@@ -12,8 +12,8 @@ use crate::engine::limits;
 use crate::engine::{LegId, Link};
 use crate::wire::{Offset, Segment, Seq, TcpFlags};
 
-/// Client bytes are taken this far beyond the highest one heard.
-const AHEAD_BYTES_MAX: u64 = 1 << 30;
+/// Client bytes are taken this far beyond the edge that it was shown.
+const AHEAD_BYTES_MAX: u64 = 1 << 20;
 
 impl Flow {
     /// A segment from the client.
@@ -44,15 +44,7 @@ impl Flow {
             }
             return;
         }
-        // A stray SYN inside a connection: the servers challenge it (RFC 5961 4), so that a client
-        // that really began anew can answer with an exact reset.
-        self.visible.is_asking = true;
-        for id in LegId::ALL {
-            if self.leg(id).is_open() {
-                let at = self.client.iss.offset(Seq::new(seg.seq), self.client.nxt);
-                self.send_leg(cx, id, at, seg.flags, Bytes::new());
-            }
-        }
+        self.on_stray_syn(cx, seg);
     }
 
     /// A reset ends the flow only if its number is exact; any other one is for the servers to
@@ -91,9 +83,11 @@ impl Flow {
         let ack = self.visible.iss.offset(Seq::new(seg.ack), self.visible.released);
         let body = body.slice(..seg.payload_len.min(body.len()));
         let len = body.len() as u64;
-        let is_far = at > self.client.nxt + AHEAD_BYTES_MAX;
-        if is_far || ack > self.shown_end() {
-            // Above what the client can know or send: RFC 5961 5.
+        let client = &self.client;
+        let is_far = at > client.nxt.max(self.visible.told_edge) + AHEAD_BYTES_MAX;
+        let is_ancient = ack + client.window_max.max(AHEAD_BYTES_MAX) < client.una;
+        if is_far || is_ancient || ack > self.shown_end() {
+            // Above what the client can know or send, or of an older connection: RFC 5961 5.
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
         self.note_client_ack(seg, ack);
@@ -103,6 +97,13 @@ impl Flow {
         }
         self.note_client_data(seg, at, &body);
         let is_fin = seg.flags.has(TcpFlags::FIN);
+        if self.state == FlowState::TimeWait
+            && at + len + u64::from(is_fin) <= self.visible.told_ack
+        {
+            // Both ends have everything; who asks again has missed the last ack.
+            self.visible.owes_ack |= len > 0 || is_fin;
+            return;
+        }
         let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);
         let is_probe = len == 0 && !is_fin && at < self.client.nxt;
         let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;

@@ -50,6 +50,11 @@ impl Flow {
             return self.on_leg_reset(cx, id, at);
         }
         if seg.flags.has(TcpFlags::SYN) {
+            let accepts = |syn: &Segment| seg.ack == syn.seq.wrapping_add(1);
+            if self.stray_syn.as_ref().is_some_and(accepts) {
+                self.stray_answers[id.index()] = Some(*seg);
+                return;
+            }
             return self.on_repeated_syn_ack(cx, id);
         }
         if !seg.flags.has(TcpFlags::ACK) {
@@ -146,20 +151,35 @@ impl Flow {
         if seg.flags.has(TcpFlags::FIN) {
             leg.fin = Some(end);
             leg.nxt = leg.nxt.max(end + 1);
+            self.note_taken_fin();
         }
+        let leg = self.leg_mut(id);
         let is_known = end <= leg.said() && !body.is_empty();
         let had = leg.said();
         let len = body.len();
         let new = leg.stream.insert(at, body);
+        let shows_hole = at > had && new > 0;
         if leg.said().since(had) > 0 {
             self.leg_mut(id).has_progressed_saying(cx.now);
+        }
+        if shows_hole && self.misses_alone(id) {
+            self.leg_mut(id).owes_ack = true;
         }
         if new < len || (len == 0 && self.visible.fin.is_some()) {
             self.on_repeated_data(cx, id, at, end, is_known, seg.flags.has(TcpFlags::FIN));
         }
-        if at > self.comparison.agreed() && self.state == FlowState::Paired {
+        let is_paired = self.state == FlowState::Paired && self.client.is_learned;
+        if at > self.comparison.agreed() && is_paired {
             self.release_ahead(cx, at, end);
         }
+    }
+
+    /// The next bytes of this leg were lost between it and the gateway: nobody else will ask for
+    /// them again. An ack with SACK blocks does (they may be taken back, RFC 2018 8).
+    pub(super) fn misses_alone(&self, id: LegId) -> bool {
+        let said = self.leg(id).said();
+        let other = self.leg(id.other());
+        self.client.una > said || (other.is_open() && other.said() > said)
     }
 
     /// A range that this leg has said before. What the client may lack is shown again, once; the

@@ -89,10 +89,14 @@ impl Flow {
             syn_at: now,
             syn_resent: 0,
             pinned: [None; 2],
+            behind: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
             ask_at: None,
             asked: 0,
+            taken: None,
+            stray_syn: None,
+            stray_answers: [None; 2],
             expires_at: now + limits::OPENING_MAX,
             timer: None,
             is_gone: false,
@@ -122,19 +126,87 @@ impl Flow {
             timestamps: client.offers_timestamps.then_some((client.clock.0, Tsval(0))),
             ..TcpOptions::default()
         };
+        let window = u16::try_from(client.edge.since(Offset::START)).unwrap_or(u16::MAX);
+        self.send_syn_with(cx, id, client.iss.raw(), window, options);
+    }
+
+    fn send_syn_with(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        seq: u32,
+        window: u16,
+        options: TcpOptions,
+    ) {
         let fields = TcpFields {
             src_port: self.key.client.port(),
             dst_port: self.key.server.port(),
-            seq: client.iss.raw(),
+            seq,
             ack: 0,
             flags: TcpFlags::SYN,
-            window: u16::try_from(client.edge.since(Offset::START)).unwrap_or(u16::MAX),
+            window,
             urgent: 0,
             options,
         };
         let (l2, l3) = self.client.headers;
         let l3 = cx.number(l3);
         cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX));
+    }
+
+    /// A SYN with another number inside a connection. A server on which that connection lives
+    /// challenges it (RFC 5961 4), and a client that really began anew answers with an exact
+    /// reset; one on which it is over accepts it (RFC 6191), see [`Flow::successor`].
+    pub(super) fn on_stray_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        self.visible.is_asking = true;
+        if seg.options.is_authenticated {
+            return;
+        }
+        if self.stray_syn.replace(*seg).is_some_and(|known| known.seq != seg.seq) {
+            self.stray_answers = [None; 2];
+        }
+        let profile = *cx.profile;
+        let offered = &seg.options;
+        let options = TcpOptions {
+            mss: offered.mss,
+            window_scale: offered.window_scale.filter(|_| profile.has_window_scale),
+            sack_permitted: offered.sack_permitted && profile.has_sack,
+            timestamps: offered.timestamps.filter(|_| profile.has_timestamps),
+            ..TcpOptions::default()
+        };
+        for id in LegId::ALL {
+            if self.leg(id).is_open() {
+                self.send_syn_with(cx, id, seg.seq, seg.window, options);
+            }
+        }
+    }
+
+    /// The client's SYN of a new connection on this 4-tuple, once the primary has accepted it: this
+    /// flow is over. With it the answers so far. (A backup alone that accepts it has lost its
+    /// connection: no news for the client.)
+    pub fn successor(&self) -> Option<(Segment, [Option<Segment>; 2])> {
+        let is_over = self.is_gone || self.visible.reset.is_some();
+        let is_accepted = self.stray_answers[self.primary.index()].is_some() && !is_over;
+        self.stray_syn.filter(|_| is_accepted).map(|syn| (syn, self.stray_answers))
+    }
+
+    /// Whether the client was answered by somebody else while the handshake was under way: by the
+    /// primary, before a restart of the gateway.
+    pub fn was_answered_elsewhere(&self, seg: &Segment) -> bool {
+        let is_first = seg.seq == self.client.iss.at(Offset::START).raw();
+        let is_ack = seg.flags.has(TcpFlags::ACK)
+            && !seg.flags.has(TcpFlags::SYN)
+            && !seg.flags.has(TcpFlags::RST);
+        self.state == FlowState::Opening && is_first && is_ack
+    }
+
+    /// The connection goes on with the primary, untouched; the backup forgets it.
+    pub fn abandon(&mut self, cx: &mut Cx<'_>) {
+        let backup = self.backup();
+        if self.has_open_leg(backup) {
+            self.send_leg_reset(cx, backup, self.client.iss.at(Offset::START).raw());
+        }
+        cx.event(Event::Unprotected { flow: self.key, reason: SoloReason::Restored });
+        self.forget(cx);
     }
 
     /// A segment from a leg whose SYN is unanswered.
@@ -151,11 +223,15 @@ impl Flow {
             return;
         }
         if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && seg.ack == expected {
+            if self.leg(id).stale_iss == Some(seg.seq) {
+                return cx.reject(link, RejectReason::OldGeneration);
+            }
             return self.on_syn_ack(cx, id, seg);
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
             // It still lives in an older connection of this 4-tuple: end that one exactly, ask
             // again (RFC 9293 3.5.2, RFC 5961 4).
+            self.leg_mut(id).stale_iss = Some(seg.seq.wrapping_sub(1));
             self.send_leg_reset(cx, id, seg.ack);
             self.send_syn_to(cx, id);
             return;

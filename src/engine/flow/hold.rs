@@ -15,26 +15,23 @@ use crate::wire::Offset;
 impl Flow {
     /// Notes who pins the flow and applies the limits.
     pub(super) fn settle_holds(&mut self, cx: &mut Cx<'_>) {
-        if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.has_both() {
-            self.pinned = [None; 2];
+        let is_judged = matches!(self.state, FlowState::Paired | FlowState::Lagging);
+        // Right after a restart nobody knows yet what the client is waiting for.
+        if !is_judged || !self.has_both() || !self.client.is_learned {
+            (self.pinned, self.behind) = ([None; 2], [None; 2]);
             return;
         }
         for id in LegId::ALL {
-            let pins = self.pins(cx.now, id);
-            let was = self.pinned[id.index()];
-            self.pinned[id.index()] = match (pins, was) {
-                (false, Some(since)) => {
-                    cx.reports.push(Report::Skew(id, cx.now.since(since)));
-                    self.is_soft_told[id.index()] = false;
-                    None
-                }
-                (false, None) => None,
-                (true, was) => {
-                    let progress = self.leg(id).progress_at;
-                    let begin = if self.is_tight(id) { progress } else { cx.now };
-                    Some(was.map_or(begin, |since| since.max(progress)))
-                }
-            };
+            let i = id.index();
+            self.behind[i] = self.is_behind(id).then(|| self.behind[i].unwrap_or(cx.now));
+            let may_wait = self.may_wait_until(id).is_some_and(|until| cx.now < until);
+            let since = self.behind[i].map(|since| since.max(self.leg(id).stands_since()));
+            let pinned = since.filter(|_| !may_wait);
+            if let (Some(since), None) = (self.pinned[i], pinned) {
+                cx.reports.push(Report::Skew(id, cx.now.since(since)));
+                self.is_soft_told[i] = false;
+            }
+            self.pinned[i] = pinned;
         }
         for id in LegId::ALL {
             self.apply_hold_limits(cx, id);
@@ -42,13 +39,23 @@ impl Flow {
     }
 
     /// Whether `id` alone keeps the flow from advancing.
-    fn pins(&self, now: Instant, id: LegId) -> bool {
-        let (leg, other) = (self.leg(id), self.leg(id.other()));
-        let says_less = self.says_less(id)
-            && (!self.is_tight(id) || now >= leg.progress_at + limits::TIGHT_WAIT);
-        let acks_less = leg.acked < other.acked;
-        let pins_window = !on(Bug::PinnedWindowNoTimer) && self.pins_window(id);
-        says_less || acks_less || pins_window
+    fn is_behind(&self, id: LegId) -> bool {
+        self.says_less(id) || self.takes_less(id)
+    }
+
+    fn takes_less(&self, id: LegId) -> bool {
+        let acks_less = self.leg(id).acked < self.leg(id.other()).acked;
+        acks_less || (!on(Bug::PinnedWindowNoTimer) && self.pins_window(id))
+    }
+
+    /// A leg that lacks nothing but room to say more has its own persist timer: it is late only
+    /// after that. One that was asked for its position after a restart has a while to answer.
+    fn may_wait_until(&self, id: LegId) -> Option<Instant> {
+        if !self.leg(id).is_learned {
+            return Some(self.leg(id).stands_since() + limits::ANSWER_WAIT);
+        }
+        let waits = self.says_less(id) && !self.takes_less(id) && self.is_tight(id);
+        waits.then(|| self.leg(id).stands_since() + limits::TIGHT_WAIT)
     }
 
     fn says_less(&self, id: LegId) -> bool {
@@ -125,10 +132,10 @@ impl Flow {
             return at.filter(|&at| at > cx.now).into_iter().chain(lag).min();
         }
         let due = |id: LegId| {
-            if self.says_less(id) && self.is_tight(id) && self.pinned[id.index()].is_none() {
-                return Some(self.leg(id).progress_at + limits::TIGHT_WAIT);
+            if let (Some(until), None) = (self.may_wait_until(id), self.pinned[id.index()]) {
+                return Some(until);
             }
-            let since = self.pinned[id.index()]?.max(self.leg(id).progress_at);
+            let since = self.pinned[id.index()]?;
             let soft = since + cx.config.hold_soft;
             let hard = since + cx.config.hold_hard;
             let strict = since + limits::STRICT_HOLD_MAX;
@@ -164,7 +171,7 @@ impl Flow {
         let short = self.visible.told_edge.since(leg.edge);
         let has_window = self.client.nxt <= leg.edge && short <= limits::LATE_WINDOW_BYTES_MAX;
         if verified && has_acked && has_window && cx.config.mode == Mode::Protect {
-            self.pinned = [None; 2];
+            (self.pinned, self.behind) = ([None; 2], [None; 2]);
             return self.set_state(cx, FlowState::Paired, None);
         }
         let custody = self.visible.told_ack.since(leg.acked);

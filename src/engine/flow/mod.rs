@@ -39,7 +39,7 @@ use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::{FlowSnapshot, LegId, Link, Output, Record};
-use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Seq, Tsval};
+use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -208,11 +208,18 @@ pub struct Flow {
     syn_resent: usize,
     /// Since when each leg keeps the flow waiting.
     pinned: [Option<Instant>; 2],
+    /// The same, whether or not it is to blame yet.
+    behind: [Option<Instant>; 2],
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
     /// After a restart: when ends that have not spoken are asked again, and how often they were.
     ask_at: Option<Instant>,
     asked: u32,
+    /// After a restart: what the client had taken when it was first heard.
+    taken: Option<Offset>,
+    /// A SYN with another number, and the answers of legs that have accepted it.
+    stray_syn: Option<Segment>,
+    stray_answers: [Option<Segment>; 2],
     /// When the flow is forgotten.
     expires_at: Instant,
     timer: Option<Instant>,
@@ -333,7 +340,7 @@ impl Flow {
         }
         if to == FlowState::Solo {
             self.comparison.stop();
-            self.pinned = [None; 2];
+            (self.pinned, self.behind) = ([None; 2], [None; 2]);
         }
         self.persist(cx);
     }
@@ -359,7 +366,9 @@ impl Flow {
         if self.state == FlowState::Opening {
             self.settle_handshake(cx);
         }
-        if self.visible.is_open && self.visible.reset.is_none() {
+        // Right after a restart nothing is shown before the client's position is known.
+        let is_live = self.visible.is_open && self.client.is_learned;
+        if is_live && self.visible.reset.is_none() {
             self.compare(cx);
             self.settle_ends(cx);
             self.release(cx);
@@ -410,8 +419,8 @@ impl Flow {
             leg.progress_at = later(leg.progress_at);
             leg.reset_at = leg.reset_at.map(later);
         }
-        for pinned in self.pinned.iter_mut().flatten() {
-            *pinned = later(*pinned);
+        for since in self.pinned.iter_mut().chain(&mut self.behind).flatten() {
+            *since = later(*since);
         }
         self.fin_held_at = self.fin_held_at.map(later);
         self.first_answer_at = self.first_answer_at.map(later);
@@ -419,6 +428,11 @@ impl Flow {
 
     /// A new connection takes the 4-tuple: this one is over, its legs are reset.
     pub fn supersede(&mut self, cx: &mut Cx<'_>) {
+        for (leg, answer) in self.legs.iter_mut().zip(&self.stray_answers) {
+            if answer.is_some() {
+                leg.state = LegState::Absent; // it has forgotten this connection already
+            }
+        }
         self.reset_legs(cx);
         self.forget(cx);
     }
@@ -475,7 +489,7 @@ impl Flow {
         let mut sooner = |t: Option<Instant>| at = t.map_or(at, |t| at.min(t));
         sooner(self.handshake_deadline());
         sooner(self.hold_deadline(cx));
-        sooner(self.close_deadline());
+        sooner(self.close_deadline(cx.now));
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
         sooner(self.ask_at);

@@ -239,8 +239,13 @@ impl Flow {
     /// The timestamps to show: the primary's clock, never back; the echo of the leg whose ack is
     /// shown.
     pub(super) fn stamps(&mut self, now: Instant) -> Option<(Tsval, Tsval)> {
-        let value = self.leg(self.primary).clock.in_client_space()?;
-        let shown = self.visible.clock.show(now, value);
+        let value = self.leg(self.primary).clock.in_client_space();
+        if !self.client.is_learned {
+            // Right after a restart: a question that no window takes, answered whatever its time
+            // (RFC 7323 5.3), but only if it has one (3.2).
+            return Some((value.unwrap_or_default(), self.leg(self.primary).clock.echo));
+        }
+        let shown = self.visible.clock.show(now, value?);
         for leg in &mut self.legs {
             leg.clock.note_shown(shown);
         }

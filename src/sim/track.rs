@@ -1,0 +1,541 @@
+//! One flow as the oracle sees it, and the rules it is held to: what each frame that leaves may
+//! say, and by when what is due must have left (see [`super::oracle`] for the list).
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::frames::{ACK, FIN, Known, RST, SYN, Seg};
+use super::oracle::Limits;
+use crate::engine::{FlowState, LegId};
+
+/// How long an answer that is due at once may take (ns).
+const AT_ONCE: u64 = 20_000_000;
+/// How much longer than `hold_hard` a hold may last (ns): a server without room for a segment is
+/// late only when its own probe of the window is.
+const HOLD_SLACK: u64 = 1_400_000_000;
+
+/// One server's side of a flow.
+#[derive(Clone, Debug, Default)]
+pub struct LegTrack {
+    pub(super) iss: Option<u32>,
+    pub(super) stale_iss: Option<u32>,
+    /// What it said; offset 0 is the SYN.
+    pub said: Known,
+    /// Highest offset sent, FIN included.
+    pub(super) nxt: u64,
+    pub(super) acked: u64,
+    pub(super) edge: u64,
+    pub(super) scale: Option<u8>,
+    pub(super) has_sack: bool,
+    /// Where its FIN stands.
+    pub fin: Option<u64>,
+    /// It sent a reset.
+    pub was_reset: bool,
+    /// The flow goes on without it.
+    pub(super) is_detached: bool,
+    pub(super) stamps: VecDeque<u32>,
+    pub(super) told_ack: u64,
+    pub(super) told_edge: u64,
+    pub(super) pending_duplicate: Option<(u64, u64)>,
+    pub(super) bare_acks: u64,
+    pub(super) behind_since: Option<u64>,
+    pub(super) progress_at: u64,
+}
+
+/// One flow.
+#[derive(Clone, Debug)]
+pub struct FlowTrack {
+    pub(super) iss: u32,
+    /// By the engine's events.
+    pub state: FlowState,
+    /// By the engine's events.
+    pub primary: LegId,
+    /// Both servers.
+    pub legs: [LegTrack; 2],
+    pub(super) client: Known,
+    pub(super) c_nxt: u64,
+    pub(super) c_una: u64,
+    /// The ack of its latest segment, old ones included.
+    pub(super) c_last_ack: u64,
+    pub(super) c_edge: u64,
+    pub(super) c_scale: Option<u8>,
+    pub(super) c_fin: Option<u64>,
+    pub(super) has_sack: bool,
+    pub(super) asks: u64,
+    pub(super) v_iss: Option<u32>,
+    pub(super) v_scale: u8,
+    /// What the client was shown.
+    pub shown: Known,
+    pub(super) shown_fin: Option<u64>,
+    /// When its window was closed last.
+    pub(super) closed_at: Option<u64>,
+    pub(super) told_ack: u64,
+    pub(super) told_edge: u64,
+    pub(super) repeats: u64,
+    pub(super) ts_last: Option<u32>,
+    pub(super) acked_since: Option<u64>,
+    pub(super) held_since: Option<u64>,
+    pub(super) spans: Vec<Range<u64>>,
+    /// The engine reset it.
+    pub was_reset: bool,
+    pub(super) was_restored: bool,
+}
+
+/// Where `number` stands after `iss`, close to `near`.
+pub(super) fn rel(iss: u32, number: u32, near: u64) -> Option<u64> {
+    let step = number.wrapping_sub(iss.wrapping_add(near as u32)) as i32;
+    near.checked_add_signed(i64::from(step))
+}
+
+fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+impl LegTrack {
+    /// It answers a SYN.
+    pub(super) fn answer(&mut self, now: u64, seg: &Seg<'_>) {
+        self.iss = Some(seg.seq);
+        (self.scale, self.has_sack) = (seg.scale, seg.sack_ok);
+        (self.nxt, self.acked) = (1, 1);
+        self.edge = 1 + u64::from(seg.window);
+        self.progress_at = now;
+        self.stamps.extend(seg.stamps.map(|(value, _)| value));
+    }
+
+    /// Whether it answered the SYN.
+    pub fn has_answered(&self) -> bool {
+        self.iss.is_some()
+    }
+}
+
+impl FlowTrack {
+    pub(super) fn new(iss: u32, spans: Vec<Range<u64>>, has_sack: bool) -> Self {
+        Self {
+            iss,
+            state: FlowState::Opening,
+            primary: LegId::A,
+            legs: Default::default(),
+            client: Known::default(),
+            c_nxt: 1,
+            c_una: 0,
+            c_last_ack: 0,
+            c_edge: 0,
+            c_scale: None,
+            c_fin: None,
+            has_sack,
+            asks: 0,
+            v_iss: None,
+            v_scale: 0,
+            shown: Known::default(),
+            shown_fin: None,
+            closed_at: None,
+            told_ack: 0,
+            told_edge: 0,
+            repeats: 0,
+            ts_last: None,
+            acked_since: None,
+            held_since: None,
+            spans,
+            was_reset: false,
+            was_restored: false,
+        }
+    }
+
+    /// Lagging, and the backup has not moved for two seconds.
+    pub fn is_late_orphan(&self, now: u64) -> bool {
+        let moved = self.leg(self.primary.other()).progress_at;
+        self.state == FlowState::Lagging && now.saturating_sub(moved) >= 1_900_000_000
+    }
+
+    /// The end was shown while `leg` was late and had not moved for a second.
+    pub fn is_left_behind(&self, leg: LegId, now: u64) -> bool {
+        let stands = now.saturating_sub(self.leg(leg).progress_at) >= 900_000_000;
+        self.state == FlowState::Lagging
+            && self.primary != leg
+            && self.shown_fin.is_some()
+            && stands
+    }
+
+    /// One leg.
+    pub fn leg(&self, leg: LegId) -> &LegTrack {
+        &self.legs[leg.index()]
+    }
+
+    /// End of what the client was shown without a hole.
+    pub fn released(&self) -> u64 {
+        self.shown.end_from(1)
+    }
+
+    /// Whether bytes are held to be compared.
+    pub fn is_paired(&self) -> bool {
+        matches!(self.state, FlowState::Paired | FlowState::Diverged)
+    }
+
+    /// Whether the client's window is closed at what was shown.
+    pub fn is_window_closed(&self) -> bool {
+        self.c_una > 0 && self.c_edge <= self.released()
+    }
+
+    /// Whether the client's window was closed within the last two seconds. smoltcp may answer the
+    /// update that opens it with nothing but an ack, and say more only when its own timer fires.
+    pub fn was_window_closed(&self, now: u64) -> bool {
+        self.closed_at.is_some_and(|at| now - at < 2_000_000_000)
+    }
+
+    /// Whether what `leg` said ends inside a masked value: with Nagle's algorithm it says the rest
+    /// only when the beginning is acknowledged, which needs the rest. The hold's limit decides.
+    pub fn is_inside_span(&self, leg: LegId) -> bool {
+        let said = self.said(leg);
+        self.open_span().is_some_and(|s| s.contains(&said))
+    }
+
+    /// A value that a mask covers and that starts where the release stands.
+    pub fn open_span(&self) -> Option<&Range<u64>> {
+        let released = self.released();
+        self.spans.iter().find(|s| s.start == released)
+    }
+
+    /// Whether bytes that one leg said and the client has not seen stand across the wrap.
+    pub fn holds_wrap(&self) -> bool {
+        let Some(iss) = self.v_iss else { return false };
+        let (from, to) = (self.released(), LegId::ALL.map(|l| self.said(l)));
+        let wrap = u64::from(0u32.wrapping_sub(iss));
+        let to = to[0].max(to[1]);
+        wrap > from && wrap < to
+    }
+
+    /// End of what `leg` said without a hole.
+    pub fn said(&self, leg: LegId) -> u64 {
+        self.leg(leg).said.end_from(1).max(1)
+    }
+
+    /// One FIN was heard and none shown.
+    pub fn holds_fin(&self) -> bool {
+        self.is_paired()
+            && self.shown_fin.is_none()
+            && LegId::ALL.iter().any(|&l| self.leg(l).fin == Some(self.said(l)))
+    }
+}
+
+impl FlowTrack {
+    pub(super) fn v_has_scale(&self) -> bool {
+        self.c_scale.is_some()
+    }
+
+    /// The lower of both legs while Paired, the primary's otherwise.
+    fn bound(&self, of: impl Fn(&LegTrack) -> u64) -> u64 {
+        match self.is_paired() {
+            true => of(&self.legs[0]).min(of(&self.legs[1])),
+            false => of(self.leg(self.primary)),
+        }
+    }
+
+    pub(super) fn check_to_client(&mut self, seg: &Seg<'_>) -> Result<(), String> {
+        if seg.has(SYN) {
+            return self.check_syn_ack(seg);
+        }
+        let Some(v_iss) = self.v_iss else { return Ok(()) };
+        let released = self.released();
+        let Some(at) = rel(v_iss, seg.seq, released) else {
+            return Err(format!("a segment to the client before its SYN: {}", seg.seq));
+        };
+        if seg.has(RST) {
+            return self.check_reset(seg, at);
+        }
+        let is_probe = self.was_restored && at == 0 && seg.data.is_empty();
+        if is_probe {
+            return Ok(()); // sent to make the client speak; it takes nothing from it
+        }
+        self.check_shown(at, seg.data)?;
+        if seg.has(FIN) {
+            self.check_fin(at + seg.data.len() as u64)?;
+        }
+        self.check_acks(seg)?;
+        if let Some((value, _)) = seg.stamps {
+            if self.ts_last.is_some_and(|last| is_before(value, last)) {
+                return Err(format!("I8: TSval went back from {:?} to {value}", self.ts_last));
+            }
+            self.ts_last = Some(value);
+        }
+        Ok(())
+    }
+
+    fn check_syn_ack(&mut self, seg: &Seg<'_>) -> Result<(), String> {
+        if seg.ack != self.iss.wrapping_add(1) {
+            return Err("a SYN-ACK that does not acknowledge the SYN".into());
+        }
+        if self.v_iss.is_some_and(|iss| iss != seg.seq) {
+            return Err("a second SYN-ACK with another number".into());
+        }
+        let both = self.legs.iter().all(|l| l.iss.is_some());
+        if self.state == FlowState::Paired && !both {
+            return Err("I1: a SYN-ACK of a Paired flow before both servers answered".into());
+        }
+        self.v_iss = Some(seg.seq);
+        self.v_scale = seg.scale.unwrap_or(0);
+        if seg.scale.is_none() {
+            self.c_scale = None;
+        }
+        self.has_sack &= seg.sack_ok;
+        self.shown.insert(0, &[0]);
+        (self.told_ack, self.told_edge) = (1, 1 + u64::from(seg.window));
+        self.ts_last = seg.stamps.map(|(value, _)| value);
+        let most = self.bound(|l| l.edge);
+        if self.told_edge > most {
+            return Err(format!(
+                "I3: the SYN-ACK's window ends at {}, a leg's at {most}",
+                self.told_edge
+            ));
+        }
+        Ok(())
+    }
+
+    /// I1: bytes that the client has not seen were said by those who have to; others are repeated.
+    fn check_shown(&mut self, at: u64, data: &[u8]) -> Result<(), String> {
+        let end = at + data.len() as u64;
+        if data.is_empty() || at == 0 {
+            return Ok(());
+        }
+        let mut from = at;
+        for (gap_from, gap_to) in self.shown.gaps(at, end) {
+            self.check_repeated(at, from, gap_from, data)?;
+            let part = &data[(gap_from - at) as usize..(gap_to - at) as usize];
+            self.check_said(gap_from, gap_to, part)?;
+            from = gap_to;
+        }
+        self.check_repeated(at, from, end, data)?;
+        self.shown.insert(at, data);
+        if self.shown_fin.is_some_and(|fin| end > fin) {
+            return Err(format!("I7: bytes up to {end} were shown behind the FIN"));
+        }
+        Ok(())
+    }
+
+    fn check_repeated(&self, at: u64, from: u64, to: u64, data: &[u8]) -> Result<(), String> {
+        let part = |f: u64, t: u64| &data[(f - at) as usize..(t - at) as usize];
+        let is_other = from < to && self.shown.slice(from, to) != part(from, to);
+        if is_other && !self.was_restored {
+            return Err(format!("1.1: bytes {from}..{to} were shown again and differ"));
+        }
+        Ok(())
+    }
+
+    fn check_said(&self, from: u64, to: u64, part: &[u8]) -> Result<(), String> {
+        for id in LegId::ALL {
+            if id != self.primary && !self.is_paired() {
+                continue;
+            }
+            let said = &self.leg(id).said;
+            if !said.covers(from, to) {
+                let state = self.state;
+                return Err(format!(
+                    "I1: {from}..{to} shown while {state:?}, {id:?} has not said it"
+                ));
+            }
+            if said.slice(from, to) == part {
+                continue;
+            }
+            let wrong = (from..to).find(|&o| {
+                let is_masked = self.spans.iter().any(|s| s.contains(&o));
+                !is_masked && said.slice(o, o + 1) != &part[(o - from) as usize..][..1]
+            });
+            if let Some(o) = wrong {
+                return Err(format!("I1: byte {o} shown while {:?} is not {id:?}'s", self.state));
+            }
+        }
+        if self.is_paired() {
+            for span in self.spans.iter().filter(|s| s.start < to && from < s.end) {
+                let whole = |l: &LegTrack| l.said.covers(span.start, span.end);
+                if !self.legs.iter().all(whole) {
+                    return Err(format!("1.12: part of the masked value at {span:?} was shown"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_fin(&mut self, at: u64) -> Result<(), String> {
+        if self.released() < at {
+            return Err(format!("I7: FIN at {at} before the bytes up to it"));
+        }
+        if self.shown_fin.is_some_and(|fin| fin != at) {
+            return Err(format!("I7: FIN at {at} and at {:?}", self.shown_fin));
+        }
+        let ends = |id: LegId| self.leg(id).fin == Some(at);
+        let may = match self.is_paired() {
+            true => LegId::ALL.into_iter().all(ends),
+            false => ends(self.primary),
+        };
+        if !may && self.shown_fin.is_none() {
+            return Err(format!("I7: FIN at {at} shown while {:?}, not all ended", self.state));
+        }
+        self.shown_fin = Some(at);
+        Ok(())
+    }
+
+    /// I7: exactly at the next byte, or at what the client said it expects.
+    fn check_reset(&self, seg: &Seg<'_>, at: u64) -> Result<(), String> {
+        let next = self.shown_fin.map_or(self.released(), |fin| fin + 1);
+        let is_exact =
+            [next, self.c_una, self.c_last_ack].contains(&at) || seg.has(ACK) || self.was_restored;
+        match is_exact {
+            true => Ok(()),
+            false => Err(format!("I7: RST at {at}, the client expects {next}")),
+        }
+    }
+
+    fn check_acks(&mut self, seg: &Seg<'_>) -> Result<(), String> {
+        let Some(ack) = rel(self.iss, seg.ack, self.told_ack.max(1)) else {
+            return Err("an ack to the client before its SYN".into());
+        };
+        let most = self.bound(|l| l.acked);
+        if ack > most && ack > self.told_ack {
+            return Err(format!("I2: ack {ack} shown while {:?}, the bound is {most}", self.state));
+        }
+        let edge = ack + (u64::from(seg.window) << self.v_scale);
+        let most = self.bound(|l| l.edge);
+        let is_over = self.state == FlowState::TimeWait; // windows mean nothing any more
+        if edge > most && edge > self.told_edge && !is_over {
+            return Err(format!(
+                "I3: edge {edge} shown while {:?}, the bound is {most}",
+                self.state
+            ));
+        }
+        if !self.was_restored
+            && ack >= self.told_ack
+            && edge + (1 << self.v_scale) <= self.told_edge
+        {
+            return Err(format!("I3: the window shrank from {} to {edge}", self.told_edge));
+        }
+        let is_bare = seg.data.is_empty() && !seg.has(FIN) && seg.sack.is_empty();
+        if ack > self.told_ack {
+            (self.repeats, self.asks) = (0, 0);
+        } else if is_bare && edge <= self.told_edge {
+            self.repeats += 1;
+            let by_legs = self.legs.iter().map(|l| l.bare_acks).max().unwrap_or(0);
+            if self.repeats > by_legs + self.asks + 6 {
+                return Err(format!("1.3: {} duplicate acks shown at {ack}", self.repeats));
+            }
+        }
+        self.told_ack = self.told_ack.max(ack);
+        self.told_edge = self.told_edge.max(edge);
+        Ok(())
+    }
+
+    pub(super) fn check_to_leg(
+        &mut self,
+        now: u64,
+        id: LegId,
+        seg: &Seg<'_>,
+    ) -> Result<(), String> {
+        let _ = now;
+        if seg.has(RST) || seg.has(SYN) {
+            return Ok(());
+        }
+        let (iss, c_fin) = (self.iss, self.c_fin);
+        let Some(at) = rel(iss, seg.seq, self.c_nxt) else { return Ok(()) };
+        let end = at + seg.data.len() as u64;
+        if !seg.data.is_empty() {
+            let is_same = self.client.covers(at, end) && self.client.slice(at, end) == seg.data;
+            if !is_same {
+                return Err(format!("I4: {at}..{end} sent to {id:?} is not what the client said"));
+            }
+        }
+        if seg.has(FIN) && c_fin != Some(end) {
+            return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));
+        }
+        let (c_edge, is_restored) = (self.c_edge, self.was_restored);
+        let c_scale = self.c_scale.filter(|_| self.leg(id).scale.is_some()).unwrap_or(0);
+        let (has_sack, is_settled) = (self.has_sack, self.v_iss.is_some());
+        let leg = &mut self.legs[id.index()];
+        let Some(leg_iss) = leg.iss.filter(|_| is_settled) else { return Ok(()) };
+        let Some(ack) = rel(leg_iss, seg.ack, leg.nxt) else {
+            return Err(format!("I6: an ack to {id:?} before its SYN"));
+        };
+        if ack > leg.nxt && !is_restored {
+            return Err(format!("I6: ack {ack} sent to {id:?}, which has sent up to {}", leg.nxt));
+        }
+        let edge = ack + (u64::from(seg.window) << c_scale);
+        if edge > c_edge && !is_restored {
+            return Err(format!("I3: edge {edge} sent to {id:?}, the client granted {c_edge}"));
+        }
+        if let (Some((_, echo)), false) = (seg.stamps, is_restored)
+            && echo != 0
+            && !leg.stamps.contains(&echo)
+        {
+            return Err(format!("I8: TSecr {echo} sent to {id:?}, which never sent it"));
+        }
+        if let Some((_, to)) = leg.pending_duplicate.filter(|d| d.1 <= ack && leg.has_sack) {
+            leg.pending_duplicate = None;
+            let is_told =
+                seg.sack.iter().any(|&(_, r)| rel(leg_iss, r, ack).is_some_and(|r| r <= ack));
+            if has_sack && !is_told && !is_restored {
+                return Err(format!("1.3: {id:?} repeated bytes up to {to} and got no D-SACK"));
+            }
+        }
+        leg.told_ack = leg.told_ack.max(ack);
+        leg.told_edge = leg.told_edge.max(edge);
+        Ok(())
+    }
+
+    pub(super) fn check_deadlines(
+        &mut self,
+        now: u64,
+        limits: Limits,
+        fenced: [bool; 2],
+    ) -> Result<(), String> {
+        let is_live = matches!(self.state, FlowState::Paired | FlowState::Lagging);
+        // After a restart the engine knows less than we do until everybody has spoken again.
+        if !is_live || self.was_reset || self.was_restored || fenced.contains(&true) {
+            (self.held_since, self.acked_since) = (None, None);
+            return Ok(());
+        }
+        let c_una = self.c_una;
+        for id in LegId::ALL {
+            let leg = &mut self.legs[id.index()];
+            let heard = leg.said.end_from(1);
+            let heard = if leg.fin == Some(heard) { heard + 1 } else { heard };
+            let due = c_una.min(leg.nxt).min(heard);
+            let is_behind = leg.told_ack > 0 && leg.told_ack < due;
+            let is_behind = is_behind && !leg.was_reset && !leg.is_detached;
+            overdue(now, &mut leg.behind_since, is_behind, AT_ONCE).map_err(|_| {
+                let told = leg.told_ack;
+                format!("LV1: the client acknowledged {due}, {id:?} was told {told} only")
+            })?;
+        }
+        if self.state != FlowState::Paired {
+            return Ok(());
+        }
+        let least = self.bound(|l| l.acked);
+        let is_behind = self.c_una > 0 && least > self.told_ack;
+        overdue(now, &mut self.acked_since, is_behind, AT_ONCE)
+            .map_err(|_| format!("LV3: both acknowledged {least}, shown is {}", self.told_ack))?;
+        let Some(hold) = limits.hold else { return Ok(()) };
+        let backup = self.primary.other();
+        let released = self.released();
+        let waits = self.said(self.primary) > self.said(backup)
+            && self.said(self.primary) > released
+            && self.c_edge > released;
+        let (leg, other) = (self.leg(backup), self.leg(self.primary));
+        let is_ending = leg.fin.is_some() || leg.was_reset; // another rule's matter
+        let pins = (waits || leg.acked < other.acked) && !is_ending;
+        let since = leg.progress_at;
+        if pins && self.held_since.is_none_or(|s| s < since) {
+            self.held_since = Some(now);
+        }
+        overdue(now, &mut self.held_since, pins, hold + HOLD_SLACK)
+            .map_err(|_| format!("LV5: held for {backup:?} without a limit at {released}"))
+    }
+}
+
+/// Whether `holds` has held for longer than `limit`.
+fn overdue(now: u64, since: &mut Option<u64>, holds: bool, limit: u64) -> Result<(), ()> {
+    if !holds {
+        *since = None;
+        return Ok(());
+    }
+    match now - *since.get_or_insert(now) > limit {
+        true => Err(()),
+        false => Ok(()),
+    }
+}
