@@ -19,6 +19,8 @@ use super::special;
 const CLIENTS: usize = 4;
 /// A server that is gone is found within this time.
 const FOUND_MAX: Duration = Duration::from_secs(1);
+/// After a promotion the gateway wants hard evidence for the next one for so long (10 s).
+const APART: Duration = Duration::from_secs(11);
 /// A server that is back is taken back, and new connections pair, within this time.
 const BACK_MAX: Duration = Duration::from_secs(60);
 
@@ -115,11 +117,13 @@ impl Load<'_> {
         self.all_paired()?;
         self.nothing_found()?;
         let stopped = self.strike(Fault::Stop, LegId::A)?;
+        let since = Instant::now();
         self.bed.world.thaw(HostId::Server(LegId::A)).map_err(|e| e.to_string())?;
         until(BACK_MAX, "the stopped server to be back", || {
             self.bed.status().ok().filter(|s| s.service.is_protected)
         })?;
         self.all_paired()?;
+        std::thread::sleep(APART.saturating_sub(since.elapsed()));
         let cut = self.strike(Fault::Cut, LegId::B)?;
         Ok([stopped, cut])
     }

@@ -287,7 +287,8 @@ impl Flow {
     }
 
     /// Makes the client and the legs state their positions: a segment that no TCP accepts is
-    /// answered with an ack (RFC 9293 3.10.7.4).
+    /// answered with an ack (RFC 9293 3.10.7.4). A client with timestamps hears the primary's
+    /// clock in it, so the primary is asked first; if that stays silent, the question has none.
     pub fn probe_ends(&mut self, cx: &mut Cx<'_>) {
         let mut ends = self.legs.iter().filter(|l| l.is_open());
         let all_known = self.client.is_learned && ends.all(|l| l.is_learned);
@@ -298,7 +299,8 @@ impl Flow {
         // Either the question or its answer may be lost.
         let wait = limits::ASK_AGAIN * (1 << self.asked.min(6));
         (self.asked, self.ask_at) = (self.asked + 1, Some(cx.now + wait));
-        if !self.client.is_learned {
+        let has_clock = !self.visible.has_timestamps || self.leg(self.primary).is_learned;
+        if !self.client.is_learned && (has_clock || self.asked > 1) {
             self.send_client(cx, Offset::SYN, TcpFlags::ACK, Bytes::new());
         }
         for id in LegId::ALL {
@@ -381,6 +383,9 @@ impl Flow {
         let (client, visible) = (self.client.nxt, self.visible.released);
         let is_learned = self.client.is_learned;
         let client_iss = self.client.iss;
+        if id == self.primary && !is_learned {
+            self.ask_at = Some(cx.now);
+        }
         let leg = self.leg_mut(id);
         let at = leg.iss.offset(Seq::new(seg.seq), visible);
         let ack = client_iss.offset(Seq::new(seg.ack), client);

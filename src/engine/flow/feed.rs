@@ -247,9 +247,12 @@ impl Flow {
     fn options_to_leg(&self, cx: &Cx<'_>, id: LegId, ack: Offset) -> TcpOptions {
         let leg = self.leg(id);
         let mut options = TcpOptions::default();
-        if leg.options.has_timestamps {
+        // Right after a restart the client's clock is not known, and only questions leave. Some
+        // stacks answer none with a time of the past, others none without one (RFC 7323 3.2, 5.3).
+        let is_unknown = self.visible.has_timestamps && !self.client.is_learned;
+        let is_left_out = is_unknown && self.asked % 2 == 1;
+        if leg.options.has_timestamps && !is_left_out {
             let value = match self.visible.has_timestamps {
-                // Right after a restart it is not known, and only questions leave: any will do.
                 true => self.client.clock.0,
                 // The client has none: a millisecond clock of our own stands in.
                 false => Tsval(cx.now.millis() as u32),

@@ -241,9 +241,8 @@ impl Flow {
     pub(super) fn stamps(&mut self, now: Instant) -> Option<(Tsval, Tsval)> {
         let value = self.leg(self.primary).clock.in_client_space();
         if !self.client.is_learned {
-            // Right after a restart: a question that no window takes, answered whatever its time
-            // (RFC 7323 5.3), but only if it has one (3.2).
-            return Some((value.unwrap_or_default(), self.leg(self.primary).clock.echo));
+            // Right after a restart: a question, not yet in the order of what was shown before.
+            return value.map(|value| (value, self.leg(self.primary).clock.echo));
         }
         let shown = self.visible.clock.show(now, value?);
         for leg in &mut self.legs {
