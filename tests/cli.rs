@@ -296,3 +296,19 @@ fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
+
+#[test]
+fn this_build_contains_no_planted_bugs() {
+    let output = shadowvm(&["sim", "--planted"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("--features planted-bugs"), "{}", err(&output));
+}
+
+#[test]
+fn the_simulator_fails_a_run_only_for_a_seed() {
+    let output = shadowvm(&["sim", "--seeds", "200", "--from", "7", "-o", "json"]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let report: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(report["seeds"], 200);
+    assert_eq!(report["failures"], serde_json::json!([]));
+}

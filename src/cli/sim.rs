@@ -1,6 +1,6 @@
 //! `shadowvm sim`: runs seeds of the simulated world, or tells one seed's story.
 //!
-//! Exit status 1 if a seed fails or a rare event is not reached in a long run.
+//! Exit status 1 if a seed fails or a long run reaches a rare event too seldom.
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, ExitCode};
@@ -16,8 +16,10 @@ use crate::sim::{Options, Scenario, rare, run_seed};
 
 /// A seed takes a millisecond; one that takes so long never ends.
 const HANGS: Duration = Duration::from_secs(60);
-/// A run of so many seeds has to reach every rare event.
+/// A run of so many seeds has to reach every rare event so often.
 const LONG_RUN_SEEDS: u64 = 5_000;
+/// See [`LONG_RUN_SEEDS`].
+const RARE_MIN: u64 = 50;
 
 /// Run the simulator
 #[derive(Debug, clap::Args)]
@@ -40,9 +42,10 @@ pub struct Args {
     /// Go on after so many failures
     #[arg(long, default_value_t = 20, value_name = "N")]
     failures_max: usize,
-    /// Plant one deliberate defect after another and find each (feature `planted-bugs`)
-    #[arg(long)]
-    planted: bool,
+    /// Plant one deliberate defect after another, or this one, and find each (feature
+    /// `planted-bugs`)
+    #[arg(long, value_name = "BUG", num_args = 0..=1, default_missing_value = "")]
+    planted: Option<String>,
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -51,8 +54,8 @@ pub struct Args {
 /// Runs the simulator.
 pub fn run(args: Args) -> ExitCode {
     crate::sim::hush_panics();
-    if args.planted {
-        return run_planted(&args);
+    if let Some(only) = &args.planted {
+        return run_planted(&args, only);
     }
     match args.seed {
         Some(seed) => tell(seed, &args),
@@ -157,13 +160,13 @@ fn watched(args: &Args) -> Arc<Vec<AtomicU64>> {
     running
 }
 
-/// Rare events that a long run did not reach.
+/// Rare events that a long run reached too seldom.
 fn missing(summary: &Summary, args: &Args) -> Vec<&'static str> {
     if args.baseline || summary.seeds < LONG_RUN_SEEDS {
         return Vec::new();
     }
     let named = rare::NAMES.iter().zip(summary.rare.0);
-    named.filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect()
+    named.filter(|(_, count)| *count < RARE_MIN).map(|(name, _)| *name).collect()
 }
 
 fn print_summary(summary: &Summary, took: Duration, missing: &[&str], is_baseline: bool) {
@@ -182,7 +185,7 @@ fn print_summary(summary: &Summary, took: Duration, missing: &[&str], is_baselin
         summary.failovers
     );
     for name in missing {
-        println!("FAIL never reached: {name}");
+        println!("FAIL reached less than {RARE_MIN} times: {name}");
     }
     match summary.failures.len() {
         0 if missing.is_empty() => println!("PASS"),
@@ -205,47 +208,73 @@ fn print_json(summary: &Summary, took: Duration, missing: &[&str], commit: &str)
         "commit": commit, "seeds": summary.seeds, "seconds": took.as_secs_f64(),
         "failovers": summary.failovers, "frames_in": summary.frames.0,
         "frames_out": summary.frames.1, "failures": failures, "rare": rare,
-        "never_reached": missing,
+        "seldom_reached": missing,
     });
     println!("{report}");
 }
 
 #[cfg(not(feature = "planted-bugs"))]
-fn run_planted(_: &Args) -> ExitCode {
+fn run_planted(_: &Args, _: &str) -> ExitCode {
     eprintln!("this build contains no planted bugs; build with `--features planted-bugs`");
     ExitCode::from(exit::USAGE)
 }
 
-/// Each bug until a seed catches it.
+/// Each bug until a seed catches it: one that fails with the bug and passes without.
 #[cfg(feature = "planted-bugs")]
-fn run_planted(args: &Args) -> ExitCode {
+fn run_planted(args: &Args, only: &str) -> ExitCode {
     use crate::engine::planted::{self, Bug};
     let options = Options::default();
-    let mut is_good = true;
+    let running = watched(args);
+    let is_text = args.output == Format::Text;
+    if is_text {
+        println!("{:<22} {:>6} {:>6}  caught by", "planted bug", "seeds", "seed");
+    }
+    let is_meant = |bug: &Bug| only.is_empty() || format!("{bug:?}") == only;
+    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(is_meant).collect();
+    if bugs.is_empty() {
+        eprintln!("no bug is named {only:?}; there are {:?}", Bug::ALL);
+        return ExitCode::from(exit::USAGE);
+    }
     let mut rows = Vec::new();
-    for bug in Bug::ALL {
-        planted::choose(Some(bug));
+    let mut counts = Vec::new();
+    for &bug in &bugs {
         let mut caught: Option<(u64, String)> = None;
-        let summary = fleet::run(args.from, args.seeds, &running, &options, |outcome| {
-            if let (Some(what), None) = (outcome.failure(), &caught) {
-                caught = Some((outcome.seed, what.to_owned()));
-            }
+        planted::choose(Some(bug));
+        fleet::run(args.from, args.seeds, &running, &options, |outcome| {
+            // The lowest of those that run at the same time: the same on every machine.
+            let found = outcome.failure().map(|what| (outcome.seed, what.to_owned()));
+            caught = caught.take().into_iter().chain(found).min();
             caught.is_none()
         });
         planted::choose(None);
-        is_good &= caught.is_some();
-        let (seed, what) = caught.unwrap_or((0, "NOT CAUGHT".into()));
-        if args.output == Format::Text {
-            println!("{:<22} {:>6} seeds  {}", format!("{bug:?}"), summary.seeds, bug.sentence());
-            println!("{:<22}   seed {seed}: {what}", "");
+        let caught = caught.filter(|(seed, _)| run_seed(*seed, &options).failure().is_none());
+        let seeds = caught.as_ref().map_or(args.seeds, |(seed, _)| seed - args.from + 1);
+        if is_text {
+            let seed = caught.as_ref().map_or("-".into(), |(seed, _)| seed.to_string());
+            let what = caught.as_ref().map_or("NOT CAUGHT", |(_, what)| what);
+            println!("{:<22} {:>6} {seed:>6}  {what}", format!("{bug:?}"), seeds);
+            println!("{:<22} {:>6} {:>6}  breaks {}", "", "", "", bug.sentence());
         }
         rows.push(json!({
-            "bug": format!("{bug:?}"), "sentence": bug.sentence(), "seeds": summary.seeds,
-            "seed": seed, "caught_by": what,
+            "bug": format!("{bug:?}"), "sentence": bug.sentence(), "seeds": seeds,
+            "seed": caught.as_ref().map(|c| c.0), "caught_by": caught.as_ref().map(|c| &c.1),
         }));
+        counts.extend(caught.map(|_| seeds));
     }
-    if args.output == Format::Json {
-        println!("{}", json!({ "planted": rows, "ok": is_good }));
+    counts.sort_unstable();
+    let is_good = counts.len() == bugs.len();
+    let median = counts.get(counts.len() / 2);
+    match args.output {
+        Format::Text => {
+            let verdict = if is_good { "PASS" } else { "FAIL" };
+            let (found, all) = (counts.len(), bugs.len());
+            let median = median.map_or("-".into(), u64::to_string);
+            println!("{found} of {all} planted bugs caught, after {median} seeds at the median");
+            println!("{verdict}");
+        }
+        Format::Json => {
+            println!("{}", json!({ "commit": commit(), "planted": rows, "ok": is_good }));
+        }
     }
     ExitCode::from(if is_good { exit::OK } else { exit::NO })
 }

@@ -13,6 +13,7 @@ use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
 use super::health::{OWN_STALL, Waiting};
+use super::planted;
 use super::probes::Prober;
 use super::resync::Decision;
 use super::time::Instant;
@@ -132,6 +133,7 @@ impl Engine {
         if self.config.mode == Mode::Passthrough {
             return self.pass_through(link, frame);
         }
+        let frame = planted::laundered(frame);
         let packet = match parse::parse(&frame) {
             Ok(packet) => packet,
             Err(why) => return self.reject(link, RejectReason::Malformed(why)),

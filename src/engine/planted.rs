@@ -1,6 +1,8 @@
 //! Deliberate defects, for measuring the tests (feature `planted-bugs`). No release contains them:
 //! without the feature every question is answered `false` at compile time.
 
+use crate::wire::{CsumSpot, Frame, Malformed, Offload, parse};
+
 /// One defect, and the sentence of the contract that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -97,6 +99,15 @@ impl Bug {
 
 #[cfg(feature = "planted-bugs")]
 static CHOSEN: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// A frame as the engine takes it: its own, but for [`Bug::LaunderChecksum`].
+pub fn laundered(mut frame: Frame) -> Frame {
+    if on(Bug::LaunderChecksum) && parse::parse(&frame) == Err(Malformed::TcpChecksum) {
+        let vouched = CsumSpot { start: 34, offset: 16 };
+        frame.set_offload(Offload { needs_csum: Some(vouched), ..frame.offload() });
+    }
+    frame
+}
 
 /// Plants `bug`, or none.
 #[cfg(feature = "planted-bugs")]

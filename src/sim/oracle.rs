@@ -228,7 +228,7 @@ impl Oracle {
             Event::FlowChanged { flow, to, primary, .. } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     (track.state, track.primary) = (*to, *primary);
-                    track.held_since = None;
+                    (track.held_since, track.full_since) = (None, None);
                 }
             }
             Event::EarlyEnd { flow, loser } => {
@@ -268,6 +268,7 @@ impl Oracle {
             if let Some(track) = self.flows.get_mut(&tuple_of(&snapshot.key)) {
                 (track.state, track.primary) = (snapshot.state, snapshot.primary);
                 (track.held_since, track.acked_since) = (None, None);
+                track.full_since = None;
                 for leg in &mut track.legs {
                     leg.pending_duplicate = None;
                     leg.behind_since = None;
@@ -331,7 +332,7 @@ impl Oracle {
     /// The gateway stood still: deadlines begin anew.
     pub fn forgive(&mut self) {
         for flow in self.flows.values_mut() {
-            (flow.held_since, flow.acked_since) = (None, None);
+            (flow.held_since, flow.full_since, flow.acked_since) = (None, None, None);
             for leg in &mut flow.legs {
                 leg.behind_since = None;
             }

@@ -27,6 +27,8 @@ const KEPT: &[(u64, &str)] = &[
     (22103, "a SYN on a connection that the servers had closed was answered by a bare ack"),
     (46467, "bytes that a lagging leg lost on its way were asked for by nobody"),
     (41087, "a late segment of an older connection was taken for the new one's"),
+    (16759, "a window closed by the first ack of the backup was never called pinned"),
+    (4120, "after a restart the client was shown an ack before both legs had stated theirs"),
 ];
 
 #[test]

@@ -17,6 +17,10 @@ impl Flow {
             LegState::SynSent => self.on_leg_answer(cx, id, seg),
             LegState::Open => self.on_open_leg(cx, id, seg, body),
             LegState::Scrub => return self.scrub(cx, id, seg),
+            LegState::Fenced if on(Bug::FencedLegHeard) => {
+                (self.leg_mut(id).state, self.primary) = (LegState::Open, id);
+                self.on_open_leg(cx, id, seg, body);
+            }
             LegState::Fenced => return cx.reject(Link::Server(id), RejectReason::Fenced),
             LegState::Absent => {
                 return cx.reject(Link::Server(id), RejectReason::OldGeneration);

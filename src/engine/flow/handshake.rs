@@ -12,6 +12,7 @@ use crate::engine::config::Mode;
 use crate::engine::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
 use crate::engine::leg::{Leg, LegOptions, LegState};
 use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
 use crate::engine::ranges::Ranges;
 use crate::engine::stream::Stream;
 use crate::engine::time::Instant;
@@ -223,7 +224,7 @@ impl Flow {
             return;
         }
         if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && seg.ack == expected {
-            if self.leg(id).stale_iss == Some(seg.seq) {
+            if self.leg(id).stale_iss == Some(seg.seq) && !on(Bug::OldGeneration) {
                 return cx.reject(link, RejectReason::OldGeneration);
             }
             return self.on_syn_ack(cx, id, seg);
@@ -247,6 +248,7 @@ impl Flow {
         leg.options = LegOptions::of(seg);
         leg.acked = Offset::START;
         leg.edge = Offset::START + u64::from(seg.window);
+        leg.window_max = u64::from(seg.window);
         leg.nxt = Offset::START;
         leg.headers = Some((seg.l2, seg.l3));
         leg.has_progressed(now);

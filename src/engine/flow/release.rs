@@ -6,6 +6,7 @@ use super::{Cx, EMPTY, Flow};
 use crate::engine::LegId;
 use crate::engine::Link;
 use crate::engine::event::{Event, FlowState};
+use crate::engine::leg::Leg;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
 use crate::engine::ranges::Ranges;
@@ -142,6 +143,10 @@ impl Flow {
     fn ack_to_client(&self) -> Offset {
         let both = self.needs_both() && self.has_both() && !on(Bug::NoAckMin);
         let acked = match both {
+            true if on(Bug::WrapCompare) => {
+                let raw = |leg: &&Leg| self.client.iss.at(leg.acked).raw();
+                self.legs.iter().min_by_key(raw).map_or(Offset::START, |l| l.acked)
+            }
             true => self.legs.iter().map(|l| l.acked).min().unwrap_or(Offset::START),
             false => self.leg(self.primary).acked,
         };
@@ -165,6 +170,10 @@ impl Flow {
     pub(super) fn acknowledge(&mut self, cx: &mut Cx<'_>) {
         if self.client.una < Offset::START || self.is_orphaned() {
             return;
+        }
+        let must_wait = |l: &Leg| l.is_open() && !l.is_learned;
+        if self.needs_both() && self.has_both() && self.legs.iter().any(must_wait) {
+            return; // after a restart: what both have taken is not known yet
         }
         let ack = self.ack_to_client();
         let edge = self.edge_to_client(ack);

@@ -4,6 +4,7 @@ use super::{Cx, Flow};
 use crate::engine::LegId;
 use crate::engine::event::{FlowState, SoloReason};
 use crate::engine::leg::LegState;
+use crate::engine::planted::{Bug, on};
 use crate::wire::Offset;
 
 /// What became of a flow when a server failed.
@@ -112,7 +113,8 @@ impl Flow {
     /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
     fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
         self.primary = id;
-        if let Some(expected) = self.visible.clock.expected(cx.now) {
+        let expected = self.visible.clock.expected(cx.now);
+        if let Some(expected) = expected.filter(|_| !on(Bug::TsvalBack)) {
             self.leg_mut(id).clock.continue_from(expected);
         }
     }
@@ -140,7 +142,7 @@ impl Flow {
         self.diverged_until = None;
         self.detach(cx, backup);
         self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
-        if crate::engine::planted::on(crate::engine::planted::Bug::ContentSyncRewrites) {
+        if on(Bug::ContentSyncRewrites) {
             let other = self.leg(backup).iss;
             self.leg_mut(self.primary).iss = other;
         }
