@@ -6,18 +6,19 @@
 //! | MLD, router discovery | both | the primary's |
 //! | ICMP echo | both | compared; the primary's, at the latest after 20 ms |
 //! | ICMP errors | the legs of the flow, translated | the primary's |
-//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's |
+//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's; compared and counted |
 //! | other TCP, other protocols | the primary | the primary's |
 //!
 //! Nothing of the backup reaches the client link (I10): a switch that saw its address there would
 //! send the client's frames to the wrong server.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::event::{Event, RejectReason};
 use super::neighbour::Neighbours;
 use super::time::{Duration, Instant};
+use super::twins::Twins;
 use super::{LegId, Link, Output};
 use crate::wire::{Arp, Datagram, Frame, Icmp, IcmpKind, L2, Mac, Nd, NdKind, build};
 
@@ -46,6 +47,7 @@ pub struct Bridge {
     pub neighbours: Neighbours,
     echoes: BTreeMap<EchoKey, Echo>,
     queries: BTreeMap<IpAddr, Instant>,
+    twins: Twins,
 }
 
 /// The roles at this moment, as far as this table needs them.
@@ -101,6 +103,26 @@ impl Bridge {
             true => self.to_primary(view, frame, out),
             false => self.to_both(view, frame, out),
         }
+    }
+
+    /// A server's datagram: the primary's is shown.
+    pub fn on_server_udp(
+        &mut self,
+        view: View,
+        leg: LegId,
+        udp: &Datagram,
+        frame: Frame,
+        out: &mut VecDeque<Output>,
+    ) {
+        if view.has_backup && !PRIMARY_ONLY_PORTS.contains(&udp.src_port) {
+            let ends = (
+                SocketAddr::new(udp.l3.src, udp.src_port),
+                SocketAddr::new(udp.l3.dst, udp.dst_port),
+            );
+            let payload = &frame.body()[..udp.payload_len.min(frame.body().len())];
+            self.twins.heard(view.now, leg, ends, payload, out);
+        }
+        self.to_client(view, leg, frame, out);
     }
 
     /// ARP on a server link.
@@ -197,12 +219,10 @@ impl Bridge {
                 self.hold_echo(view, leg, key, frame, payload);
                 return;
             }
-            let (ours, theirs) =
-                if leg == view.primary { (frame, first.frame) } else { (first.frame, frame) };
             if payload != first.payload {
-                let _ = theirs;
                 reject(out, Link::Server(view.primary.other()), RejectReason::BackupOnly);
             }
+            let ours = if leg == view.primary { frame } else { first.frame };
             return send(out, Link::Client, ours);
         }
         if self.echoes.len() >= ECHOES_MAX {
@@ -216,13 +236,15 @@ impl Bridge {
         self.echoes.insert(key, Echo { frame, payload, from, until });
     }
 
-    /// When the next echo reply has waited long enough.
+    /// When the next echo reply or datagram has waited long enough.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.echoes.values().map(|e| e.until).min()
+        let echo = self.echoes.values().map(|e| e.until).min();
+        echo.into_iter().chain(self.twins.next_timer()).min()
     }
 
     /// Shows the primary's echo replies whose twin did not come.
     pub fn on_time(&mut self, view: View, out: &mut VecDeque<Output>) {
+        self.twins.on_time(view.now, out);
         let due: Vec<EchoKey> =
             self.echoes.iter().filter(|(_, e)| e.until <= view.now).map(|(k, _)| *k).collect();
         for key in due {

@@ -232,6 +232,9 @@ impl Engine {
             Packet::Icmp(icmp) if matches!(icmp.kind, IcmpKind::EchoReply { .. }) => {
                 self.bridge.on_server_echo(view, leg, &icmp, frame, &mut self.outputs);
             }
+            Packet::Udp(udp) => {
+                self.bridge.on_server_udp(view, leg, &udp, frame, &mut self.outputs);
+            }
             Packet::Arp(arp) => {
                 self.bridge.on_server_arp(view, leg, &arp, frame, &mut self.outputs);
             }

@@ -265,6 +265,8 @@ pub enum Event {
     SyncEnded { id: SyncId, ok: bool, message: String, took: Duration },
     /// A divergence joined a sync that was under way or about to be.
     SyncCoalesced { id: SyncId },
+    /// Both servers said the same UDP datagram, or `only` one of them did.
+    DatagramJudged { only: Option<LegId> },
     /// A command was carried out, or not.
     CommandDone { id: u64, result: Result<(), CommandError> },
 }

@@ -32,6 +32,7 @@ impl Family {
 }
 
 const YES_NO: &[&str] = &["no", "yes"];
+const SAID_BY: &[&str] = &["both", "a", "b"];
 
 macro_rules! families {
     ($($name:literal, $help:literal, [$($label:literal: $values:expr),*];)+) => {
@@ -84,6 +85,8 @@ families! {
     "shadowvm_syncs_ended_total", "State syncs ended, by success.", ["ok": YES_NO];
     "shadowvm_sync_seconds_total", "Time spent in state syncs.", [];
     "shadowvm_syncs_coalesced_total", "Divergences that joined a sync under way.", [];
+    "shadowvm_datagrams_judged_total", "UDP datagrams said by both servers, or by one only.",
+        ["said_by": SAID_BY];
     "shadowvm_commands_total", "Commands of operators, by success.", ["ok": YES_NO];
     "shadowvm_events_lost_total", "Events missing from the log because its writer was too slow.",
         [];
@@ -179,6 +182,7 @@ impl Counters {
             | Event::SyncStarted { .. }
             | Event::SyncEnded { .. }
             | Event::SyncCoalesced { .. }
+            | Event::DatagramJudged { .. }
             | Event::CommandDone { .. } => self.record_rare(event),
         }
     }
@@ -216,6 +220,9 @@ impl Counters {
                 self.add(("shadowvm_sync_seconds_total", "", ""), nanos(*took));
             }
             Event::SyncCoalesced { .. } => self.one("shadowvm_syncs_coalesced_total", ""),
+            Event::DatagramJudged { only } => {
+                self.one("shadowvm_datagrams_judged_total", only.map_or("both", |leg| leg.name()));
+            }
             Event::CommandDone { result, .. } => {
                 self.one("shadowvm_commands_total", yes_no(result.is_ok()));
             }

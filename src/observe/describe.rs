@@ -31,7 +31,10 @@ pub enum Level {
 /// How loud an event is.
 pub fn level(event: &Event) -> Level {
     match event {
-        Event::Rejected { .. } | Event::Released { .. } | Event::MaskHit { .. } => Level::Trace,
+        Event::Rejected { .. }
+        | Event::Released { .. }
+        | Event::MaskHit { .. }
+        | Event::DatagramJudged { .. } => Level::Trace,
         Event::FlowOpened { .. }
         | Event::FlowChanged { .. }
         | Event::FlowClosed { .. }
@@ -129,6 +132,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         | Event::SyncStarted { .. }
         | Event::SyncEnded { .. }
         | Event::SyncCoalesced { .. }
+        | Event::DatagramJudged { .. }
         | Event::CommandDone { .. } => describe_rare(event, names),
     }
 }
@@ -184,6 +188,10 @@ fn describe_rare(event: &Event, names: &[String; 2]) -> String {
              (`shadowvm sync now` tries again)",
             id.0
         ),
+        Event::DatagramJudged { only: None } => "both servers said a datagram".into(),
+        Event::DatagramJudged { only: Some(leg) } => {
+            format!("only {} said a datagram", name(leg))
+        }
         Event::SyncCoalesced { id } => format!("a divergence joined sync {}", id.0),
         Event::CommandDone { id, result: Ok(()) } => format!("command {id} done"),
         Event::CommandDone { id, result: Err(error) } => {

@@ -46,6 +46,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::SyncStarted { .. } => "sync_started",
         Event::SyncEnded { .. } => "sync_ended",
         Event::SyncCoalesced { .. } => "sync_coalesced",
+        Event::DatagramJudged { .. } => "datagram_judged",
         Event::CommandDone { .. } => "command_done",
     }
 }
@@ -108,6 +109,7 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         | Event::SyncStarted { .. }
         | Event::SyncEnded { .. }
         | Event::SyncCoalesced { .. }
+        | Event::DatagramJudged { .. }
         | Event::CommandDone { .. } => rare_fields(event, names),
     }
 }
@@ -152,6 +154,7 @@ fn rare_fields(event: &Event, names: &[String; 2]) -> Value {
             "id": id.0, "ok": ok, "message": message, "took_ns": nanos(*took),
         }),
         Event::SyncCoalesced { id } => json!({ "id": id.0 }),
+        Event::DatagramJudged { only } => json!({ "only": only.map(|leg| leg.name()) }),
         Event::CommandDone { id, result } => json!({
             "id": id, "ok": result.is_ok(), "error": result.err().map(|error| error.name()),
         }),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use shadowvm::engine::LegId;
 
 use super::bed::Bed;
-use super::matrix::Struck;
+use super::content::leg_name;
+use super::matrix::{Failure, Struck};
 
 /// The time now, as the event log and the captures have it.
 pub fn unix_ns() -> u64 {
@@ -16,22 +18,25 @@ pub fn unix_ns() -> u64 {
 
 /// Every connection is Paired (`open` of them are known to be there), at least 99.9 % of what was
 /// released had been said by both, and nothing differed.
-pub fn paired(bed: &Bed<'_>, open: usize) -> Result<(), String> {
+pub fn paired(bed: &Bed<'_>, open: usize) -> Result<(), Failure> {
     let flows = bed.flows()?;
     let alone = |state: &str| matches!(state, "solo" | "lagging" | "diverged");
     if let Some(flow) = flows.iter().find(|f| alone(&f.state) || f.solo.is_some()) {
-        return Err(format!("not paired before the fault: {flow:?}"));
+        return Err(Failure::Late(format!("not paired before the fault: {flow:?}")));
     }
     let paired = flows.iter().filter(|f| f.state == "paired").count();
     if paired < open {
-        return Err(format!("{paired} of {open} connections are paired: {flows:?}"));
+        let message = format!("{paired} of {open} connections are paired: {flows:?}");
+        return Err(Failure::Late(message));
     }
     let verified = bed.count("shadowvm_released_bytes_total", Some("yes"))?;
     let unverified = bed.count("shadowvm_released_bytes_total", Some("no"))?;
     if unverified * 1000 > verified + unverified {
-        return Err(format!("{unverified} bytes unverified before the fault, {verified} verified"));
+        let message =
+            format!("{unverified} bytes unverified before the fault, {verified} verified");
+        return Err(Failure::Late(message));
     }
-    no_divergence(bed)
+    Ok(no_divergence(bed)?)
 }
 
 /// No divergence was ever found.
@@ -44,14 +49,16 @@ pub fn no_divergence(bed: &Bed<'_>) -> Result<(), String> {
 
 /// From the event log: nothing diverged, no flow was reset, and before the fault no flow was
 /// Lagging for more than 1 % of its life.
-pub fn events(events: &[Value], struck: Struck) -> Result<(), String> {
+pub fn events(events: &[Value], struck: Struck) -> Result<(), Failure> {
     let mut opened: BTreeMap<String, u64> = BTreeMap::new();
     let mut lagging: BTreeMap<String, u64> = BTreeMap::new();
     for event in events {
         let (t_ns, name) = (event["t_ns"].as_u64().unwrap_or(0), event["event"].as_str());
         let flow = event["flow"].to_string();
         match name {
-            Some("diverged" | "flow_reset") => return Err(format!("in the event log: {event}")),
+            Some("diverged" | "flow_reset") => {
+                return Err(Failure::Broken(format!("in the event log: {event}")));
+            }
             Some("flow_opened") => {
                 opened.insert(flow, t_ns);
             }
@@ -63,7 +70,8 @@ pub fn events(events: &[Value], struck: Struck) -> Result<(), String> {
                     let life = t_ns.saturating_sub(opened.get(&flow).copied().unwrap_or(since));
                     let late = t_ns.min(struck.t_ns).saturating_sub(since);
                     if late * 100 > life {
-                        return Err(format!("{flow} was lagging for {late} of {life} ns"));
+                        let message = format!("{flow} was lagging for {late} of {life} ns");
+                        return Err(Failure::Late(message));
                     }
                 }
             }
@@ -71,9 +79,16 @@ pub fn events(events: &[Value], struck: Struck) -> Result<(), String> {
         }
     }
     match lagging.first_key_value() {
-        Some((flow, _)) => Err(format!("{flow} was still lagging in the end")),
+        Some((flow, _)) => Err(Failure::Late(format!("{flow} was still lagging in the end"))),
         None => Ok(()),
     }
+}
+
+/// From the event log: a connection left `leg` because it was late. Nothing can carry it if the
+/// other server fails then.
+pub fn was_late(bed: &Bed<'_>, leg: LegId) -> bool {
+    let is_late = |e: &Value| e["event"] == "hold_hard" && e["leg"] == leg_name(leg);
+    bed.events().is_ok_and(|events| events.iter().any(is_late))
 }
 
 /// From the event log: when the server failed, every connection that there was went on with the

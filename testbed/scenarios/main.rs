@@ -3,8 +3,10 @@
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
 //! everything with `TESTBED_LONG=1`, two at a time (`TESTBED_JOBS=N`): each has its own world,
 //! and most of its time a scenario waits. `TESTBED_ONLY=TEXT` runs those with the text in their
-//! name, `TESTBED_SEED=N` repeats a choice of fault instants. What fails leaves its captures and
-//! logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does too.
+//! name, `TESTBED_SEED=N` repeats a choice of fault instants. A run is void, and repeated, if its
+//! fault came too late, or if a server was late while the machine itself stood still. What fails
+//! leaves its captures and logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does
+//! too.
 
 mod bed;
 mod client;
@@ -12,6 +14,7 @@ mod content;
 mod judge;
 mod load;
 mod matrix;
+mod noise;
 mod special;
 
 use std::path::Path;
@@ -21,6 +24,7 @@ use std::time::Instant;
 
 use content::Content;
 use matrix::{Failure, Size};
+use noise::Noise;
 
 /// A void run is repeated so often, then it fails.
 const VOID_MAX: usize = 8;
@@ -70,6 +74,7 @@ fn run_all(folder: &Path, scenarios: &[Scenario<'_>], jobs: usize) -> ExitCode {
     let count = scenarios.len();
     println!("\nrunning {count} scenarios, {jobs} at a time");
     let run = Run { begin: Instant::now(), count, done: Mutex::default() };
+    let noise = Noise::watch();
     let next = Mutex::new(scenarios.iter());
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
@@ -77,7 +82,7 @@ fn run_all(folder: &Path, scenarios: &[Scenario<'_>], jobs: usize) -> ExitCode {
                 let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
                 while let Some((name, scenario)) = take() {
                     let at = folder.join(name);
-                    run.record(name, &at, until_valid(&at, scenario));
+                    run.record(name, &at, until_valid(&at, scenario, noise));
                 }
             });
         }
@@ -137,14 +142,21 @@ impl Run {
 fn until_valid(
     at: &Path,
     run: &(dyn Fn(&Path) -> Result<String, Failure> + Sync),
+    noise: &Noise,
 ) -> Result<String, String> {
     let mut why = String::new();
     for _ in 0..VOID_MAX {
-        match run(at) {
+        let begin = Instant::now();
+        why = match run(at) {
             Ok(said) => return Ok(said),
             Err(Failure::Broken(message)) => return Err(message),
-            Err(Failure::Void(message)) => why = message,
-        }
+            Err(Failure::Late(message)) => match noise.since(begin) {
+                Some(pause) => format!("the machine stood still for {pause:.0?}: {message}"),
+                None => return Err(message),
+            },
+            Err(Failure::Void(message)) => message,
+        };
+        println!("void, once more: {}: {why}", at.display());
     }
     Err(format!("void {VOID_MAX} times: {why}"))
 }

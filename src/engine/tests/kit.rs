@@ -85,6 +85,8 @@ pub(super) struct Kit {
     pub engine: Engine,
     pub now: Instant,
     pub heard: Vec<Heard>,
+    /// Frames other than TCP, probes of the engine aside.
+    pub frames: Vec<(Link, Frame)>,
     pub events: Vec<Event>,
     pub syncs: Vec<SyncRequest>,
     pub records: Vec<Record>,
@@ -106,6 +108,7 @@ impl Kit {
             engine: Engine::new(config, 7, now),
             now,
             heard: Vec::new(),
+            frames: Vec::new(),
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
@@ -125,6 +128,7 @@ impl Kit {
             engine: Engine::new(config, 8, now),
             now,
             heard: Vec::new(),
+            frames: Vec::new(),
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
@@ -138,6 +142,7 @@ impl Kit {
 
     pub(super) fn forget(&mut self) {
         self.heard.clear();
+        self.frames.clear();
         self.events.clear();
     }
 
@@ -168,7 +173,7 @@ impl Kit {
                     let data = frame.body()[..seg.payload_len].to_vec();
                     self.heard.push(Heard { link, seg, data });
                 }
-                Packet::Arp(arp) if arp.sender.is_unspecified() => {
+                Packet::Arp(arp) if arp.sender.is_unspecified() && link != Link::Client => {
                     let Link::Server(leg) = link else { continue };
                     if self.dead(leg) {
                         continue;
@@ -177,7 +182,7 @@ impl Kit {
                     let reply = build::arp_reply(&l2, SERVICE, Ipv4Addr::UNSPECIFIED);
                     self.engine.handle(self.now, Input::Frame(link, reply));
                 }
-                _ => {}
+                _ => self.frames.push((link, frame)),
             }
         }
     }

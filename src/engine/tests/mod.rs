@@ -1,6 +1,7 @@
 //! Scripts: one rule of the contract each, every segment by hand.
 
 mod bad_input;
+mod bridge;
 mod kit;
 
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
