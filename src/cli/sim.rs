@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Format, exit};
 use crate::sim::fleet::{self, Summary};
-use crate::sim::{Options, Scenario, rare, run_seed};
+use crate::sim::{Options, rare, run_seed};
 
 /// A seed takes a millisecond; one that takes so long never ends.
 const HANGS: Duration = Duration::from_secs(60);
@@ -39,6 +39,9 @@ pub struct Args {
     /// Without the gateway: what the simulated hosts do by themselves
     #[arg(long)]
     baseline: bool,
+    /// Every host on smoltcp, none on the model
+    #[arg(long)]
+    smoltcp: bool,
     /// Go on after so many failures
     #[arg(long, default_value_t = 20, value_name = "N")]
     failures_max: usize,
@@ -71,8 +74,12 @@ fn commit() -> String {
     if text.is_empty() { concat!("version ", env!("CARGO_PKG_VERSION")).into() } else { text }
 }
 
+fn options(args: &Args) -> Options {
+    Options { is_verbose: false, without_gateway: args.baseline, on_smoltcp: args.smoltcp }
+}
+
 fn tell(seed: u64, args: &Args) -> ExitCode {
-    let options = Options { is_verbose: true, without_gateway: args.baseline };
+    let options = Options { is_verbose: true, ..options(args) };
     let running = watched(args);
     running[0].store(seed, Ordering::Relaxed);
     let outcome = run_seed(seed, &options);
@@ -91,7 +98,7 @@ fn tell(seed: u64, args: &Args) -> ExitCode {
             let log = outcome.report.log.join("\n");
             let end = failure.map_or("PASS".into(), |what| format!("FAIL {what}"));
             let trace = outcome.report.trace;
-            writeln!(out, "{}{log}\nseed {seed} {end} (trace {trace:016x})", Scenario::new(seed))
+            writeln!(out, "{}{log}\nseed {seed} {end} (trace {trace:016x})", options.scenario(seed))
         }
     };
     // A reader that has seen enough is no failure of the run.
@@ -100,7 +107,7 @@ fn tell(seed: u64, args: &Args) -> ExitCode {
 }
 
 fn run_many(args: &Args) -> ExitCode {
-    let options = Options { is_verbose: false, without_gateway: args.baseline };
+    let options = options(args);
     let (begun, mut told) = (Instant::now(), Instant::now());
     let (mut done, mut failed) = (0u64, 0usize);
     let is_text = args.output == Format::Text;

@@ -6,10 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::State;
-
-use super::host::{Host, PORT};
+use super::host::{Handle, Host, Socket, State};
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::script::{self, ID_AT, ID_LEN, Script, Verifier};
 use crate::engine::LegId;
@@ -43,7 +40,7 @@ pub struct ClientConn {
     request: Script,
     request_ends: Vec<usize>,
     answer_ends: Vec<usize>,
-    handle: Option<SocketHandle>,
+    handle: Option<Handle>,
     sent: usize,
     asked: usize,
     ask_at: Option<u64>,
@@ -86,14 +83,14 @@ impl ClientConn {
     /// Connects.
     pub fn begin(&mut self, now: u64, host: &mut Host, plan: &ConnPlan) {
         let handle = host.add_socket(plan.buffers);
-        host.connect(handle, plan.port);
+        host.connect(now, handle, plan.port);
         (self.handle, self.progress, self.began_at) = (Some(handle), Progress::Open, now);
     }
 
     /// Forgets the socket, so that the port can be used again.
     pub fn release(&mut self, host: &mut Host) {
         if let Some(handle) = self.handle.take() {
-            host.sockets.remove(handle);
+            host.remove(handle);
         }
     }
 
@@ -111,19 +108,19 @@ impl ClientConn {
         let Some(handle) = self.handle.filter(|_| self.progress == Progress::Open) else {
             return Ok(None);
         };
-        let socket = host.socket(handle);
+        let mut socket = host.socket(handle);
         self.was_established |= socket.may_send() || socket.may_recv();
-        let mut wake = self.read(now, socket, plan)?;
-        let was_asked = self.ask(now, socket, plan);
+        let mut wake = self.read(now, &mut socket, plan)?;
+        let was_asked = self.ask(now, &mut socket, plan);
         wake = earlier(wake, was_asked);
-        self.close(now, socket, plan);
+        self.close(now, &mut socket, plan);
         Ok(wake)
     }
 
     fn read(
         &mut self,
         now: u64,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
+        socket: &mut Socket<'_>,
         plan: &ConnPlan,
     ) -> Result<Option<u64>, String> {
         if let (Some((after, us)), false) = (plan.read_pause, self.has_paused)
@@ -135,10 +132,8 @@ impl ClientConn {
         if let Some(until) = self.paused_until.filter(|&until| now < until) {
             return Ok(Some(until));
         }
-        while socket.can_recv() {
-            let verifier = &mut self.verifier;
-            let heard = socket.recv(|bytes| (bytes.len(), verifier.hear(bytes)));
-            heard.map_err(|_| String::from("the socket cannot be read"))??;
+        while let Some(heard) = socket.recv(|bytes| self.verifier.hear(bytes)) {
+            heard?;
         }
         let is_over = matches!(
             socket.state(),
@@ -148,12 +143,7 @@ impl ClientConn {
         Ok(None)
     }
 
-    fn ask(
-        &mut self,
-        now: u64,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
-        plan: &ConnPlan,
-    ) -> Option<u64> {
+    fn ask(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ConnPlan) -> Option<u64> {
         let heard = self.verifier.heard();
         let answered = self.answer_ends.iter().take_while(|&&end| end <= heard).count();
         let mut wake = None;
@@ -169,15 +159,15 @@ impl ClientConn {
         while self.sent < limit && socket.can_send() {
             let bytes = self.request.at(self.sent);
             let bytes = &bytes[..bytes.len().min(limit - self.sent)];
-            match socket.send_slice(bytes) {
-                Ok(n) if n > 0 => self.sent += n,
-                _ => break,
+            match socket.send(bytes) {
+                0 => break,
+                n => self.sent += n,
             }
         }
         wake
     }
 
-    fn close(&mut self, now: u64, socket: &mut smoltcp::socket::tcp::Socket<'_>, plan: &ConnPlan) {
+    fn close(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ConnPlan) {
         let has_all = self.verifier.heard() == self.verifier.len();
         let has_asked = self.sent == self.request.len();
         if plan.close == Close::Abort && self.verifier.heard() * 2 >= self.verifier.len() {
@@ -194,7 +184,7 @@ impl ClientConn {
             self.has_closed = true;
             socket.close();
         }
-        if self.has_heard_end && !has_all && !socket.can_recv() {
+        if self.has_heard_end && !has_all && socket.recv_queue() == 0 {
             self.end(now, Progress::Broken);
             return;
         }
@@ -216,7 +206,7 @@ fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 /// A server's end of one connection.
 #[derive(Debug)]
 pub struct ServerConn {
-    handle: SocketHandle,
+    handle: Handle,
     /// The connection, once its first bytes have told.
     pub conn: Option<usize>,
     /// Bytes of the request stream that the application has read.
@@ -277,16 +267,16 @@ impl Server {
         }
         let mut idle = 0;
         for conn in &mut self.conns {
-            let socket = host.socket(conn.handle);
+            let mut socket = host.socket(conn.handle);
             if socket.state() == State::Closed {
                 conn.reset();
-                let _ = socket.listen(PORT);
+                socket.listen();
             }
             idle += usize::from(socket.state() == State::Listen);
         }
         while idle < BACKLOG {
             let handle = host.add_socket(self.plan.buffers);
-            let _ = host.socket(handle).listen(PORT);
+            host.socket(handle).listen();
             self.conns.push(ServerConn::new(handle));
             idle += 1;
         }
@@ -306,7 +296,7 @@ impl Server {
 
     fn end_sockets(&mut self, host: &mut Host, mut which: impl FnMut(bool) -> bool) {
         for conn in &mut self.conns {
-            let socket = host.socket(conn.handle);
+            let mut socket = host.socket(conn.handle);
             let is_open = socket.is_active() && conn.conn.is_some();
             if !which(is_open) {
                 continue;
@@ -319,16 +309,15 @@ impl Server {
         }
     }
 
-    /// A SYN has come. smoltcp would give it to any listening socket and keep the old connection of
-    /// the 4-tuple beside the new one: a new SYN takes the old one's place here, as in TIME-WAIT
-    /// (RFC 9293 3.6.1); of a repeated one only its own socket hears. Returns sockets that must not
-    /// listen meanwhile.
-    pub fn on_syn(&mut self, host: &mut Host, from: ([u8; 4], u16), seq: u32) -> Vec<SocketHandle> {
-        let ip = smoltcp::wire::IpAddress::Ipv4(std::net::Ipv4Addr::from(from.0));
-        let is_of = |host: &mut Host, c: &ServerConn| {
-            let remote = host.socket(c.handle).remote_endpoint();
-            remote.is_some_and(|r| r.addr == ip && r.port == from.1)
-        };
+    /// A SYN has come. The model knows what to do. smoltcp would give it to any listening socket
+    /// and keep the old connection of the 4-tuple beside the new one: a new SYN takes the old one's
+    /// place here, as in TIME-WAIT (RFC 9293 3.6.1); of a repeated one only its own socket hears.
+    /// Returns sockets that must not listen meanwhile.
+    pub fn on_syn(&mut self, host: &mut Host, from: ([u8; 4], u16), seq: u32) -> Vec<Handle> {
+        let is_of = |host: &mut Host, c: &ServerConn| host.socket(c.handle).peer() == Some(from);
+        if matches!(host, Host::Model(_)) {
+            return Vec::new();
+        }
         let is_repeated = self.syns.insert(from, seq) == Some(seq);
         if is_repeated && self.conns.iter().any(|c| is_of(host, c)) {
             let handles = self.conns.iter().map(|c| c.handle);
@@ -336,7 +325,7 @@ impl Server {
         }
         while let Some(old) = self.conns.iter().position(|c| is_of(host, c)) {
             let conn = self.conns.swap_remove(old);
-            host.sockets.remove(conn.handle);
+            host.remove(conn.handle);
         }
         self.listen(host);
         Vec::new()
@@ -363,11 +352,11 @@ impl Server {
         for i in 0..self.conns.len() {
             let leg = (self.leg, self.version);
             let conn = &mut self.conns[i];
-            let socket = host.socket(conn.handle);
+            let mut socket = host.socket(conn.handle);
             if matches!(socket.state(), State::Listen | State::SynReceived) {
                 continue;
             }
-            let more = conn.work(now, socket, &self.plan, leg, scenario, requests)?;
+            let more = conn.work(now, &mut socket, &self.plan, leg, scenario, requests)?;
             wake = earlier(wake, more);
             if let Some(id) = conn.conn {
                 let (bytes, end) = &mut self.inputs[id];
@@ -380,7 +369,7 @@ impl Server {
 }
 
 impl ServerConn {
-    fn new(handle: SocketHandle) -> Self {
+    fn new(handle: Handle) -> Self {
         Self {
             handle,
             conn: None,
@@ -405,7 +394,7 @@ impl ServerConn {
     fn work(
         &mut self,
         now: u64,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
+        socket: &mut Socket<'_>,
         plan: &ServerPlan,
         leg: (LegId, u8),
         scenario: &Scenario,
@@ -448,13 +437,12 @@ impl ServerConn {
 
     fn read(
         &mut self,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
+        socket: &mut Socket<'_>,
         leg: LegId,
         requests: &[(Script, Vec<usize>)],
     ) -> Result<(), String> {
-        while socket.can_recv() {
-            let heard = socket.recv(|bytes| (bytes.len(), self.hear(leg, bytes, requests)));
-            heard.map_err(|_| String::from("the socket cannot be read"))??;
+        while let Some(heard) = socket.recv(|bytes| self.hear(leg, bytes, requests)) {
+            heard?;
         }
         self.has_heard_end |= !socket.may_recv() && socket.state() != State::Closed;
         Ok(())
@@ -486,12 +474,7 @@ impl ServerConn {
         }
     }
 
-    fn write(
-        &mut self,
-        now: u64,
-        socket: &mut smoltcp::socket::tcp::Socket<'_>,
-        plan: &ServerPlan,
-    ) -> Option<u64> {
+    fn write(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ServerPlan) -> Option<u64> {
         while self.written < self.script.len() && socket.can_send() {
             if now < self.write_at {
                 return Some(self.write_at);
@@ -502,7 +485,7 @@ impl ServerConn {
                 limit = limit.min(at - self.written);
             }
             let bytes = self.script.at(self.written);
-            let n = socket.send_slice(&bytes[..bytes.len().min(limit)]).unwrap_or(0);
+            let n = socket.send(&bytes[..bytes.len().min(limit)]);
             if n == 0 {
                 break;
             }

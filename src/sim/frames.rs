@@ -16,6 +16,8 @@ pub struct Seg<'a> {
     pub flags: u8,
     /// Window field.
     pub window: u16,
+    /// Maximum segment size option.
+    pub mss: Option<u16>,
     /// Window scale option.
     pub scale: Option<u8>,
     /// Timestamps option.
@@ -63,7 +65,8 @@ fn be32(b: &[u8]) -> u32 {
     u32::from_be_bytes([b[0], b[1], b[2], b[3]])
 }
 
-fn sum(mut acc: u32, bytes: &[u8]) -> u32 {
+/// Adds 16-bit words to an Internet checksum's sum.
+pub fn sum(mut acc: u32, bytes: &[u8]) -> u32 {
     let mut pairs = bytes.chunks_exact(2);
     for pair in &mut pairs {
         acc += u32::from(be16(pair));
@@ -74,7 +77,8 @@ fn sum(mut acc: u32, bytes: &[u8]) -> u32 {
     acc
 }
 
-fn fold(mut acc: u32) -> u16 {
+/// The 16 bits that are left of it.
+pub fn fold(mut acc: u32) -> u16 {
     while acc > 0xffff {
         acc = (acc & 0xffff) + (acc >> 16);
     }
@@ -135,6 +139,7 @@ fn read_options(mut options: &[u8], seg: &mut Seg<'_>) {
         let Some(len) = rest.first().map(|&l| usize::from(l)).filter(|&l| l >= 2) else { return };
         let Some(value) = options.get(2..len) else { return };
         match (kind, value.len()) {
+            (2, 2) => seg.mss = Some(be16(value)),
             (3, 1) => seg.scale = Some(value[0]),
             (4, 0) => seg.sack_ok = true,
             (5, n) if n % 8 == 0 => {

@@ -1,11 +1,11 @@
-//! The simulated world: smoltcp hosts as clients and two servers around the real engine, in virtual
-//! time, with oracles that share no code with it.
+//! The simulated world: hosts as clients and two servers around the real engine, in virtual time,
+//! with oracles that share no code with it.
 //!
 //! One seed expands to one [`Scenario`]; equal seeds give equal runs. Reading order: [`scenario`]
-//! (what a seed means), [`script`] (what the ends say), [`ends`] (applications), [`host`] (stacks),
-//! [`net`] (links), [`world`] (time and events), [`gateway`] (the engine's place), [`faults`],
-//! [`oracle`] and [`track`] (the rules, from the frames alone), [`rare`] (what was reached),
-//! [`fleet`] (many seeds). It reads no clock and no environment.
+//! (what a seed means), [`script`] (what the ends say), [`ends`] (applications), [`host`] (hosts on
+//! [`smol`] or on our own [`model`]), [`net`] (links), [`world`] (time and events), [`gateway`]
+//! (the engine's place), [`faults`], [`oracle`] and [`track`] (the rules, from the frames alone),
+//! [`rare`] (what was reached), [`fleet`] (many seeds). It reads no clock and no environment.
 
 pub mod fleet;
 pub mod rare;
@@ -17,9 +17,11 @@ mod faults;
 mod frames;
 mod gateway;
 mod host;
+mod model;
 mod net;
 mod oracle;
 mod script;
+mod smol;
 mod track;
 mod world;
 
@@ -43,6 +45,15 @@ pub struct Options {
     pub is_verbose: bool,
     /// Clients stand at server A directly: what the stacks do by themselves.
     pub without_gateway: bool,
+    /// Every host is on smoltcp.
+    pub on_smoltcp: bool,
+}
+
+impl Options {
+    /// What `seed` means.
+    pub fn scenario(&self, seed: u64) -> Scenario {
+        if self.on_smoltcp { Scenario::on_smoltcp(seed) } else { Scenario::new(seed) }
+    }
 }
 
 /// What came of one seed.
@@ -63,7 +74,7 @@ impl Outcome {
 
 /// Runs one seed. Every 100th is run twice, and both traces have to be the same.
 pub fn run_seed(seed: u64, options: &Options) -> Outcome {
-    let scenario = Scenario::new(seed);
+    let scenario = options.scenario(seed);
     let mut report = run_once(&scenario, options);
     if seed.is_multiple_of(100) && report.violation.is_none() {
         let again = run_once(&scenario, options);

@@ -6,8 +6,12 @@
 
 use std::fmt;
 
-use super::rng::Rng;
+use super::model::habits::Habits;
+use super::rng::{Rng, mix};
 use crate::engine::{Fence, LagPolicy, LegId};
+
+/// Scenarios with hosts on the model, per mille.
+const MODELS: u64 = 0;
 
 /// What one direction of a link does to frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,6 +111,8 @@ pub struct StackPlan {
     pub nagle: bool,
     /// CUBIC, Reno or no congestion control.
     pub congestion: u8,
+    /// On the model with these habits; on smoltcp with the above if nothing.
+    pub model: Option<Habits>,
 }
 
 /// A server.
@@ -261,6 +267,23 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of `seed`.
     pub fn new(seed: u64) -> Self {
+        let mut scenario = Self::on_smoltcp(seed);
+        // Chance of its own, so that everything else stays what it is on smoltcp alone.
+        let mut rng = Rng::new(mix(seed, 0x0de1));
+        if rng.chance(MODELS) {
+            let clients = scenario.clients.iter_mut();
+            let stacks = clients.chain(scenario.servers.iter_mut().map(|s| &mut s.stack));
+            for stack in stacks {
+                if rng.chance(600) {
+                    stack.model = Some(Habits::draw(&mut rng));
+                }
+            }
+        }
+        scenario
+    }
+
+    /// The scenario of `seed` with every host on smoltcp.
+    pub fn on_smoltcp(seed: u64) -> Self {
         Builder { rng: Rng::new(seed), seed }.build()
     }
 
@@ -420,6 +443,7 @@ impl Builder {
             ack_delay_us: rng.pick(&[None, Some(10_000), Some(40_000)]),
             nagle: rng.chance(500),
             congestion: rng.pick(&[0, 1, 2]),
+            model: None,
         }
     }
 

@@ -225,7 +225,7 @@ impl<'a> World<'a> {
             }
             if time > limit && backoffs < BACKOFFS {
                 backoffs += 1;
-                let stacks = self.hosts.iter().filter_map(|h| h.wake_at);
+                let stacks = self.hosts.iter().filter_map(|h| h.wake_at());
                 let wakes = stacks.chain(self.wakes.iter().copied().filter(|&w| w < u64::MAX));
                 let wake = wakes.filter(|&w| w > time).max();
                 limit = wake.map_or(limit, |wake| wake + 5_000_000_000);
@@ -314,7 +314,7 @@ impl<'a> World<'a> {
             Link::Client => {
                 for i in 0..self.scenario.clients.len() {
                     if is_group || frame[..6] == client_mac(i) {
-                        self.hosts[i].deliver(frame.clone());
+                        self.hosts[i].deliver(self.now, frame.clone());
                         self.serve(i);
                     }
                 }
@@ -329,11 +329,11 @@ impl<'a> World<'a> {
                         None => Vec::new(),
                     };
                     deaf.iter().for_each(|&h| self.hosts[host].socket(h).close());
-                    self.hosts[host].deliver(frame);
+                    self.hosts[host].deliver(self.now, frame);
                     if !deaf.is_empty() {
                         self.poll(host, link);
                         for &h in &deaf {
-                            let _ = self.hosts[host].socket(h).listen(super::host::PORT);
+                            self.hosts[host].socket(h).listen();
                         }
                     }
                     self.serve(host);
@@ -360,7 +360,7 @@ impl<'a> World<'a> {
             Link::Server(leg) => self.work_server(leg),
         };
         self.poll(host, link);
-        let wake = self.hosts[host].wake_at.into_iter().chain(wake).min();
+        let wake = self.hosts[host].wake_at().into_iter().chain(wake).min();
         if let Some(wake) = wake.filter(|&w| w < self.wakes[host]) {
             self.wakes[host] = wake;
             self.at(wake, Happening::HostWake(host));
