@@ -73,7 +73,8 @@ struct Probation {
 pub struct Control {
     roles: Roles,
     states: [ServerState; 2],
-    link_up: [bool; 2],
+    /// Why a server is surely not there: its link has no carrier, or its process has ended.
+    down: [Option<Evidence>; 2],
     probation: [Option<Probation>; 2],
     wait: [Duration; 2],
     /// Health.
@@ -98,7 +99,7 @@ impl Control {
         Self {
             roles: Roles { epoch: Epoch(0), primary: config.first_primary },
             states: [ServerState::Unknown; 2],
-            link_up: [true; 2],
+            down: [None; 2],
             probation: [None; 2],
             wait: [PROBATION; 2],
             detector: Detector::new(now),
@@ -167,7 +168,7 @@ impl Control {
         // Right after the start a server that was not heard yet is asked all the same.
         let is_early = now.since(self.started) < START_GRACE;
         let there = |leg: LegId| {
-            self.link_up[leg.index()]
+            self.down[leg.index()].is_none()
                 && match self.state(leg) {
                     ServerState::Up | ServerState::Unfit => true,
                     ServerState::Unknown => is_early,
@@ -226,7 +227,7 @@ impl Control {
         config: &EngineConfig,
         out: &mut VecDeque<Output>,
     ) -> Vec<Order> {
-        self.link_up[leg.index()] = up;
+        self.down[leg.index()] = (!up).then_some(evidence);
         if up {
             let health = self.detector.of(leg);
             health.neighbour.restart();
@@ -280,7 +281,10 @@ impl Control {
         }
         let is_primary = self.roles.primary == leg;
         let waiting = facts.waiting[leg.index()];
-        match self.detector.judge(now, leg, is_primary, waiting, config.probe_every) {
+        // What was held when the carrier went stays true for as long as that is gone.
+        let standing = self.down[leg.index()].map(Finding::H1);
+        let judged = || self.detector.judge(now, leg, is_primary, waiting, config.probe_every);
+        match standing.or_else(judged) {
             Some(finding) => self.on_finding(now, leg, finding, config, out),
             None => Vec::new(),
         }
@@ -410,7 +414,7 @@ impl Control {
         if !matches!(state, ServerState::Failed | ServerState::Returning) {
             return;
         }
-        let is_up = self.link_up[leg.index()];
+        let is_up = self.down[leg.index()].is_none();
         let health = self.detector.of(leg);
         let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= ms(200));
         let good = is_up && heard && !health.is_refused();
@@ -459,7 +463,7 @@ impl Control {
         out: &mut VecDeque<Output>,
     ) -> Result<Vec<Order>, CommandError> {
         match self.state(leg) {
-            ServerState::Failed | ServerState::Returning if self.link_up[leg.index()] => {
+            ServerState::Failed | ServerState::Returning if self.down[leg.index()].is_none() => {
                 let was_failed = self.state(leg) == ServerState::Failed;
                 self.wait[leg.index()] = PROBATION;
                 self.take_back(now, leg, config, out);
@@ -550,7 +554,7 @@ impl Control {
 
     fn is_alive(&self, now: Instant, leg: LegId) -> bool {
         let heard = self.detector.servers[leg.index()].heard_at;
-        self.link_up[leg.index()] && heard.is_some_and(|at| now.since(at) <= ALIVE)
+        self.down[leg.index()].is_none() && heard.is_some_and(|at| now.since(at) <= ALIVE)
     }
 
     /// Says what the service is now.

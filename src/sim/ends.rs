@@ -180,7 +180,7 @@ impl ClientConn {
             Close::Half => has_asked,
             Close::Server => self.has_heard_end,
         };
-        if wants_to && !self.has_closed && self.was_established {
+        if wants_to && !self.has_closed && self.was_established && socket.may_close() {
             self.has_closed = true;
             socket.close();
         }
@@ -428,7 +428,7 @@ impl ServerConn {
         let more = self.write(now, socket, plan);
         let is_all = self.asked == ends.len() && self.written == self.script.len();
         let wants_to = is_all && (conn.close == Close::Server || self.has_heard_end);
-        if wants_to && !self.has_closed {
+        if wants_to && !self.has_closed && socket.may_close() {
             self.has_closed = true;
             socket.close();
         }

@@ -27,6 +27,8 @@ const COST: (u64, u64) = (2, 250);
 const OUTPUTS_MAX: u32 = 100_000;
 /// How long a finished run may take to close its flows (ns).
 const CLOSING: u64 = 20_000_000_000;
+/// Legs that say nothing are given up by then (ns).
+const GIVEN_UP: u64 = 8_000_000_000;
 
 /// The box between the links.
 #[derive(Debug)]
@@ -217,6 +219,9 @@ impl World<'_> {
 
     /// A frame has come to the gateway.
     pub fn at_gateway(&mut self, link: Link, frame: Vec<u8>) {
+        if is_flow(&frame) {
+            self.spoken_at = self.now;
+        }
         if self.gateway.is_wire {
             self.narrate("via", link, &frame);
             match link {
@@ -486,10 +491,15 @@ impl World<'_> {
         }
         self.say(|| "the gateway dies".into());
         self.gateway.is_there = [false; 2];
-        // A handshake leaves no record: such a flow passes to the primary, unprotected.
-        let backup = self.gateway.primary.other().index();
-        let opening = self.oracle.flows.iter().filter(|(_, f)| f.state == FlowState::Opening);
-        self.gateway.dropped.extend(opening.map(|(&tuple, _)| (tuple, backup)));
+        // A handshake leaves no record, and what a lagging backup would have said is not known any
+        // more: such a flow passes to the primary, unprotected.
+        let backup = self.gateway.primary.other();
+        let dropped = self.oracle.flows.iter().filter_map(|(&tuple, flow)| match flow.state {
+            FlowState::Opening => Some((tuple, backup.index())),
+            FlowState::Lagging => Some((tuple, flow.primary.other().index())),
+            _ => None,
+        });
+        self.gateway.dropped.extend(dropped);
         self.gateway.generation += 1;
         self.gateway.timer_at = u64::MAX;
         self.at(self.now + down_us * 1000, Happening::GatewayUp);
@@ -564,10 +574,15 @@ impl World<'_> {
 
     fn check_quiescence(&mut self) {
         let Some(engine) = &mut self.gateway.engine else { return };
-        let mut now = self.now.max(CLOSING);
-        // Nobody says anything any more; the engine is asked every two seconds.
-        for _ in 0..90 {
-            now += 2_000_000_000;
+        let begun = self.now.max(CLOSING);
+        let mut now = begun;
+        // Nobody says anything any more. The engine is asked when it wants to be until legs are
+        // given up, and then every two seconds: whoever comes late has stalled, and forgives.
+        while now < begun + 180_000_000_000 {
+            now = match engine.poll_timeout() {
+                Some(Instant(at)) if now < begun + GIVEN_UP => at.max(now + 1_000),
+                _ => now + 2_000_000_000,
+            };
             engine.handle(Instant(now), Input::Timeout);
             while engine.poll_output().is_some() {}
         }

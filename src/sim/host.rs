@@ -131,6 +131,16 @@ impl Socket<'_> {
         }
     }
 
+    /// Whether closing now loses nothing. smoltcp 0.13 ignores window updates in LAST-ACK, and
+    /// enters that state before its bytes are sent: what the window has no room for then would
+    /// never leave.
+    pub fn may_close(&self) -> bool {
+        match self {
+            Self::Smol(socket) => socket.state() != State::CloseWait || socket.send_queue() == 0,
+            Self::Model(_) => true,
+        }
+    }
+
     /// Nothing more will be written.
     pub fn close(&mut self) {
         match self {

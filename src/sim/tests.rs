@@ -27,6 +27,13 @@ const KEPT: &[(u64, &str)] = &[
     (22103, "a SYN on a connection that the servers had closed was answered by a bare ack"),
     (46467, "bytes that a lagging leg lost on its way were asked for by nobody"),
     (41087, "a late segment of an older connection was taken for the new one's"),
+    (166662, "a stack backing off for a minute was called stuck"),
+    (184672, "a simulated server ignored the client's window once it had closed its socket"),
+    (288208, "an engine that was woken too seldom had to give up a leg in time"),
+    (185452, "a dying primary's FIN was believed before the backup's first retransmission"),
+    (212869, "a primary without carrier stayed one because the operator had paused just then"),
+    (208796, "two servers that waited for an ack inside a masked value held the flow for ever"),
+    (245402, "a flow that lagged at a restart was called Paired after it, and mixed two dates"),
     (16759, "a window closed by the first ack of the backup was never called pinned"),
     (4120, "after a restart the client was shown an ack before both legs had stated theirs"),
 ];

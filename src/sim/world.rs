@@ -21,7 +21,9 @@ use crate::engine::{Epoch, Fence, LagPolicy, LegId, Link, SyncId};
 pub const WARM_UP: u64 = 60_000_000;
 /// Granted to every run on top of three times its baseline (ns).
 const GRACE: u64 = 12_000_000_000;
-/// Stacks back off for up to a minute: a run waits for their timers so often.
+/// Stacks back off for up to a minute (RFC 6298 2.5): connections may be silent for so long (ns).
+const BACKOFF: u64 = 65_000_000_000;
+/// A run waits for such a silence to end so often.
 const BACKOFFS: u32 = 3;
 /// Connections that nobody can serve any more are waited for this long (ns).
 const HOPELESS: u64 = 2_500_000_000;
@@ -118,6 +120,8 @@ pub(super) struct World<'a> {
     pub report: Report,
     pub is_verbose: bool,
     arrivals: Vec<(u64, Vec<u8>)>,
+    /// When a segment of a connection came to the gateway last (ns).
+    pub spoken_at: u64,
 }
 
 pub(super) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
@@ -179,6 +183,7 @@ impl<'a> World<'a> {
             report: Report::default(),
             is_verbose,
             arrivals: Vec::new(),
+            spoken_at: 0,
         }
     }
 
@@ -225,10 +230,7 @@ impl<'a> World<'a> {
             }
             if time > limit && backoffs < BACKOFFS {
                 backoffs += 1;
-                let stacks = self.hosts.iter().filter_map(|h| h.wake_at());
-                let wakes = stacks.chain(self.wakes.iter().copied().filter(|&w| w < u64::MAX));
-                let wake = wakes.filter(|&w| w > time).max();
-                limit = wake.map_or(limit, |wake| wake + 5_000_000_000);
+                limit = limit.max(self.spoken_at + BACKOFF);
             }
             events += 1;
             if time > limit || events > EVENTS_MAX {

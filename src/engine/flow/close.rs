@@ -157,7 +157,7 @@ impl Flow {
 
     /// While Lagging, the primary's end may be that of a dying process: the backup would go on. It
     /// is shown once the backup has ended there too, or when that has stood still for a while and
-    /// no answer is known to be incomplete.
+    /// nothing speaks for more to come.
     fn is_end_believed(&self, now: Instant) -> bool {
         let backup = self.leg(self.backup());
         if self.is_orphaned() || backup.ended_at() == Some(self.visible.released) {
@@ -168,7 +168,13 @@ impl Flow {
         if asked > self.visible.answered || goes_on {
             return false;
         }
-        now >= self.doubt_until() && self.is_shown_complete() != Some(false)
+        // A backup that has not reached the end may only have lost a packet: where no protocol says
+        // that the answer is whole, FIN_HOLD ends the wait.
+        let is_near = backup.said() >= self.visible.released;
+        match self.is_shown_complete() {
+            Some(is_complete) => is_complete && now >= self.doubt_until(),
+            None => is_near && now >= self.doubt_until(),
+        }
     }
 
     fn doubt_until(&self) -> Instant {

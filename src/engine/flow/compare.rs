@@ -217,6 +217,14 @@ impl Flow {
         }
     }
 
+    /// Both legs have begun a masked span, and neither has said the end of it.
+    pub(super) fn is_span_split(&self) -> bool {
+        let at = self.comparison.agreed;
+        self.is_span_open(self.primary)
+            && self.is_span_open(self.backup())
+            && self.legs.iter().all(|l| l.said() > at)
+    }
+
     /// Whether a masked span has begun that `id` has not completed.
     pub(super) fn is_span_open(&self, id: LegId) -> bool {
         let at = self.comparison.agreed;

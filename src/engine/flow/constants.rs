@@ -222,7 +222,7 @@ impl Flow {
         visible.has_timestamps = has(flag::TIMESTAMPS);
         visible.is_open = true;
         let (state, solo) = match state & 7 {
-            0 | 1 if both => (FlowState::Paired, None),
+            0 if both => (FlowState::Paired, None),
             4 => (FlowState::TimeWait, None),
             _ => (FlowState::Solo, Some(SoloReason::Restored)),
         };

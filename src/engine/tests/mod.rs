@@ -302,6 +302,37 @@ fn a_masked_date_is_atomic_and_the_primarys_is_shown() {
 }
 
 #[test]
+fn a_backup_that_may_have_lost_a_packet_is_no_witness_of_the_end() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    // The worker of A dies in the middle of its answer; B's repeats it after its timeout of 1 s.
+    kit.leg(B, say(ACK, Q, R + 3));
+    kit.leg(A, say(FIN, P, R + 3).data("half"));
+    kit.wait_ms(200);
+    kit.client(say(ACK, R + 3, P + 4));
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.wait_ms(1300);
+    kit.leg(B, say(ACK, Q, R + 3).data("half and half"));
+    kit.wait_ms(100);
+    let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(shown, b"half and half");
+    assert!(kit.on(Link::Client).iter().all(|h| !h.seg.flags.has(TcpFlags::FIN)));
+}
+
+#[test]
+fn a_carrier_that_went_while_findings_were_held_is_acted_on_afterwards() {
+    let mut kit = Kit::new(config());
+    kit.command(Command::Pause);
+    kit.input(Input::Signal(TO_A, Signal::CarrierDown));
+    kit.wait_ms(3000);
+    assert_eq!(kit.engine.status().roles.primary, A, "paused");
+    kit.command(Command::Resume);
+    kit.wait_ms(100);
+    assert_eq!(kit.engine.status().roles.primary, B);
+}
+
+#[test]
 fn strict_holds_and_available_does_not() {
     for policy in [LagPolicy::Strict, LagPolicy::Available] {
         let mut kit = Kit::new(EngineConfig { on_lag: policy, ..config() });
