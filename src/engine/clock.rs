@@ -45,6 +45,11 @@ impl ShownClock {
     }
 }
 
+/// The clock that stands in for a client without timestamps, before its offset.
+pub fn own_clock(now: Instant) -> Tsval {
+    Tsval(now.millis() as u32)
+}
+
 /// One leg's clock.
 #[derive(Clone, Debug, Default)]
 pub struct LegClock {
@@ -52,7 +57,8 @@ pub struct LegClock {
     pub latest: Option<Tsval>,
     /// The latest TSecr this leg sent: a value of the client.
     pub echo: Tsval,
-    /// From leg to client space.
+    /// From leg to client space; of a client without timestamps, from [`own_clock`] to what this
+    /// leg hears.
     pub offset: TsDelta,
     /// (value shown, this leg's latest value at that time), oldest first.
     ring: VecDeque<(Tsval, Tsval)>,

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::{Cx, EMPTY, Flow};
+use crate::engine::clock::own_clock;
 use crate::engine::event::{Event, FlowState};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
@@ -255,7 +256,7 @@ impl Flow {
             let value = match self.visible.has_timestamps {
                 true => self.client.clock.0,
                 // The client has none: a millisecond clock of our own stands in.
-                false => Tsval(cx.now.millis() as u32),
+                false => own_clock(cx.now).shift(leg.clock.offset),
             };
             let echo = match self.visible.has_timestamps {
                 true => leg.clock.to_leg(self.client.clock.1),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Visible};
-use crate::engine::clock::ShownClock;
+use crate::engine::clock::{ShownClock, own_clock};
 use crate::engine::config::Mode;
 use crate::engine::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
 use crate::engine::leg::{Leg, LegOptions, LegState};
@@ -18,7 +18,7 @@ use crate::engine::stream::Stream;
 use crate::engine::time::Instant;
 use crate::engine::{LegId, Link};
 use crate::wire::build::{self, TcpFields};
-use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, Tsval};
+use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, TsDelta, Tsval};
 
 /// The options that both servers of the service are known to agree to. Learned from their answers,
 /// so that the next SYN offers nothing that only one of them would take.
@@ -352,8 +352,14 @@ impl Flow {
             (None, Mode::Observe | Mode::Passthrough) => (FlowState::Lagging, None),
         };
         let shown = self.leg(self.primary).clock.latest.unwrap_or_default();
+        // A leg with timestamps where the client has none hears a clock of our own. It goes on from
+        // the client's SYN: what is older would be dropped as a late repetition (RFC 7323 5.3).
+        let stand_in = TsDelta::between(own_clock(cx.now), self.client.clock.0);
         for leg in &mut self.legs {
-            leg.clock.continue_from(shown);
+            match self.visible.has_timestamps {
+                true => leg.clock.continue_from(shown),
+                false => leg.clock.offset = stand_in,
+            }
         }
         self.set_state(cx, state, why);
         self.send_syn_ack(cx, mss);

@@ -47,6 +47,26 @@ fn a_syn_goes_to_both_and_the_synack_waits_for_both() {
     assert_eq!(state(&kit), FlowState::Paired);
 }
 
+/// The other leg has no timestamps, so that the client has none after its SYN: what it would have
+/// said stands in, and never before the SYN's, or the leg drops everything (RFC 7323 5.3).
+#[test]
+fn a_leg_alone_with_timestamps_hears_a_clock_that_goes_on_from_the_clients_syn() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460).stamps(3_000_000_000, 0));
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460).stamps(77, 3_000_000_000));
+    assert_eq!(kit.on(Link::Client)[0].seg.options.timestamps, None);
+    kit.forget();
+    kit.client(say(ACK, R, P));
+    kit.wait_ms(25);
+    kit.client(say(ACK, R, P).data("GET"));
+    let heard = kit.on(TO_B);
+    let stamps: Vec<_> = heard.iter().filter_map(|h| h.seg.options.timestamps).collect();
+    assert_eq!(stamps.len(), heard.len());
+    assert_eq!((stamps[0].0.0, stamps[0].1.0), (3_000_000_000, 77));
+    assert_eq!(stamps.last().map(|s| s.0.0), Some(3_000_000_025));
+}
+
 #[test]
 fn only_what_both_said_is_shown_whatever_the_segmentation() {
     let mut kit = Kit::new(config());
