@@ -51,6 +51,10 @@ pub const HALF_OPEN_MAX: Duration = ms(75_000);
 pub const CLOSING_MAX: Duration = ms(600_000);
 /// A leg short of window is late only after this: its own persist timer (200 ms) comes first.
 pub const TIGHT_WAIT: Duration = ms(300);
+/// A leg all of whose bytes were shown is late only after this, while the client's ack is due: by
+/// Nagle's rule it may wait for that, and the client may delay it (RFC 9293 3.8.6.3: 200 ms in
+/// common stacks).
+pub const DELAYED_ACK_WAIT: Duration = ms(300);
 /// After a restart the ends are asked for their positions again after this, doubling to 64 times.
 pub const ASK_AGAIN: Duration = ms(20);
 /// A leg that does not answer them is late after this: stacks answer such questions seldom.

@@ -54,8 +54,15 @@ impl Flow {
         if !self.leg(id).is_learned {
             return Some(self.leg(id).stands_since() + limits::ANSWER_WAIT);
         }
-        let waits = self.says_less(id) && !self.takes_less(id) && self.is_tight(id);
-        waits.then(|| self.leg(id).stands_since() + limits::TIGHT_WAIT)
+        if !self.says_less(id) || self.takes_less(id) {
+            return None;
+        }
+        let since = self.leg(id).stands_since();
+        if self.waits_for_ack(id) {
+            let behind = self.behind[id.index()].unwrap_or(since);
+            return Some(since.max(behind) + limits::DELAYED_ACK_WAIT);
+        }
+        self.is_tight(id).then(|| since + limits::TIGHT_WAIT)
     }
 
     fn says_less(&self, id: LegId) -> bool {
@@ -66,6 +73,12 @@ impl Flow {
         // Bytes that only the rest of a masked value could release, and neither leg says it: maybe
         // each waits to be acknowledged. The primary's are the ones to show.
         said < other || (id == self.backup() && said == other && self.is_span_split())
+    }
+
+    /// Everything that it said was shown, and the client's ack of it is due.
+    fn waits_for_ack(&self, id: LegId) -> bool {
+        let said = self.leg(id).said();
+        self.client.una < said && said <= self.visible.released
     }
 
     /// A server without room for a whole segment waits for the client's window like everybody else

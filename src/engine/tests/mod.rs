@@ -67,6 +67,47 @@ fn a_leg_alone_with_timestamps_hears_a_clock_that_goes_on_from_the_clients_syn()
     assert_eq!(stamps.last().map(|s| s.0.0), Some(3_000_000_025));
 }
 
+/// By Nagle's rule neither server says the rest of a small segment before that is acknowledged, and
+/// a masked value is not shown in parts: at the limit of the hold the primary's beginning is.
+#[test]
+fn two_servers_that_wait_inside_a_masked_value_are_not_waited_for_without_end() {
+    let mut masked = config();
+    masked.masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = Kit::new(masked);
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
+    let head = "HTTP/1.1 200 OK\r\nDate: ".len() as u32;
+    kit.leg(A, say(ACK, P, R + 18).data("HTTP/1.1 200 OK\r\nDate: Mon"));
+    kit.leg(B, say(ACK, Q, R + 18).data("HTTP/1.1 200 OK\r\nDate: Tue"));
+    kit.client(say(ACK, R + 18, P + head));
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    assert_eq!(kit.on(Link::Client).last().map(|h| h.data.clone()), Some(b"Mon".to_vec()));
+    kit.forget();
+    kit.client(say(ACK, R + 18, P + head + 3));
+    assert_eq!(kit.on(TO_A).last().map(|h| h.seg.ack), Some(P + head + 3));
+    assert_eq!(kit.on(TO_B).last().map(|h| h.seg.ack), Some(Q + head + 3));
+    kit.leg(A, say(ACK, P + head + 3, R + 18).data("day\r\n\r\n"));
+    kit.leg(B, say(ACK, Q + head + 3, R + 18).data("day\r\n\r\n"));
+    assert_eq!(state(&kit), FlowState::Paired, "verified, but for the masked value");
+}
+
+/// The rest of its answer may wait for the client's ack, which the client may delay.
+#[test]
+fn a_primary_that_waits_for_a_delayed_ack_is_not_late() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abcdef"));
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.client(say(ACK, R + 3, P + 3));
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Solo, "nothing keeps it from going on now");
+}
+
 #[test]
 fn only_what_both_said_is_shown_whatever_the_segmentation() {
     let mut kit = Kit::new(config());
