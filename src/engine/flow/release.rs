@@ -104,14 +104,20 @@ impl Flow {
         }
     }
 
-    /// Shows `[from, to)` again, as it was shown.
+    /// Shows `[from, to)` again, the bytes that were shown; not in the small segments of the first
+    /// time, which one large repetition of a leg would turn into a storm.
     pub(super) fn show_again(&mut self, cx: &mut Cx<'_>, mut from: Offset, to: Offset) {
         while from < to {
-            let Some(chunk) = self.shown.chunk_at(from) else { break };
-            let chunk = chunk.slice(..chunk.len().min(to.since(from) as usize));
-            let next = from + chunk.len() as u64;
-            self.send_client(cx, from, TcpFlags::ACK, chunk);
-            from = next;
+            let Some(mut bytes) = self.shown.chunk_at(from) else { break };
+            let mut next = from + bytes.len() as u64;
+            while next < to && bytes.len() < usize::from(self.client.mss) {
+                let Some(more) = self.shown.chunk_at(next) else { break };
+                next = next + more.len() as u64;
+                bytes = [bytes, more].concat().into();
+            }
+            bytes.truncate(to.since(from) as usize);
+            self.send_client(cx, from, TcpFlags::ACK, bytes);
+            from = next.min(to);
         }
     }
 

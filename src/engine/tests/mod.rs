@@ -108,6 +108,24 @@ fn a_primary_that_waits_for_a_delayed_ack_is_not_late() {
     assert_eq!(state(&kit), FlowState::Solo, "nothing keeps it from going on now");
 }
 
+/// A repetition in one piece of what was said, and shown, in many.
+#[test]
+fn small_segments_are_repeated_as_one() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    for i in 0..10 {
+        kit.leg(A, say(ACK, P + 2 * i, R + 3).data("ab"));
+        kit.leg(B, say(ACK, Q + 2 * i, R + 3).data("ab"));
+    }
+    kit.wait_ms(50);
+    kit.forget();
+    kit.leg(A, say(ACK, P, R + 3).data("abababababababababab"));
+    let shown = kit.on(Link::Client);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!((shown[0].seg.seq, shown[0].data.len()), (P, 20));
+}
+
 #[test]
 fn only_what_both_said_is_shown_whatever_the_segmentation() {
     let mut kit = Kit::new(config());
