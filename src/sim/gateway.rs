@@ -423,7 +423,8 @@ impl World<'_> {
         let is_slow = plan.chunk.is_some()
             || plan.read_pause.is_some()
             || plan.split_head_us.is_some()
-            || plan.think_us > 5_000;
+            || plan.think_us > 5_000
+            || plan.stack.model.as_ref().is_some_and(|m| m.window_rest.is_some());
         let is_late = link.iter().any(|p| p.is_lossy() || p.reorder > 0);
         let disturbed = scenario.links[0].iter().any(|p| p.is_lossy());
         let is_stalled = scenario.faults.iter().any(|f| {

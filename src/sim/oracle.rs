@@ -32,7 +32,8 @@ pub struct Oracle {
     /// Live flows.
     pub flows: BTreeMap<Tuple, FlowTrack>,
     fenced: [bool; 2],
-    pending_syns: BTreeMap<Tuple, (u32, Option<u8>, bool)>,
+    /// Number, window, scale and whether SACK was offered.
+    pending_syns: BTreeMap<Tuple, (u32, u16, Option<u8>, bool)>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
@@ -93,7 +94,8 @@ impl Oracle {
     fn on_client(&mut self, now: u64, seg: &Seg<'_>) {
         let tuple = seg.src;
         if seg.has(SYN) {
-            let known = self.pending_syns.insert(tuple, (seg.seq, seg.scale, seg.sack_ok));
+            let known =
+                self.pending_syns.insert(tuple, (seg.seq, seg.window, seg.scale, seg.sack_ok));
             if known.is_some_and(|(number, ..)| number != seg.seq) {
                 self.answered.retain(|(of, _), _| *of != tuple);
             }
@@ -131,7 +133,8 @@ impl Oracle {
             flow.c_una = flow.c_una.max(ack);
             let scale = if flow.v_has_scale() { flow.c_scale.unwrap_or(0) } else { 0 };
             flow.c_edge = flow.c_edge.max(ack + (u64::from(seg.window) << scale));
-            if seg.window == 0 {
+            let said = LegId::ALL.map(|l| flow.said(l));
+            if seg.window == 0 || flow.c_edge <= said[0].max(said[1]) {
                 flow.closed_at = Some(now);
             }
         }
@@ -214,9 +217,9 @@ impl Oracle {
             Event::FlowOpened { flow } if !self.is_restoring => {
                 let tuple = tuple_of(flow);
                 let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
-                if let Some(&(iss, scale, has_sack)) = self.pending_syns.get(&tuple) {
+                if let Some(&(iss, window, scale, has_sack)) = self.pending_syns.get(&tuple) {
                     let mut track = FlowTrack::new(iss, spans, has_sack);
-                    track.c_scale = scale;
+                    (track.c_scale, track.c_edge) = (scale, u64::from(window) + 1);
                     for (i, leg) in track.legs.iter_mut().enumerate() {
                         let answer = self.answered.remove(&(tuple, i));
                         *leg = answer.unwrap_or_default();
@@ -245,8 +248,11 @@ impl Oracle {
                 self.flows.remove(&tuple_of(flow));
             }
             Event::ServerChanged { server, to, .. } => {
-                self.fenced[server.index()] =
-                    matches!(to, ServerState::Failed | ServerState::Returning);
+                let is_fenced = matches!(to, ServerState::Failed | ServerState::Returning);
+                self.fenced[server.index()] = is_fenced;
+                for flow in self.flows.values_mut().filter(|_| is_fenced) {
+                    flow.legs[server.index()].is_detached = true;
+                }
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use super::rng::{Rng, mix};
 use crate::engine::{Fence, LagPolicy, LegId};
 
 /// Scenarios with hosts on the model, per mille.
-const MODELS: u64 = 0;
+const MODELS: u64 = 500;
 
 /// What one direction of a link does to frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -270,13 +270,13 @@ impl Scenario {
         let mut scenario = Self::on_smoltcp(seed);
         // Chance of its own, so that everything else stays what it is on smoltcp alone.
         let mut rng = Rng::new(mix(seed, 0x0de1));
-        if rng.chance(MODELS) {
-            let clients = scenario.clients.iter_mut();
-            let stacks = clients.chain(scenario.servers.iter_mut().map(|s| &mut s.stack));
-            for stack in stacks {
-                if rng.chance(600) {
-                    stack.model = Some(Habits::draw(&mut rng));
-                }
+        let has_models = rng.chance(MODELS);
+        let clients = scenario.clients.iter_mut();
+        for stack in clients.chain(scenario.servers.iter_mut().map(|s| &mut s.stack)) {
+            if has_models && rng.chance(600) {
+                stack.model = Some(Habits::draw(&mut rng));
+            } else if let Some((first, _)) = stack.timestamps.as_mut().filter(|_| rng.chance(500)) {
+                *first = rng.next() as u32;
             }
         }
         scenario

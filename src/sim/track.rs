@@ -208,6 +208,11 @@ impl FlowTrack {
         wrap > from && wrap < to
     }
 
+    /// The client has said something beyond a hole.
+    pub fn is_client_holed(&self) -> bool {
+        self.client.has_hole(1)
+    }
+
     /// End of what `leg` said without a hole.
     pub fn said(&self, leg: LegId) -> u64 {
         self.leg(leg).said.end_from(1).max(1)

@@ -334,7 +334,13 @@ impl Conn {
     }
 
     fn on_synchronized(&mut self, now: u64, seg: &Seg<'_>, out: &mut Vec<Vec<u8>>) {
-        let Some(at) = Self::offset(self.irs, seg.seq, self.receive.nxt) else { return };
+        let Some(at) = Self::offset(self.irs, seg.seq, self.receive.nxt) else {
+            // Far below where the connection began: as unacceptable as anything else.
+            if !seg.has(RST) {
+                self.challenge(now, !seg.data.is_empty());
+            }
+            return;
+        };
         let is_bare = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN);
         if self.agreed.has_stamps && !seg.has(RST) && !seg.has(SYN) {
             match seg.stamps {
@@ -512,7 +518,7 @@ impl Conn {
         if self.phase == Phase::Open && self.receive.wants_update(now, &self.habits, mss) {
             self.wants_ack = true;
         }
-        if self.wants_ack && matches!(self.phase, Phase::Open | Phase::TimeWait) {
+        if self.wants_ack && self.phase != Phase::SynSent {
             let bare = self.segment(now, self.send.nxt, ACK).write(&[]);
             if self.habits.repeats_acks > 0 && self.rng.chance(self.habits.repeats_acks) {
                 out.push(bare.clone());
@@ -524,7 +530,10 @@ impl Conn {
 
     fn say(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
         if std::mem::take(&mut self.wants_probe) {
+            // Nobody takes the ack of so old a segment: what is owed is owed still.
+            let owed = (self.wants_ack, self.untold, self.timers.ack_at, self.told);
             out.push(self.segment(now, self.send.nxt - 1, ACK).write(&[]));
+            (self.wants_ack, self.untold, self.timers.ack_at, self.told) = owed;
         }
         if let Some(piece) = self.again.take() {
             self.say_piece(now, piece, out);

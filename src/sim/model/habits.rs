@@ -107,7 +107,7 @@ impl Habits {
                 .chance(100)
                 .then(|| (rng.skewed(1, 40_000), rng.pick(&[20 * ms, 100 * ms, 400 * ms]))),
             probes_with_byte: rng.chance(300),
-            keep_alive: rng.pick(&[None, None, None, Some(50 * ms), Some(300 * ms)]),
+            keep_alive: rng.pick(&[None, None, None, Some(300 * ms), Some(2000 * ms)]),
             has_tail_probe: rng.chance(700),
             rto_min: rng.pick(&[200 * ms, 200 * ms, 1000 * ms, 30 * ms]),
             challenge_every: rng.pick(&[500 * ms, 500 * ms, 0]),

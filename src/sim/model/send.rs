@@ -331,7 +331,7 @@ impl Send {
             true => return None,
             false => len,
         };
-        let is_last = self.nxt + len == self.limit();
+        let is_last = self.nxt + len >= self.end();
         if len < size as u64 && !is_first {
             // A small one waits for acks: by Nagle's rule, or because the window is small
             // (RFC 9293 3.8.6.2.1).
