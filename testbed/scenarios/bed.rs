@@ -16,6 +16,7 @@ use shadowvm::lab::{Child, Cut, HostId, Io, Output, Program, World, WorldOptions
 
 use super::client::Connection;
 use super::content::{Content, leg_name};
+use super::matrix::Failure;
 
 /// What kills, or seems to kill, a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,8 +294,18 @@ impl<'a> Bed<'a> {
             .collect()
     }
 
-    /// Ends the gateway and the captures, and has the captures judged by the checker.
-    pub fn judge(&mut self) -> Result<Value, String> {
+    /// Ends the gateway and the captures, and has the captures judged by the checker. Captures that
+    /// are not whole allow no verdict.
+    pub fn judge(&mut self) -> Result<Value, Failure> {
+        self.judged().map_err(|message| {
+            match message.contains("REFUSED") && message.contains("dropped by") {
+                true => Failure::Void(message),
+                false => Failure::Broken(message),
+            }
+        })
+    }
+
+    fn judged(&mut self) -> Result<Value, String> {
         let unverified = self.count("shadowvm_released_bytes_total", Some("no"))?;
         self.end_gateway()?;
         // The kernel hands a capture its packets in blocks, the last one up to a second late, and

@@ -4,8 +4,8 @@
 //! everything with `TESTBED_LONG=1`, two at a time (`TESTBED_JOBS=N`): each has its own world,
 //! and most of its time a scenario waits. `TESTBED_ONLY=TEXT` runs those with the text in their
 //! name, `TESTBED_SEED=N` repeats a choice of fault instants. A run is void, and repeated, if its
-//! fault came too late, or if a server was late while the machine itself stood still. What fails
-//! leaves its captures and logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does
+//! fault came too late, or if a server was late while it got no processor. What fails leaves
+//! its captures and logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does
 //! too.
 
 mod bed;
@@ -20,7 +20,7 @@ mod special;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use content::Content;
 use matrix::{Failure, Size};
@@ -28,6 +28,9 @@ use noise::Noise;
 
 /// A void run is repeated so often, then it fails.
 const VOID_MAX: usize = 8;
+
+/// So long a pause of the machine voids what a scenario under full load says about lateness.
+const STILL_UNDER_LOAD: Duration = Duration::from_millis(100);
 
 /// A scenario: its name, and one run of it in a folder.
 type Scenario<'a> = (String, Box<dyn Fn(&Path) -> Result<String, Failure> + Sync + 'a>);
@@ -150,9 +153,15 @@ fn until_valid(
         why = match run(at) {
             Ok(said) => return Ok(said),
             Err(Failure::Broken(message)) => return Err(message),
-            Err(Failure::Late(message)) => match noise.since(begin) {
-                Some(pause) => format!("the machine stood still for {pause:.0?}: {message}"),
+            Err(Failure::Late(message)) => match noise.wait_since(begin) {
+                Some(wait) => format!("a program got no processor for {wait:.0?}: {message}"),
                 None => return Err(message),
+            },
+            Err(Failure::LateUnderLoad(message)) => match noise.pause_since(begin) {
+                Some(pause) if pause >= STILL_UNDER_LOAD => {
+                    format!("the machine stood still for {pause:.0?}: {message}")
+                }
+                _ => return Err(message),
             },
             Err(Failure::Void(message)) => message,
         };
