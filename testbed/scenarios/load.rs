@@ -15,6 +15,8 @@ use super::judge;
 use super::matrix::Failure;
 use super::special;
 
+/// A core is kept busy for so long at a time.
+const BUSY: Duration = Duration::from_millis(5);
 /// Clients that read all the time.
 const CLIENTS: usize = 4;
 /// A server that is gone is found within this time.
@@ -97,10 +99,15 @@ impl Load<'_> {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Keeps a core busy.
+    /// Keeps a core busy. The short sleeps are for the scheduler of Linux 6.18, which loses its sense
+    /// of time beside a thread that never sleeps, and then starves others for many seconds.
     fn spin(&self) {
         while !self.is_over() {
-            std::hint::spin_loop();
+            let begin = Instant::now();
+            while begin.elapsed() < BUSY {
+                std::hint::spin_loop();
+            }
+            std::thread::sleep(BUSY / 50);
         }
     }
 
