@@ -99,8 +99,8 @@ impl Load<'_> {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Keeps a core busy. The short sleeps are for the scheduler of Linux 6.18: beside a thread that
-    /// never sleeps it loses its sense of time, and starves others for many seconds.
+    /// Keeps a core busy. The short sleeps are for the scheduler of Linux 6.18: beside a thread
+    /// that never sleeps it loses its sense of time, and starves others for many seconds.
     fn spin(&self) {
         while !self.is_over() {
             let begin = Instant::now();
