@@ -6,6 +6,8 @@
 
 pub mod framing;
 pub mod http;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

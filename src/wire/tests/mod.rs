@@ -1,9 +1,11 @@
 //! Tests of the wire layer as a whole: what goes in, what comes out.
 
 mod bad_input;
+mod checksums;
 mod messages;
 mod oracle;
 mod round_trip;
+mod super_frames;
 
 use std::net::IpAddr;
 
