@@ -29,7 +29,7 @@ fn any_act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => prop_oneof![0u32..4, 0u32..2000].prop_map(Act::Pass),
         3 => leg().prop_map(Act::Say),
-        1 => (leg(), prop_oneof![-5000i32..5000, any::<i32>()]).prop_map(|(l, by)| Act::Jump(l, by)),
+        1 => (leg(), prop_oneof![-5000i32..5000, any::<i32>()]).prop_map(|(l, d)| Act::Jump(l, d)),
         1 => Just(Act::Promote),
         1 => (0usize..70).prop_map(Act::Restart),
     ]
