@@ -1,298 +1,47 @@
-//! A real kernel as the client of two servers made by hand, with the engine between them in this
-//! process: what the servers say, and when, is up to the script, byte by byte.
+//! A real kernel as the client of two servers made by hand: segments cut differently, clocks and
+//! numbers of any kind, words at a moment of the script's choice.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use bytes::Bytes;
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
-use shadowvm::engine::{
-    Engine, EngineConfig, Input, LegId, Link, LinkCaps, Output, ServerState, Signal,
-};
-use shadowvm::io::socket::PacketSocket;
-use shadowvm::io::{clock, link_monitor};
-use shadowvm::lab::world::{SERVER_MAC, SERVICE};
-use shadowvm::lab::{HostId, Program, World, WorldOptions};
-use shadowvm::wire::build::{self, TcpFields};
-use shadowvm::wire::parse::parse;
-use shadowvm::wire::train::Train;
-use shadowvm::wire::{Frame, L2, L3, Mac, Packet, Segment, TcpFlags, TcpOptions, Tsval};
+use nix::sys::socket::{MsgFlags, recv};
+use shadowvm::engine::{FlowState, LegId};
+use shadowvm::io::clock;
+use shadowvm::wire::TcpFlags;
 
-use super::rig::{ACK, FIN, SYN};
-use super::scripts::{ensure, pattern};
+use super::conn::{ACK, FIN, RST, Seen};
+use super::desk::{Desk, Heard, Made, Plan};
+use super::rig::{A, B, ensure, pattern};
+use super::{Outcome, Script, Twin};
 
-const A: LegId = LegId::A;
-const B: LegId = LegId::B;
-/// How long anything may take.
-const WAIT_MAX: Duration = Duration::from_secs(5);
-/// What each server begins with: B's numbers and B's clock wrap at once.
-const ISS: [u32; 2] = [7_000, u32::MAX - 9];
-const CLOCK: [u32; 2] = [5_000, u32::MAX - 1];
-const MSS: [u16; 2] = [1460, 1200];
-const SCALE: [u8; 2] = [7, 3];
+pub const SCRIPTS: &[Script] = &[
+    ("real-client-one-end-of-two", one_end_of_two),
+    ("real-client-numbers-wrap", numbers_wrap),
+    ("real-client-sack-in-each-servers-numbers", sack_in_each_servers_numbers),
+    ("real-client-sack-of-what-a-late-server-has-not-said", sack_of_what_was_not_said),
+    ("real-client-is-shown-a-repetition-once", a_repetition_is_shown_once),
+    ("real-client-repetition-of-small-pieces", repetition_of_small_pieces),
+    ("real-client-pieces-leave-together", pieces_leave_together),
+    ("real-client-keep-alive-of-a-server", keep_alive_of_a_server),
+    ("real-client-keep-alive-while-it-is-silent", keep_alive_while_silent),
+    ("real-client-clocks-far-apart", clocks_far_apart),
+    ("real-client-held-bytes-are-stamped-anew", held_bytes_are_stamped_anew),
+    ("real-client-urgent-byte-in-two-cuts", urgent_byte_in_two_cuts),
+    ("real-client-resets-out-of-place", resets_out_of_place),
+];
 
-/// A segment that a server heard.
-struct Heard {
-    seg: Segment,
-    data: Vec<u8>,
-}
+pub const TWINS: &[Twin] =
+    &[("real-client-two-segmentations", two_segmentations), ("real-client-failover", a_failover)];
 
-/// The arrangement, with one connection of the client's.
-struct Desk {
-    /// Held for its life.
-    _world: World,
-    engine: Engine,
-    link: PacketSocket,
-    client: TcpStream,
-    port: u16,
-    /// What each server heard of the connection.
-    heard: [Vec<Heard>; 2],
-    /// The client's first number.
-    iss: u32,
-    clock: [u32; 2],
-}
-
-impl Desk {
-    /// The client's SYN has reached both servers; neither has answered.
-    fn new() -> Result<Self, String> {
-        let world = World::new(&WorldOptions::default()).map_err(|e| e.to_string())?;
-        let neighbour = Program::new("ip")
-            .args(["neigh", "replace", &SERVICE.0.to_string(), "lladdr"])
-            .arg(Mac(SERVER_MAC).to_string())
-            .args(["dev", "eth0", "nud", "permanent"]);
-        let mut child = world.spawn(HostId::Client, neighbour).map_err(|e| e.to_string())?;
-        child.wait().map_err(|e| e.to_string())?;
-        let opened = world.enter(HostId::Gateway, || {
-            let found = link_monitor::interface("client").ok_or("no such interface".to_owned())?;
-            PacketSocket::open(found.index).map_err(|e| format!("{e:?}"))
-        });
-        let link = opened.map_err(|e| e.to_string())??;
-        let config = EngineConfig { addresses: vec![SERVICE.0.into()], ..EngineConfig::default() };
-        let engine = Engine::new(config, 1, clock::now());
-        let client = world.enter(HostId::Client, begin_to_connect).map_err(|e| e.to_string())??;
-        let port = client.local_addr().map_err(|e| e.to_string())?.port();
-        let heard = [Vec::new(), Vec::new()];
-        let mut desk =
-            Self { _world: world, engine, link, client, port, heard, iss: 0, clock: CLOCK };
-        let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true };
-        for link in Link::ALL {
-            desk.input(Input::Signal(link, Signal::CarrierUp(caps)))?;
-        }
-        desk.until("both servers up", |desk| {
-            let up = |s| matches!(s, ServerState::Up);
-            desk.engine.status().servers.into_iter().all(up).then_some(())
-        })?;
-        desk.iss = desk.until("the SYN at both", |desk| {
-            let [a, b] = &desk.heard;
-            (!b.is_empty()).then_some(a.first()?.seg.seq)
-        })?;
-        Ok(desk)
-    }
-
-    /// Both servers have accepted, and the client has heard it.
-    fn open() -> Result<Self, String> {
-        let mut desk = Self::new()?;
-        for leg in LegId::ALL {
-            desk.accept(leg)?;
-        }
-        desk.until("the third segment of the handshake", |desk| {
-            let has_acked = |all: &Vec<Heard>| all.iter().any(|h| h.seg.flags == ACK);
-            desk.heard.iter().all(has_acked).then_some(())
-        })?;
-        Ok(desk)
-    }
-
-    fn input(&mut self, input: Input) -> Result<(), String> {
-        self.engine.handle(clock::now(), input);
-        while let Some(output) = self.engine.poll_output() {
-            match output {
-                Output::Transmit(Link::Client, frame) => {
-                    let sent = self.link.send(std::iter::once(&Train::from(frame)));
-                    sent.map_err(|e| format!("sending to the client: {e}"))?;
-                }
-                Output::Transmit(Link::Server(leg), frame) => self.hear(leg, &frame)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A server hears a frame. Probes it answers at once, as a kernel does.
-    fn hear(&mut self, leg: LegId, frame: &Frame) -> Result<(), String> {
-        match parse(frame) {
-            Ok(Packet::Arp(arp)) if arp.target == SERVICE.0 => {
-                let l2 = L2 { src: Mac(SERVER_MAC), ..arp.l2.reversed() };
-                let IpAddr::V4(asker) = arp.sender else { return Ok(()) };
-                let reply = build::arp_reply(&l2, SERVICE.0, asker);
-                self.input(Input::Frame(Link::Server(leg), reply))
-            }
-            Ok(Packet::Tcp(seg)) if seg.src_port == self.port => {
-                let data = frame.body()[..seg.payload_len].to_vec();
-                self.heard[leg.index()].push(Heard { seg, data });
-                Ok(())
-            }
-            Ok(Packet::Tcp(seg)) if seg.flags.has(SYN) => {
-                let fields = TcpFields {
-                    src_port: seg.dst_port,
-                    dst_port: seg.src_port,
-                    seq: 1,
-                    ack: seg.seq.wrapping_add(1),
-                    flags: SYN.with(ACK),
-                    window: 1000,
-                    urgent: 0,
-                    options: TcpOptions::default(),
-                };
-                let (l2, l3) = (seg.l2.reversed(), seg.l3.reversed());
-                let answer = build::tcp(&l2, &l3, &fields, Bytes::new(), 1400);
-                self.input(Input::Frame(Link::Server(leg), answer))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn until<T>(
-        &mut self,
-        what: &str,
-        mut ask: impl FnMut(&mut Self) -> Option<T>,
-    ) -> Result<T, String> {
-        let end = clock::now() + WAIT_MAX;
-        while clock::now() < end {
-            if let Some(answer) = ask(self) {
-                return Ok(answer);
-            }
-            self.step()?;
-        }
-        Err(format!("waited for {what}"))
-    }
-
-    fn step(&mut self) -> Result<(), String> {
-        let mut frames = Vec::new();
-        let taken = self.link.recv(|frame| frames.push(frame));
-        taken.map_err(|e| format!("receiving from the client: {e}"))?;
-        if frames.is_empty() {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        for frame in frames {
-            self.input(Input::Frame(Link::Client, frame))?;
-        }
-        if self.engine.poll_timeout().is_some_and(|at| at <= clock::now()) {
-            self.input(Input::Timeout)?;
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, leg: LegId) -> Result<(), String> {
-        let i = leg.index();
-        let options = TcpOptions {
-            mss: Some(MSS[i]),
-            window_scale: Some(SCALE[i]),
-            sack_permitted: true,
-            ..TcpOptions::default()
-        };
-        self.emit(leg, SYN.with(ACK), ISS[i], 0, options, b"")
-    }
-
-    /// A server says `data` at offset `at` of its answer, having heard `heard` bytes.
-    fn say(
-        &mut self,
-        leg: LegId,
-        flags: TcpFlags,
-        at: u32,
-        heard: u32,
-        data: &[u8],
-    ) -> Result<(), String> {
-        let seq = ISS[leg.index()].wrapping_add(1 + at);
-        self.emit(leg, flags, seq, heard, TcpOptions::default(), data)
-    }
-
-    fn emit(
-        &mut self,
-        leg: LegId,
-        flags: TcpFlags,
-        seq: u32,
-        heard: u32,
-        mut options: TcpOptions,
-        data: &[u8],
-    ) -> Result<(), String> {
-        let i = leg.index();
-        self.clock[i] = self.clock[i].wrapping_add(1);
-        let first = &self.heard[i][0].seg;
-        let echo = self.heard[i].iter().rev().find_map(|h| h.seg.options.timestamps);
-        options.timestamps = Some((Tsval(self.clock[i]), echo.unwrap_or_default().0));
-        let fields = TcpFields {
-            src_port: 80,
-            dst_port: self.port,
-            seq,
-            ack: self.iss.wrapping_add(1 + heard),
-            flags,
-            window: 500,
-            urgent: 0,
-            options,
-        };
-        let (l2, l3): (L2, L3) = (first.l2.reversed(), first.l3.reversed());
-        let frame = build::tcp(&l2, &l3, &fields, Bytes::copy_from_slice(data), 1460);
-        self.input(Input::Frame(Link::Server(leg), frame))
-    }
-
-    /// The client's program reads this much.
-    fn read(&mut self, len: usize) -> Result<Vec<u8>, String> {
-        let mut all = Vec::new();
-        self.until("the client's program to read", |desk| {
-            let mut piece = [0; 65_536];
-            let room = (len - all.len()).min(piece.len());
-            if let Ok(n) = desk.client.read(&mut piece[..room]) {
-                all.extend_from_slice(&piece[..n]);
-            }
-            (all.len() == len).then_some(())
-        })?;
-        Ok(all)
-    }
-
-    /// Waits until a server has heard `len` request bytes, all in its own numbers: behind them it
-    /// is acknowledged `acked` bytes of its answer, and its own clock is echoed.
-    fn heard_by(&mut self, leg: LegId, len: usize, acked: u32) -> Result<Vec<u8>, String> {
-        let i = leg.index();
-        let (first, edge) = (self.iss.wrapping_add(1), ISS[i].wrapping_add(1 + acked));
-        let what = format!("{leg:?} to hear {len} bytes and an ack of {acked}");
-        let request = self.until(&what, |desk| {
-            let mut all: Vec<u8> = Vec::new();
-            for heard in &desk.heard[i] {
-                let at = heard.seg.seq.wrapping_sub(first) as usize;
-                if at <= all.len() && at + heard.data.len() > all.len() {
-                    all.extend_from_slice(&heard.data[all.len() - at..]);
-                }
-            }
-            let is_acked = desk.heard[i].last()?.seg.ack == edge;
-            (all.len() >= len && is_acked).then_some(all)
-        })?;
-        let range = CLOCK[i]..=u32::MAX;
-        for heard in self.heard[i].iter().filter(|h| !h.seg.flags.has(SYN)) {
-            let (_, echo) = heard.seg.options.timestamps.ok_or("a segment without timestamps")?;
-            let since = echo.0.wrapping_sub(CLOCK[i]);
-            let said = self.clock[i].wrapping_sub(CLOCK[i]);
-            ensure(since <= said, || format!("{leg:?} hears {echo:?}, not of {range:?}"))?;
-        }
-        Ok(request)
-    }
-}
-
-fn begin_to_connect() -> Result<TcpStream, String> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let own = socket(AddressFamily::Inet, SockType::Stream, flags, None);
-    let own = own.map_err(|e| e.to_string())?;
-    let [a, b, c, d] = SERVICE.0.octets();
-    match connect(std::os::fd::AsRawFd::as_raw_fd(&own), &SockaddrIn::new(a, b, c, d, 80)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(own)),
-        Err(error) => Err(error.to_string()),
-    }
+fn plan(is_v6: bool) -> Plan {
+    Plan { is_v6, ..Plan::default() }
 }
 
 /// Two answers cut differently, in numbers, clocks and windows of their own: one to the client.
-pub fn two_segmentations() -> Result<(), String> {
-    let mut desk = Desk::open()?;
-    desk.client.write_all(b"GET").map_err(|e| e.to_string())?;
+fn two_segmentations(is_v6: bool) -> Outcome {
+    let mut desk = Desk::open(&plan(is_v6))?;
+    desk.write(b"GET")?;
     for leg in LegId::ALL {
         ensure(desk.heard_by(leg, 3, 0)? == b"GET", || format!("{leg:?} heard something else"))?;
     }
@@ -312,9 +61,9 @@ pub fn two_segmentations() -> Result<(), String> {
 
 /// The primary's link fails in mid-answer: the client reads on, and the survivor hears its own
 /// numbers.
-pub fn a_failover() -> Result<(), String> {
-    let mut desk = Desk::open()?;
-    desk.client.write_all(b"GET").map_err(|e| e.to_string())?;
+fn a_failover(is_v6: bool) -> Outcome {
+    let mut desk = Desk::open(&plan(is_v6))?;
+    desk.write(b"GET")?;
     let all = pattern(4000);
     for leg in LegId::ALL {
         desk.heard_by(leg, 3, 0)?;
@@ -322,31 +71,28 @@ pub fn a_failover() -> Result<(), String> {
     }
     ensure(desk.read(1000)? == all[..1000], || "the client read something else".into())?;
     desk.say(B, ACK, 1000, 3, &all[1000..2200])?;
-    desk.input(Input::Signal(Link::Server(A), Signal::CarrierDown))?;
+    desk.fail_a()?;
     desk.say(B, ACK, 2200, 3, &all[2200..3400])?;
     desk.say(B, ACK, 3400, 3, &all[3400..])?;
     ensure(desk.read(3000)? == all[1000..], || "the client read something else".into())?;
-    desk.client.write_all(b"more").map_err(|e| e.to_string())?;
+    desk.write(b"more")?;
     let request = desk.heard_by(B, 7, 4000)?;
     ensure(request == b"GETmore", || format!("b heard {request:?}"))
 }
 
 /// One server ends, then the other: the client hears one end, and not before the second.
-pub fn one_end_of_two() -> Result<(), String> {
-    let mut desk = Desk::open()?;
+fn one_end_of_two() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
     for leg in LegId::ALL {
         desk.say(leg, ACK, 0, 0, b"bye")?;
     }
     desk.read(3)?;
     desk.say(B, FIN, 3, 0, b"")?;
-    let end = clock::now() + Duration::from_millis(30);
-    while clock::now() < end {
-        desk.step()?;
-    }
-    let early = desk.client.read(&mut [0]).map_err(|e| e.kind());
-    ensure(early == Err(ErrorKind::WouldBlock), || format!("after one end: {early:?}"))?;
+    ensure(!desk.shown.iter().any(|s| s.has(FIN)), || "shown after one end".into())?;
     desk.say(A, FIN, 3, 0, b"")?;
-    desk.until("the end", |desk| matches!(desk.client.read(&mut [0]), Ok(0)).then_some(()))?;
+    desk.until("the end", |desk| {
+        matches!(std::io::Read::read(&mut desk.client, &mut [0]), Ok(0)).then_some(())
+    })?;
     desk.client.shutdown(std::net::Shutdown::Both).map_err(|e| e.to_string())?;
     for leg in LegId::ALL {
         let has_fin = |h: &Heard| h.seg.flags.has(TcpFlags::FIN);
@@ -355,4 +101,307 @@ pub fn one_end_of_two() -> Result<(), String> {
         })?;
     }
     Ok(())
+}
+
+/// Scenario 20, "ISN_P, ISN_B in {2^32-5 .. 2^32+5}: intact over wrap with SACK and TS": both
+/// servers' numbers wrap in the first answer, one of them in its middle, and a failover follows.
+fn numbers_wrap() -> Outcome {
+    for starts in [[u32::MAX, u32::MAX - 20_000], [u32::MAX - 30_000, u32::MAX - 4], [0, u32::MAX]]
+    {
+        let made = [Made { iss: starts[0], ..Made::A }, Made { iss: starts[1], ..Made::B }];
+        let mut desk = Desk::open(&Plan { made, ..Plan::default() })?;
+        desk.write(b"GET")?;
+        let all = pattern(50_000);
+        for leg in LegId::ALL {
+            desk.heard_by(leg, 3, 0)?;
+            for (i, piece) in all[..40_000].chunks(1000).enumerate() {
+                desk.say(leg, ACK, i as u32 * 1000, 3, piece)?;
+            }
+        }
+        ensure(desk.read(40_000)? == all[..40_000], || format!("{starts:?}: another answer"))?;
+        for leg in LegId::ALL {
+            desk.heard_by(leg, 3, 40_000)?;
+        }
+        desk.fail_a()?;
+        for (i, piece) in all[40_000..].chunks(1000).enumerate() {
+            desk.say(B, ACK, 40_000 + i as u32 * 1000, 3, piece)?;
+        }
+        ensure(desk.read(10_000)? == all[40_000..], || format!("{starts:?}: another answer"))?;
+        desk.write(b"more")?;
+        let request = desk.heard_by(B, 7, 50_000)?;
+        ensure(request == b"GETmore", || format!("b heard {request:?}"))?;
+    }
+    Ok(())
+}
+
+/// The blocks that a server heard last, as offsets of its answer.
+fn blocks(desk: &Desk, leg: LegId) -> Vec<(u32, u32)> {
+    let own = desk.made[leg.index()].iss.wrapping_add(1);
+    let last = desk.heard[leg.index()].last().map(|h| h.seg.options.sack);
+    let offset = |&(l, r): &(u32, u32)| (l.wrapping_sub(own), r.wrapping_sub(own));
+    last.unwrap_or_default().as_slice().iter().map(offset).collect()
+}
+
+/// "Out-of-order equal ranges may be released ahead of a hole (they let C generate dup-ACK/SACK)";
+/// the client's blocks reach each server in its own numbers, one of which wraps inside.
+fn sack_in_each_servers_numbers() -> Outcome {
+    let made = [Made::A, Made { iss: u32::MAX - 2500, ..Made::B }];
+    let mut desk = Desk::open(&Plan { made, ..Plan::default() })?;
+    let all = pattern(3000);
+    desk.both_say(0, 0, &all[..1000])?;
+    desk.both_say(2000, 0, &all[2000..])?;
+    for leg in LegId::ALL {
+        desk.until("the client's block", |desk| {
+            (blocks(desk, leg) == [(2000, 3000)]).then_some(())
+        })?;
+        let last = desk.heard[leg.index()].last().map(|h| h.seg.ack);
+        let edge = desk.made[leg.index()].iss.wrapping_add(1001);
+        ensure(last == Some(edge), || format!("{leg:?} is acknowledged {last:?}"))?;
+    }
+    desk.both_say(1000, 0, &all[1000..2000])?;
+    ensure(desk.read(3000)? == all, || "the client read something else".into())?;
+    for leg in LegId::ALL {
+        desk.heard_by(leg, 0, 3000)?;
+        ensure(blocks(&desk, leg).is_empty(), || format!("{:?}", blocks(&desk, leg)))?;
+    }
+    Ok(())
+}
+
+/// "Client SACK blocks for ranges a leg has not sent are dropped from that leg's copy": b is late,
+/// the client has what a said beyond a hole, and b hears nothing of it.
+fn sack_of_what_was_not_said() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    let all = pattern(4000);
+    desk.both_say(0, 0, &all[..1000])?;
+    ensure(desk.read(1000)? == all[..1000], || "the client read something else".into())?;
+    let hole = desk.viss().wrapping_add(1001);
+    let mut lost = false;
+    desk.lose = Box::new(move |seg| seg.seq == hole && !std::mem::replace(&mut lost, true));
+    for at in [1000, 2000, 3000] {
+        desk.say(A, ACK, at, 0, &all[at as usize..at as usize + 1000])?;
+    }
+    desk.until("a to hear of the block", |desk| (blocks(desk, A) == [(2000, 4000)]).then_some(()))?;
+    let state = desk.engine.flows(1).first().map(|f| f.state);
+    ensure(state == Some(FlowState::Lagging), || format!("{state:?}"))?;
+    let own = desk.made[1].iss.wrapping_add(1);
+    let beyond = |h: &&Heard| {
+        let is_beyond = |edge: u32| edge.wrapping_sub(own) as i32 > 1000;
+        let sack = h.seg.options.sack;
+        is_beyond(h.seg.ack) || sack.as_slice().iter().any(|&(_, r)| is_beyond(r))
+    };
+    let wrong = desk.heard[1].iter().skip(1).find(beyond).map(|h| h.seg);
+    ensure(wrong.is_none(), || format!("b said 1000 bytes, and heard {wrong:?}"))?;
+    desk.say(A, ACK, 1000, 0, &all[1000..2000])?;
+    ensure(desk.read(3000)? == all[1000..], || "the client read something else".into())
+}
+
+fn data_at(desk: &Desk, at: u32) -> usize {
+    desk.shown.iter().filter(|s| !s.data.is_empty() && desk.offset(s) == at).count()
+}
+
+/// "Retransmitted data: forward from whichever leg sends it first; suppress the same range from the
+/// other leg for 10 ms": the client lost a segment, and both servers say it again at once.
+fn a_repetition_is_shown_once() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    let all = pattern(3000);
+    let hole = desk.viss().wrapping_add(1001);
+    let mut lost = false;
+    desk.lose = Box::new(move |seg| seg.seq == hole && !std::mem::replace(&mut lost, true));
+    for at in [0, 1000, 2000] {
+        desk.both_say(at, 0, &all[at as usize..at as usize + 1000])?;
+    }
+    ensure(data_at(&desk, 1000) == 1, || "not shown once".into())?;
+    desk.both_say(1000, 0, &all[1000..2000])?;
+    ensure(data_at(&desk, 1000) == 2, || format!("shown {} times", data_at(&desk, 1000)))?;
+    ensure(desk.read(3000)? == all, || "the client read something else".into())
+}
+
+/// What the client lacks altogether is shown again in whole segments, though it was shown in small
+/// pieces the first time ("G re-segments"; no storm of small ones).
+fn repetition_of_small_pieces() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    let all = pattern(3000);
+    desk.lose = Box::new(|seg| seg.payload_len > 0);
+    for (i, piece) in all.chunks(100).enumerate() {
+        desk.both_say(i as u32 * 100, 0, piece)?;
+    }
+    let has_data = |s: &&Seen| !s.data.is_empty();
+    let first = desk.shown.iter().filter(has_data).count();
+    ensure(first == 30, || format!("{first} segments for 30 pieces"))?;
+    desk.lose = Box::new(|_| false);
+    desk.say(A, ACK, 0, 0, &all)?;
+    let again = desk.shown.iter().filter(has_data).count() - first;
+    ensure((1..=3).contains(&again), || format!("{again} segments for 3000 bytes"))?;
+    ensure(desk.read(3000)? == all, || "the client read something else".into())
+}
+
+/// What follows in order leaves in one super-frame; the client's kernel reads the same bytes.
+fn pieces_leave_together() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    let all = pattern(1000);
+    let frames = desk.together(|desk| {
+        LegId::ALL.into_iter().try_for_each(|leg| {
+            let mut pieces = all.chunks(100).enumerate();
+            pieces.try_for_each(|(i, piece)| desk.say(leg, ACK, i as u32 * 100, 0, piece))
+        })
+    })?;
+    ensure((1..=3).contains(&frames), || format!("{frames} frames for ten pieces"))?;
+    ensure(desk.read(1000)? == all, || "the client read something else".into())?;
+    for leg in LegId::ALL {
+        desk.heard_by(leg, 0, 1000)?;
+    }
+    Ok(())
+}
+
+/// Both servers have said 100 bytes that the client acknowledged.
+fn quiet() -> Result<Desk, String> {
+    let mut desk = Desk::open(&Plan::default())?;
+    desk.both_say(0, 0, &pattern(100))?;
+    desk.read(100)?;
+    for leg in LegId::ALL {
+        desk.heard_by(leg, 0, 100)?;
+    }
+    Ok(desk)
+}
+
+/// "Keep-alive. Server->: a zero-length or 1-byte segment at c_una-1 is answered by G (current ACK
+/// and edge) if C was heard within the last 2 s": the client hears nothing of it.
+fn keep_alive_of_a_server() -> Outcome {
+    let mut desk = quiet()?;
+    let shown = desk.shown.len();
+    for (leg, data) in [(A, &b""[..]), (B, b""), (A, b"?"), (B, b"?")] {
+        let before = desk.heard[leg.index()].len();
+        desk.say(leg, ACK, 99, 0, data)?;
+        let heard = &desk.heard[leg.index()];
+        ensure(heard.len() == before + 1, || format!("{leg:?} got no one answer"))?;
+        let seg = heard[before].seg;
+        let is_right = seg.flags == ACK && seg.ack == desk.made[leg.index()].iss.wrapping_add(101);
+        ensure(is_right && seg.window > 0, || format!("{leg:?} heard {seg:?}"))?;
+    }
+    ensure(desk.shown.len() == shown, || "the client was asked".into())
+}
+
+/// "Otherwise forwarded, at most once a second a flow, C's answer going to both legs. G never
+/// answers for a client silent longer than that."
+fn keep_alive_while_silent() -> Outcome {
+    let mut desk = quiet()?;
+    let port = desk.port;
+    let is_ours = move |s: &&Seen| s.seg.src_port == port;
+    let last = desk.asked.iter().rev().find(is_ours).ok_or("the client is silent")?.at;
+    desk.until("two seconds of silence", |_| {
+        (clock::now().since(last) > Duration::from_millis(2010)).then_some(())
+    })?;
+    let (shown, before) = (desk.shown.len(), [desk.heard[0].len(), desk.heard[1].len()]);
+    desk.say(A, ACK, 99, 0, b"")?;
+    desk.say(B, ACK, 99, 0, b"")?;
+    ensure(desk.shown.len() == shown + 1, || "not shown once".into())?;
+    let probe = &desk.shown[shown];
+    ensure(probe.is_bare() && desk.offset(probe) == 99, || format!("{probe}"))?;
+    let mute = [desk.heard[0].len(), desk.heard[1].len()];
+    ensure(mute == before, || "the gateway answered for a silent client".into())?;
+    for leg in LegId::ALL {
+        let i = leg.index();
+        desk.until("the client's answer", |desk| desk.heard[i].get(before[i]).map(drop))?;
+        let seg = desk.heard[i][before[i]].seg;
+        let is_right = seg.flags == ACK && seg.ack == desk.made[i].iss.wrapping_add(101);
+        ensure(is_right, || format!("{leg:?} heard {seg:?}"))?;
+    }
+    Ok(())
+}
+
+/// Scenario 21, "TS clocks of P and B differ by 2^31 ticks and 10x rate: failover, TSval at C never
+/// decreases; no PAWS drop": the client's kernel would drop what comes from the past, and nobody
+/// would say it again.
+fn clocks_far_apart() -> Outcome {
+    for ticks in [[1, 10], [10, 1]] {
+        let made = [
+            Made { tick: ticks[0], ..Made::A },
+            Made { tick: ticks[1], clock: Made::A.clock + (1 << 31), ..Made::B },
+        ];
+        let mut desk = Desk::open(&Plan { made, ..Plan::default() })?;
+        let all = pattern(8000);
+        for at in (0..4000).step_by(100) {
+            desk.both_say(at, 0, &all[at as usize..at as usize + 100])?;
+        }
+        ensure(desk.read(4000)? == all[..4000], || "the client read something else".into())?;
+        desk.fail_a()?;
+        for at in (4000..8000).step_by(100) {
+            desk.say(B, ACK, at, 0, &all[at as usize..at as usize + 100])?;
+        }
+        ensure(desk.read(4000)? == all[4000..], || "the client read something else".into())?;
+        desk.heard_by(B, 0, 8000)?;
+    }
+    Ok(())
+}
+
+/// "Held packets released at failover are re-stamped by the clamp": b's bytes were said long before
+/// the latest that the client has seen of a's clock.
+fn held_bytes_are_stamped_anew() -> Outcome {
+    let made = [Made { tick: 1000, ..Made::A }, Made::B];
+    let mut desk = Desk::open(&Plan { made, ..Plan::default() })?;
+    let all = pattern(2000);
+    desk.both_say(0, 0, &all[..1000])?;
+    ensure(desk.read(1000)? == all[..1000], || "the client read something else".into())?;
+    desk.say(B, ACK, 1000, 0, &all[1000..])?;
+    desk.write(b"GET")?;
+    for leg in LegId::ALL {
+        desk.until("the request", |desk| (desk.request(leg) == b"GET").then_some(()))?;
+    }
+    for _ in 0..50 {
+        desk.say(A, ACK, 1000, 3, b"")?;
+    }
+    desk.say(B, ACK, 2000, 3, b"")?;
+    let told = desk.shown.last().and_then(|s| s.seg.options.timestamps).ok_or("no clock")?.0;
+    let shown = desk.shown.len();
+    desk.fail_a()?;
+    let held = desk.shown[shown..].iter().find(|s| !s.data.is_empty()).ok_or("nothing was held")?;
+    let (stamp, _) = held.seg.options.timestamps.ok_or("no clock")?;
+    ensure(!told.is_after(stamp), || format!("stamped {stamp:?} after {told:?}"))?;
+    ensure(desk.read(1000)? == all[1000..], || "the client read something else".into())
+}
+
+/// "URG: absolute offset `seq+urp`; pointer rewritten when re-segmenting": a says it in one
+/// segment, b in two; the client's kernel finds the urgent byte where it is.
+fn urgent_byte_in_two_cuts() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    desk.say_urgent(A, 0, 0, b"before!after", 7)?;
+    desk.say_urgent(B, 0, 0, b"bef", 7)?;
+    desk.say_urgent(B, 3, 0, b"ore!after", 4)?;
+    let before = desk.read(6)?;
+    ensure(before == b"before", || format!("{before:?}"))?;
+    let fd = desk.client.as_raw_fd();
+    let byte = desk.until("the urgent byte", |_| {
+        let mut byte = [0];
+        (recv(fd, &mut byte, MsgFlags::MSG_OOB) == Ok(1)).then_some(byte)
+    })?;
+    ensure(byte == *b"!", || format!("{byte:?}"))?;
+    let after = desk.read(5)?;
+    ensure(after == b"after", || format!("{after:?}"))
+}
+
+/// "A reset counts if it stands where the leg's stream may end": others of both servers are no end;
+/// exact ones are, and the client's kernel takes the one that it is shown (RFC 5961 3).
+fn resets_out_of_place() -> Outcome {
+    let mut desk = quiet()?;
+    let shown = desk.shown.len();
+    for at in [100_000, 1 << 31, 0x8000_0100, u32::MAX - 5000] {
+        for leg in LegId::ALL {
+            desk.say(leg, RST, at, 0, b"")?;
+        }
+    }
+    // Longer than a reset of one server waits for the other's.
+    desk.pass(Duration::from_millis(60))?;
+    ensure(desk.shown.len() == shown, || "something was shown".into())?;
+    desk.both_say(100, 0, b"alive")?;
+    ensure(desk.read(5)? == b"alive", || "not alive".into())?;
+    for leg in LegId::ALL {
+        desk.say(leg, RST, 105, 0, b"")?;
+    }
+    let error = desk.until("the end", |desk| {
+        let read = std::io::Read::read(&mut desk.client, &mut [0]);
+        read.err().filter(|e| e.kind() != ErrorKind::WouldBlock)
+    })?;
+    ensure(error.kind() == ErrorKind::ConnectionReset, || format!("{error}"))?;
+    let resets = desk.shown.iter().filter(|s| s.has(RST)).count();
+    ensure(resets == 1, || format!("{resets} resets"))
 }

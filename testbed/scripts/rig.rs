@@ -5,115 +5,143 @@
 //! and lets time pass as it does.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use bytes::Bytes;
 use shadowvm::engine::{
-    Engine, EngineConfig, Event, FLOW_CONSTANTS_LEN, Input, Instant, LagPolicy, LegId, Link,
-    LinkCaps, Output, Record, ServerState, Signal,
+    Engine, EngineConfig, Event, FLOW_CONSTANTS_LEN, FlowState, Input, Instant, LagPolicy, LegId,
+    Link, LinkCaps, Output, Record, RejectReason, ServerState, Signal,
 };
 use shadowvm::io::socket::PacketSocket;
 use shadowvm::io::{clock, link_monitor};
-use shadowvm::lab::world::{CLIENT, CLIENT_MAC, SERVER_MAC, SERVICE};
+use shadowvm::lab::world::{CLIENT, CLIENT_MAC, SERVICE};
 use shadowvm::lab::{HostId, Program, ServerOptions, World, WorldOptions};
-use shadowvm::wire::build::{TcpFields, tcp};
 use shadowvm::wire::parse::parse;
 use shadowvm::wire::train::Train;
-use shadowvm::wire::{Frame, L2, L3, Mac, Packet, Segment, TcpFlags, TcpOptions, Tsval, Vlans};
+use shadowvm::wire::{Frame, Mac, Packet, Segment, Vlans};
 
-pub const ACK: TcpFlags = TcpFlags::ACK;
-pub const SYN: TcpFlags = TcpFlags::SYN;
-pub const FIN: TcpFlags = TcpFlags(0x11);
-pub const RST: TcpFlags = TcpFlags::RST;
+use super::conn::{Conn, FIRST_PORT, ISS, SYN, Seen};
+use super::raw;
 
-/// The client's first sequence number: it wraps within the first hundred bytes.
-pub const ISS: u32 = u32::MAX - 40;
-/// The client's port of the first connection.
-pub const FIRST_PORT: u16 = 40_001;
+pub const A: LegId = LegId::A;
+pub const B: LegId = LegId::B;
+/// A router on the client's path.
+pub const ROUTER: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(192, 0, 2, 254), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe));
 /// How long anything may take.
-const WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// A segment as it was seen on one of the links.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub link: Link,
-    pub seg: Segment,
-    pub data: Vec<u8>,
-}
+pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Which frames to a server vanish: decides on each.
-type Filter = Box<dyn FnMut(LegId, &Segment) -> bool>;
+type Loss = Box<dyn FnMut(LegId, &Segment) -> bool>;
+/// What becomes of a server's segment on its way to the gateway.
+type Passage = Box<dyn FnMut(LegId, &Segment, Frame) -> Option<Frame>>;
+
+/// What is peculiar about an arrangement.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    pub is_v6: bool,
+    pub servers: [ServerOptions; 2],
+    /// Sysctls of each server.
+    pub sysctls: [Vec<(&'static str, &'static str)>; 2],
+    /// Words for `ip`, in both servers.
+    pub routes: Vec<&'static str>,
+    /// A late backup makes the flow Lagging; otherwise it is waited for.
+    pub is_available: bool,
+}
+
+impl Setup {
+    /// Two equal servers.
+    pub fn over(is_v6: bool) -> Self {
+        Self { is_v6, ..Self::default() }
+    }
+
+    /// The same sysctl at both.
+    pub fn both(mut self, key: &'static str, value: &'static str) -> Self {
+        self.sysctls.iter_mut().for_each(|all| all.push((key, value)));
+        self
+    }
+
+    /// Every frame is a packet: no server leaves cutting segments to its interface.
+    pub fn in_packets(mut self) -> Self {
+        self.servers.iter_mut().for_each(|server| server.has_tso = false);
+        self
+    }
+
+    /// A server repeats nothing by its retransmission timer within the time of a script.
+    pub fn patient(mut self) -> Self {
+        let client = if self.is_v6 { "2001:db8::1/128" } else { "192.0.2.1/32" };
+        self.routes.extend(["route", "add", client, "dev", "eth0", "rto_min", "20s"]);
+        self
+    }
+}
 
 /// The whole arrangement.
 pub struct Rig {
     /// Held for its life.
     _world: World,
     pub engine: Engine,
+    config: EngineConfig,
     sockets: [PacketSocket; 2],
-    listeners: [TcpListener; 2],
+    /// What listens at each server; without it the port refuses.
+    pub listeners: [Option<TcpListener>; 2],
     /// Everything that was sent to the client and to the servers, in order.
     pub seen: Vec<Seen>,
+    /// Everything that the gateway heard from the servers, in order.
+    pub said: Vec<Seen>,
+    /// ICMP messages to the client and to the servers.
+    pub icmp: Vec<(Link, Frame)>,
     pub events: Vec<Event>,
     /// Frames to servers for which this is true are lost.
-    pub lose: Filter,
+    pub lose: Loss,
+    /// The way of the servers' segments.
+    pub passage: Passage,
+    /// Tags of the network: what the kernels say gets them, what they hear has lost them.
+    pub vlans: Vlans,
     /// What the engine wants kept beyond its life: the latest record of each flow, by its slot.
     records: BTreeMap<u32, [u8; FLOW_CONSTANTS_LEN]>,
-    is_v6: bool,
+    pub is_v6: bool,
     /// The client's clock at its next SYN.
     pub tsval: u32,
-    port: u16,
-}
-
-/// What the client's SYN offers.
-#[derive(Clone, Copy, Debug)]
-pub struct Offer {
-    pub mss: u16,
-    pub scale: Option<u8>,
-    pub has_sack: bool,
-    pub has_stamps: bool,
-}
-
-impl Offer {
-    pub const FULL: Self = Self { mss: 1460, scale: Some(7), has_sack: true, has_stamps: true };
-    pub const BARE: Self = Self { mss: 536, scale: None, has_sack: false, has_stamps: false };
+    /// The identification of the client's next packet.
+    pub id: u16,
+    /// Its latest port.
+    pub port: u16,
 }
 
 /// The client's address and the service's.
-fn addresses(is_v6: bool) -> (IpAddr, IpAddr) {
+pub fn addresses(is_v6: bool) -> (IpAddr, IpAddr) {
     match is_v6 {
         true => (CLIENT.1.into(), SERVICE.1.into()),
         false => (CLIENT.0.into(), SERVICE.0.into()),
     }
 }
 
-fn config() -> EngineConfig {
-    EngineConfig {
-        addresses: vec![SERVICE.0.into(), SERVICE.1.into()],
-        on_lag: LagPolicy::Strict,
-        ..EngineConfig::default()
-    }
-}
-
 impl Rig {
-    /// Two kernels, listening; `set` are sysctls of server B.
-    pub fn new(servers: [ServerOptions; 2], set: &[(&str, &str)]) -> Result<Self, String> {
-        Self::over(false, servers, set)
+    /// Two equal kernels, listening.
+    pub fn equal(is_v6: bool) -> Result<Self, String> {
+        Self::new(&Setup::over(is_v6))
     }
 
-    /// The same, over IPv6 or IPv4.
-    pub fn over(
-        is_v6: bool,
-        servers: [ServerOptions; 2],
-        set: &[(&str, &str)],
-    ) -> Result<Self, String> {
-        let options = WorldOptions { servers, ..WorldOptions::default() };
+    /// Two kernels, listening.
+    pub fn new(setup: &Setup) -> Result<Self, String> {
+        let is_v6 = setup.is_v6;
+        let options = WorldOptions { servers: setup.servers.clone(), ..WorldOptions::default() };
         let world = World::new(&options).map_err(|e| e.to_string())?;
-        for (key, value) in set {
-            world.sysctl(HostId::Server(LegId::B), key, value).map_err(|e| e.to_string())?;
-        }
         let mac = Mac(CLIENT_MAC).to_string();
+        for leg in LegId::ALL {
+            for (key, value) in &setup.sysctls[leg.index()] {
+                world.sysctl(HostId::Server(leg), key, value).map_err(|e| e.to_string())?;
+            }
+            let router = if is_v6 { ROUTER.1.to_string() } else { ROUTER.0.to_string() };
+            for host in [addresses(is_v6).0.to_string(), router] {
+                let words = ["neigh", "replace", &host, "lladdr", &mac, "dev", "eth0"];
+                ip(&world, leg, &[&words[..], &["nud", "permanent"]].concat())?;
+            }
+            if !setup.routes.is_empty() {
+                ip(&world, leg, &setup.routes)?;
+            }
+        }
         let open = |name: &'static str| -> Result<PacketSocket, String> {
             let opened = world.enter(HostId::Gateway, || {
                 let found = link_monitor::interface(name).ok_or("no such interface".to_owned())?;
@@ -121,31 +149,34 @@ impl Rig {
             });
             opened.map_err(|e| e.to_string())?
         };
-        let listen = |leg| -> Result<TcpListener, String> {
-            let client = addresses(is_v6).0.to_string();
-            let neighbour = Program::new("ip").args(["neigh", "replace", &client, "lladdr"]);
-            let neighbour = neighbour.arg(&mac).args(["dev", "eth0", "nud", "permanent"]);
-            let mut child =
-                world.spawn(HostId::Server(leg), neighbour).map_err(|e| e.to_string())?;
-            child.wait().map_err(|e| e.to_string())?;
+        let listen = |leg| -> Result<Option<TcpListener>, String> {
             let listener = world
                 .enter(HostId::Server(leg), || TcpListener::bind((addresses(is_v6).1, 80)))
                 .map_err(|e| e.to_string())?
                 .map_err(|e| e.to_string())?;
             listener.set_nonblocking(true).map_err(|e| e.to_string())?;
-            Ok(listener)
+            Ok(Some(listener))
         };
+        let on_lag = if setup.is_available { LagPolicy::Available } else { LagPolicy::Strict };
+        let addresses = vec![SERVICE.0.into(), SERVICE.1.into()];
+        let config = EngineConfig { addresses, on_lag, ..EngineConfig::default() };
         let mut rig = Self {
-            engine: Engine::new(config(), 1, clock::now()),
+            engine: Engine::new(config.clone(), 1, clock::now()),
+            config,
             sockets: [open("a")?, open("b")?],
-            listeners: [listen(LegId::A)?, listen(LegId::B)?],
+            listeners: [listen(A)?, listen(B)?],
             _world: world,
             seen: Vec::new(),
+            said: Vec::new(),
+            icmp: Vec::new(),
             events: Vec::new(),
             lose: Box::new(|_, _| false),
+            passage: Box::new(|_, _, frame| Some(frame)),
+            vlans: Vlans::default(),
             records: BTreeMap::new(),
             is_v6,
             tsval: 1000,
+            id: 1,
             port: FIRST_PORT - 1,
         };
         rig.begin()?;
@@ -168,9 +199,20 @@ impl Rig {
     pub fn restart(&mut self) -> Result<(), String> {
         let record = |(&slot, &constants): (&u32, _)| Record::Flow { slot, constants };
         let records = self.records.iter().map(record).collect();
-        self.engine = Engine::new(config(), 2, clock::now());
+        self.engine = Engine::new(self.config.clone(), 2, clock::now());
         self.input(Input::Restore(records))?;
         self.begin()
+    }
+
+    /// The link of the primary fails: the backup is promoted.
+    pub fn fail(&mut self, leg: LegId) -> Result<(), String> {
+        self.input(Input::Signal(Link::Server(leg), Signal::CarrierDown))?;
+        let is_promoted =
+            |e: &Event| matches!(e, Event::Promoted { primary, .. } if *primary == leg.other());
+        match self.events.iter().any(is_promoted) {
+            true => Ok(()),
+            false => Err(format!("{:?} was not promoted", leg.other())),
+        }
     }
 
     /// Gives the engine an input and carries out what it wants.
@@ -191,20 +233,25 @@ impl Rig {
     }
 
     fn transmit(&mut self, link: Link, frame: Frame) -> Result<(), String> {
-        if let Ok(Packet::Tcp(seg)) = parse(&frame) {
-            if let Link::Server(leg) = link
-                && (self.lose)(leg, &seg)
-            {
-                return Ok(());
+        match parse(&frame) {
+            Ok(Packet::Tcp(seg)) => {
+                if let Link::Server(leg) = link
+                    && (self.lose)(leg, &seg)
+                {
+                    return Ok(());
+                }
+                self.seen.push(seen(link, seg, &frame));
             }
-            let data = frame.body()[..seg.payload_len].to_vec();
-            self.seen.push(Seen { link, seg, data });
+            Ok(Packet::Icmp(_)) => self.icmp.push((link, frame.clone())),
+            _ => {}
         }
-        if let Link::Server(leg) = link {
-            let sent = self.sockets[leg.index()].send(std::iter::once(&Train::from(frame)));
-            sent.map_err(|e| format!("sending to {leg:?}: {e}"))?;
-        }
-        Ok(())
+        let Link::Server(leg) = link else { return Ok(()) };
+        let frame = match self.vlans == Vlans::default() {
+            true => frame,
+            false => raw::retagged(&frame, &[]),
+        };
+        let sent = self.sockets[leg.index()].send(std::iter::once(&Train::from(frame)));
+        sent.map(drop).map_err(|e| format!("sending to {leg:?}: {e}"))
     }
 
     /// Carries frames until `ask` has an answer.
@@ -226,28 +273,37 @@ impl Rig {
     }
 
     /// The latest segments of the client's connections, a line each.
-    fn last_seen(&self) -> String {
+    pub fn last_seen(&self) -> String {
         let ours = FIRST_PORT..=self.port;
         let is_ours =
             |s: &&Seen| [s.seg.src_port, s.seg.dst_port].iter().any(|port| ours.contains(port));
-        let line = |s: &Seen| {
-            let (link, seg) = (s.link, &s.seg);
-            let (flags, seq, ack) = (seg.flags, seg.seq, seg.ack);
-            format!("to {link:?}: {flags:?} seq {seq} ack {ack} len {}", s.data.len())
-        };
+        let line = |s: &Seen| format!("to {s}");
         let mut lines: Vec<String> =
             self.seen.iter().rev().filter(is_ours).take(12).map(line).collect();
         lines.reverse();
         lines.join("\n")
     }
 
-    /// Carries frames for this long.
-    pub fn pass(&mut self, time: Duration) -> Result<(), String> {
-        let end = clock::now() + time;
-        while clock::now() < end {
-            self.step(end)?;
-        }
-        Ok(())
+    /// Waits until each server has answered a probe that was sent after this moment: whatever was
+    /// under way to it or from it before has arrived.
+    pub fn settle(&mut self) -> Result<(), String> {
+        self.settle_alone(A)?;
+        self.settle_alone(B)
+    }
+
+    /// The same with one server.
+    pub fn settle_alone(&mut self, leg: LegId) -> Result<(), String> {
+        let (from, before) = (self.seen.len(), self.said.len());
+        let is_probe = |s: &&Seen| s.link == Link::Server(leg) && s.has(SYN);
+        let port = self.until("a probe", |rig| {
+            let ours = FIRST_PORT..=rig.port;
+            let mut probes = rig.seen[from..].iter().filter(is_probe).map(|s| s.seg.src_port);
+            probes.find(|port| !ours.contains(port))
+        })?;
+        self.until("a server's answer to a probe", |rig| {
+            let answers = rig.said[before..].iter().filter(|s| s.link == Link::Server(leg));
+            answers.map(|s| s.seg.dst_port).find(|p| *p == port).map(drop)
+        })
     }
 
     fn step(&mut self, end: Instant) -> Result<(), String> {
@@ -263,7 +319,7 @@ impl Rig {
             std::thread::sleep(due.since(now).min(Duration::from_micros(200)));
         }
         while let Some((leg, frame)) = frames.pop_front() {
-            self.input(Input::Frame(Link::Server(leg), frame))?;
+            self.hear(leg, frame)?;
         }
         if self.engine.poll_timeout().is_some_and(|t| t <= clock::now()) {
             self.input(Input::Timeout)?;
@@ -271,131 +327,19 @@ impl Rig {
         Ok(())
     }
 
-    /// A SYN from a new port of the client.
-    pub fn syn(&mut self, offer: Offer) -> Result<Conn, String> {
-        self.port += 1;
-        let conn = Conn {
-            port: self.port,
-            offer,
-            iss: ISS,
-            viss: 0,
-            has_stamps: false,
-            sent: 0,
-            received: Vec::new(),
-            tsval: self.tsval,
-            tsecr: 0,
-            window: 60_000,
-            urgent: 0,
-            read_to: self.seen.len(),
-        };
-        self.repeat_syn(&conn)?;
-        Ok(conn)
-    }
-
-    /// A SYN from the port of an earlier connection, with numbers beyond that one's.
-    pub fn syn_again(&mut self, before: &Conn) -> Result<Conn, String> {
-        let conn = Conn {
-            iss: before.iss.wrapping_add(1_000_000),
-            viss: 0,
-            sent: 0,
-            received: Vec::new(),
-            tsval: before.tsval + 1000,
-            tsecr: 0,
-            read_to: self.seen.len(),
-            ..before.clone()
-        };
-        self.repeat_syn(&conn)?;
-        Ok(conn)
-    }
-
-    /// The same SYN again.
-    pub fn repeat_syn(&mut self, conn: &Conn) -> Result<(), String> {
-        let mut options = TcpOptions { mss: Some(conn.offer.mss), ..TcpOptions::default() };
-        options.window_scale = conn.offer.scale;
-        options.sack_permitted = conn.offer.has_sack;
-        if conn.offer.has_stamps {
-            options.timestamps = Some((Tsval(conn.tsval), Tsval(0)));
+    /// A frame of a server's kernel.
+    fn hear(&mut self, leg: LegId, frame: Frame) -> Result<(), String> {
+        let tags: Vec<(u16, u16)> =
+            [self.vlans.outer, self.vlans.inner].into_iter().flatten().collect();
+        let mut frame = if tags.is_empty() { frame } else { raw::retagged(&frame, &tags) };
+        if let Ok(Packet::Tcp(seg)) = parse(&frame) {
+            match (self.passage)(leg, &seg, frame) {
+                Some(passed) => frame = passed,
+                None => return Ok(()),
+            }
+            self.said.push(seen(Link::Server(leg), seg, &frame));
         }
-        self.emit(conn, SYN, (conn.iss, 0), options, &[])
-    }
-
-    /// Waits for the SYN-ACK, acknowledges it, and takes both servers' sockets.
-    pub fn accept(&mut self, conn: &mut Conn) -> Result<[TcpStream; 2], String> {
-        let (port, expected) = (conn.port, conn.iss.wrapping_add(1));
-        let synack = self.until("a SYN-ACK", |rig| {
-            rig.shown(port).find(|s| s.seg.flags.has(SYN) && s.seg.ack == expected).cloned()
-        })?;
-        conn.viss = synack.seg.seq;
-        if let Some((val, _)) = synack.seg.options.timestamps {
-            (conn.has_stamps, conn.tsecr) = (true, val.0);
-        }
-        conn.read_to = self.seen.len();
-        self.say(conn, ACK, b"")?;
-        let mut streams = Vec::new();
-        for leg in LegId::ALL {
-            let stream = self.until("both servers to accept", |rig| {
-                rig.listeners[leg.index()].accept().ok().map(|(stream, _)| stream)
-            })?;
-            stream.set_nonblocking(true).map_err(|e| e.to_string())?;
-            stream.set_nodelay(true).map_err(|e| e.to_string())?;
-            streams.push(stream);
-        }
-        <[TcpStream; 2]>::try_from(streams).map_err(|_| "two streams".to_owned())
-    }
-
-    /// A connection, open on both servers.
-    pub fn open(&mut self, offer: Offer) -> Result<(Conn, [TcpStream; 2]), String> {
-        let mut conn = self.syn(offer)?;
-        let streams = self.accept(&mut conn)?;
-        Ok((conn, streams))
-    }
-
-    /// The next segment of the client, with what it has received acknowledged.
-    pub fn say(&mut self, conn: &mut Conn, flags: TcpFlags, data: &[u8]) -> Result<(), String> {
-        self.say_at(conn, conn.sent, flags, data, &[])?;
-        conn.sent += data.len() as u32 + u32::from(flags.has(TcpFlags::FIN));
-        Ok(())
-    }
-
-    /// A segment of the client at offset `at` of its stream, with SACK blocks in offsets.
-    pub fn say_at(
-        &mut self,
-        conn: &mut Conn,
-        at: u32,
-        flags: TcpFlags,
-        data: &[u8],
-        sack: &[(u32, u32)],
-    ) -> Result<(), String> {
-        conn.tsval += 1;
-        let mut options = TcpOptions::default();
-        if conn.has_stamps {
-            options.timestamps = Some((Tsval(conn.tsval), Tsval(conn.tsecr)));
-        }
-        let base = conn.viss.wrapping_add(1);
-        for (left, right) in sack {
-            options.sack.push(base.wrapping_add(*left), base.wrapping_add(*right));
-        }
-        let seq = conn.iss.wrapping_add(1 + at);
-        let ack = base.wrapping_add(conn.received.len() as u32);
-        self.emit(conn, flags, (seq, ack), options, data)
-    }
-
-    fn emit(
-        &mut self,
-        conn: &Conn,
-        flags: TcpFlags,
-        (seq, ack): (u32, u32),
-        options: TcpOptions,
-        data: &[u8],
-    ) -> Result<(), String> {
-        let l2 = L2 { dst: Mac(SERVER_MAC), src: Mac(CLIENT_MAC), vlans: Vlans::default() };
-        let (src, dst) = addresses(self.is_v6);
-        let id = u16::from(!self.is_v6);
-        let l3 = L3 { src, dst, ttl: 64, tos: 0, dont_fragment: true, id, flow_label: 0 };
-        let (src_port, window, urgent) = (conn.port, conn.window, conn.urgent);
-        let fields = TcpFields { src_port, dst_port: 80, seq, ack, flags, window, urgent, options };
-        let frame = tcp(&l2, &l3, &fields, Bytes::copy_from_slice(data), 1400);
-        self.input(Input::Frame(Link::Client, frame))
+        self.input(Input::Frame(Link::Server(leg), frame))
     }
 
     /// What the client of this port was shown.
@@ -409,21 +353,10 @@ impl Rig {
         self.seen.iter().filter(move |s| s.link == link && s.seg.src_port == port)
     }
 
-    /// Receives, acknowledging, until the client has `total` bytes of the response.
-    pub fn receive(&mut self, conn: &mut Conn, total: usize) -> Result<(), String> {
-        self.until("the response", |rig| {
-            while conn.read_to < rig.seen.len() {
-                let seen = rig.seen[conn.read_to].clone();
-                conn.read_to += 1;
-                if seen.link == Link::Client && seen.seg.dst_port == conn.port {
-                    conn.take(&seen);
-                    if !seen.data.is_empty() {
-                        rig.say(conn, ACK, b"").ok()?;
-                    }
-                }
-            }
-            (conn.received.len() >= total).then_some(())
-        })
+    /// What a server said on this connection.
+    pub fn said_by(&self, leg: LegId, port: u16) -> impl DoubleEndedIterator<Item = &Seen> {
+        let link = Link::Server(leg);
+        self.said.iter().filter(move |s| s.link == link && s.seg.dst_port == port)
     }
 
     /// Waits until the server's program has read this much.
@@ -448,40 +381,57 @@ impl Rig {
     pub fn acked(&self, port: u16) -> u32 {
         self.shown(port).last().map_or(0, |s| s.seg.ack.wrapping_sub(ISS.wrapping_add(1)))
     }
-}
 
-/// The client's end of a connection.
-#[derive(Clone, Debug)]
-pub struct Conn {
-    pub port: u16,
-    pub offer: Offer,
-    /// The client's first sequence number.
-    pub iss: u32,
-    /// The first sequence number that the client was shown.
-    pub viss: u32,
-    pub has_stamps: bool,
-    /// Bytes sent.
-    pub sent: u32,
-    /// The response so far, in order.
-    pub received: Vec<u8>,
-    pub tsval: u32,
-    pub tsecr: u32,
-    pub window: u16,
-    /// The urgent pointer of what it says, for segments with the flag.
-    pub urgent: u16,
-    read_to: usize,
-}
-
-impl Conn {
-    /// Takes bytes that continue what is there.
-    fn take(&mut self, seen: &Seen) {
-        if let Some((val, _)) = seen.seg.options.timestamps {
-            self.tsecr = val.0;
-        }
-        let at = seen.seg.seq.wrapping_sub(self.viss.wrapping_add(1)) as usize;
-        let have = self.received.len();
-        if at <= have && at + seen.data.len() > have {
-            self.received.extend_from_slice(&seen.data[have - at..]);
-        }
+    /// How far the client may send, as an offset of its stream, by what it was shown last.
+    pub fn edge(&self, conn: &Conn) -> u32 {
+        let syn = self.shown(conn.port).find(|s| s.has(SYN));
+        let shift = syn.and_then(|s| s.seg.options.window_scale).unwrap_or(0);
+        let edge = |s: &Seen| {
+            let shift = if s.has(SYN) { 0 } else { shift };
+            conn.acked_by(s) + (u32::from(s.seg.window) << shift)
+        };
+        self.shown(conn.port).last().map_or(0, edge)
     }
+
+    /// Why frames of a link were refused, since there were `mark` events.
+    pub fn refused(&self, mark: usize, link: Link) -> Vec<RejectReason> {
+        let reason = |e: &Event| match e {
+            Event::Rejected { link: l, reason } if *l == link => Some(*reason),
+            _ => None,
+        };
+        self.events[mark..].iter().filter_map(reason).collect()
+    }
+
+    /// The state of the only flow.
+    pub fn state(&self) -> Option<FlowState> {
+        self.engine.flows(1).first().map(|flow| flow.state)
+    }
+}
+
+/// Both programs say the same.
+pub fn respond(streams: &mut [TcpStream; 2], data: &[u8]) -> Result<(), String> {
+    for stream in streams {
+        stream.write_all(data).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+pub fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+pub fn seen(link: Link, seg: Segment, frame: &Frame) -> Seen {
+    let data = frame.body()[..seg.payload_len].to_vec();
+    Seen { at: clock::now(), link, seg, data, frame: frame.clone() }
+}
+
+fn ip(world: &World, leg: LegId, words: &[&str]) -> Result<(), String> {
+    let program = Program::new("ip").args(words);
+    let mut child = world.spawn(HostId::Server(leg), program).map_err(|e| e.to_string())?;
+    let status = child.wait().map_err(|e| e.to_string())?;
+    ensure(status.success(), || format!("ip {words:?}: {status}"))
 }
