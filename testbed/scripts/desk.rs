@@ -24,7 +24,7 @@ use shadowvm::wire::{
     Frame, L2, L3, Mac, NdKind, Packet, Segment, TcpFlags, TcpOptions, Tsval, Vlans,
 };
 
-use super::conn::{ACK, SYN, Seen};
+use super::conn::{ACK, RST, SYN, Seen};
 use super::rig::{A, WAIT_MAX, addresses, ensure, seen};
 
 /// A server made by hand: what it begins with and agrees to.
@@ -468,7 +468,8 @@ impl Desk {
             (request.len() >= len && is_acked).then_some(request)
         })?;
         let said = self.clock[i].wrapping_sub(made.clock);
-        for heard in self.heard[i].iter().filter(|h| !h.seg.flags.has(SYN)) {
+        let is_plain = |h: &&Heard| !h.seg.flags.has(SYN) && !h.seg.flags.has(RST);
+        for heard in self.heard[i].iter().filter(is_plain) {
             let stamps = heard.seg.options.timestamps;
             let echo = stamps.map(|(_, echo)| echo.0.wrapping_sub(made.clock));
             let is_right = match made.has_stamps {

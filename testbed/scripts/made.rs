@@ -10,7 +10,7 @@ use shadowvm::engine::{FlowState, LegId};
 use shadowvm::io::clock;
 use shadowvm::wire::TcpFlags;
 
-use super::conn::{ACK, FIN, RST, Seen};
+use super::conn::{ACK, FIN, RST, SYN, Seen};
 use super::desk::{Desk, Heard, Made, Plan};
 use super::rig::{A, B, ensure, pattern};
 use super::{Outcome, Script, Twin};
@@ -29,6 +29,7 @@ pub const SCRIPTS: &[Script] = &[
     ("real-client-held-bytes-are-stamped-anew", held_bytes_are_stamped_anew),
     ("real-client-urgent-byte-in-two-cuts", urgent_byte_in_two_cuts),
     ("real-client-resets-out-of-place", resets_out_of_place),
+    ("real-client-answer-of-an-older-connection", answer_of_an_older_connection),
 ];
 
 pub const TWINS: &[Twin] =
@@ -404,4 +405,28 @@ fn resets_out_of_place() -> Outcome {
     ensure(error.kind() == ErrorKind::ConnectionReset, || format!("{error}"))?;
     let resets = desk.shown.iter().filter(|s| s.has(RST)).count();
     ensure(resets == 1, || format!("{resets} resets"))
+}
+
+/// "If one leg answers a SYN with a challenge ACK, G resets that leg exactly and re-sends the
+/// stored SYN"; "old-generation frames are dropped by I12": what that leg says once more of the
+/// connection before is no answer, and the client waits for the real one.
+fn answer_of_an_older_connection() -> Outcome {
+    let mut desk = Desk::new(&Plan::default())?;
+    desk.at_once(|desk| {
+        desk.accept(A)?;
+        // In the numbers of an older connection, which expects byte 77 of it.
+        desk.say(B, ACK, 5000, 77, b"")?;
+        let heard: Vec<_> = desk.heard[1].iter().map(|h| (h.seg.flags, h.seg.seq)).collect();
+        let exact = desk.iss.wrapping_add(78);
+        let is_right = heard.ends_with(&[(RST, exact), (SYN, desk.iss)]);
+        ensure(is_right, || format!("b heard {heard:?}"))?;
+        desk.say(B, SYN.with(ACK), 4999, 0, b"")?;
+        ensure(desk.shown.is_empty(), || "the old number was shown".into())?;
+        desk.accept(B)
+    })?;
+    let numbers: Vec<u32> = desk.shown.iter().map(|s| s.seg.seq).collect();
+    ensure(numbers == [desk.made[0].iss], || format!("{numbers:?}"))?;
+    desk.both_say(0, 0, b"of now")?;
+    ensure(desk.read(6)? == b"of now", || "the client read something else".into())?;
+    desk.heard_by(B, 0, 6).map(drop)
 }

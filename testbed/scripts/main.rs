@@ -1,13 +1,15 @@
 //! Byte-exact scripts against the real kernel's TCP.
 //!
 //! `KERNEL_ONLY=TEXT` runs those with the text in their name. Each holds the gateway to one rule;
-//! its first line says which.
+//! its first line says which. How much they catch: in a build with the feature `planted-bugs`,
+//! `KERNEL_PLANTED=NAME` plants that defect, and the first script that fails ends the run.
 
 mod client;
 mod clocks;
 mod closing;
 mod conn;
 mod desk;
+mod differ;
 mod handshake;
 mod loss;
 mod made;
@@ -34,22 +36,44 @@ fn main() -> ExitCode {
     let only = std::env::var("KERNEL_ONLY").unwrap_or_default();
     let scripts: Vec<_> = all().into_iter().filter(|s| s.0.contains(&only)).collect();
     println!("\nrunning {} scripts", scripts.len());
-    let (count, mut failed) = (scripts.len(), 0);
+    let is_planted = plant();
+    let (mut passed, mut failed) = (0, 0);
     for (name, script) in scripts {
         let begun = Instant::now();
         let outcome = script();
         let took = begun.elapsed().as_millis();
         match outcome {
-            Ok(()) => println!("script {name} ... ok ({took} ms)"),
+            Ok(()) => {
+                println!("script {name} ... ok ({took} ms)");
+                passed += 1;
+            }
             Err(message) => {
                 println!("script {name} ... FAILED ({took} ms)\n{message}");
                 failed += 1;
+                if is_planted {
+                    break;
+                }
             }
         }
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!("\nscript result: {verdict}. {} passed; {failed} failed\n", count - failed);
-    ExitCode::from(u8::from(failed > 0 || count == 0))
+    println!("\nscript result: {verdict}. {passed} passed; {failed} failed\n");
+    ExitCode::from(u8::from(failed > 0 || passed == 0))
+}
+
+/// Plants the defect that was asked for.
+#[cfg(feature = "planted-bugs")]
+fn plant() -> bool {
+    use shadowvm::engine::planted::{Bug, choose};
+    let Ok(name) = std::env::var("KERNEL_PLANTED") else { return false };
+    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    choose(Some(bug.expect("KERNEL_PLANTED names a planted bug")));
+    true
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+const fn plant() -> bool {
+    false
 }
 
 /// All of them, by name.
@@ -68,6 +92,7 @@ fn all() -> Vec<(String, Box<dyn Fn() -> Outcome>)> {
         path_mtu::SCRIPTS,
         strange::SCRIPTS,
         made::SCRIPTS,
+        differ::SCRIPTS,
     ];
     for &(name, script) in scripts.into_iter().flatten() {
         all.push((name.into(), Box::new(script)));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use shadowvm::engine::{
     Engine, EngineConfig, Event, FLOW_CONSTANTS_LEN, FlowState, Input, Instant, LagPolicy, LegId,
-    Link, LinkCaps, Output, Record, RejectReason, ServerState, Signal,
+    Link, LinkCaps, Output, Record, RejectReason, ServerState, Signal, SyncRequest, SyncScope,
 };
 use shadowvm::io::socket::PacketSocket;
 use shadowvm::io::{clock, link_monitor};
@@ -48,6 +48,8 @@ pub struct Setup {
     pub routes: Vec<&'static str>,
     /// A late backup makes the flow Lagging; otherwise it is waited for.
     pub is_available: bool,
+    /// What makes the servers equal when they differ, and the least time between two syncs.
+    pub sync: Option<(SyncScope, Duration)>,
 }
 
 impl Setup {
@@ -92,6 +94,8 @@ pub struct Rig {
     /// ICMP messages to the client and to the servers.
     pub icmp: Vec<(Link, Frame)>,
     pub events: Vec<Event>,
+    /// Syncs that the engine wants.
+    pub syncs: Vec<SyncRequest>,
     /// Frames to servers for which this is true are lost.
     pub lose: Loss,
     /// The way of the servers' segments.
@@ -159,7 +163,15 @@ impl Rig {
         };
         let on_lag = if setup.is_available { LagPolicy::Available } else { LagPolicy::Strict };
         let addresses = vec![SERVICE.0.into(), SERVICE.1.into()];
-        let config = EngineConfig { addresses, on_lag, ..EngineConfig::default() };
+        let config = EngineConfig {
+            addresses,
+            on_lag,
+            sync_scope: setup.sync.map(|(scope, _)| scope),
+            sync_min_gap: setup.sync.map_or(Duration::ZERO, |(_, gap)| gap),
+            // As long as a script may take: what ends a sync is its backend's word.
+            sync_deadline: WAIT_MAX,
+            ..EngineConfig::default()
+        };
         let mut rig = Self {
             engine: Engine::new(config.clone(), 1, clock::now()),
             config,
@@ -170,6 +182,7 @@ impl Rig {
             said: Vec::new(),
             icmp: Vec::new(),
             events: Vec::new(),
+            syncs: Vec::new(),
             lose: Box::new(|_, _| false),
             passage: Box::new(|_, _, frame| Some(frame)),
             vlans: Vlans::default(),
@@ -222,6 +235,7 @@ impl Rig {
             match output {
                 Output::Transmit(link, frame) => self.transmit(link, frame)?,
                 Output::Event(event) => self.events.push(event),
+                Output::Sync(request) => self.syncs.push(request),
                 Output::Persist(Record::Flow { slot, constants }) => {
                     self.records.insert(slot, constants);
                 }

@@ -1,12 +1,18 @@
 //! SYN-ACKs that differ: a server that lacks options which the other one has, in all sixteen ways,
 //! as the one that dies and as the one that is left.
 
+use std::time::Duration;
+
 use shadowvm::engine::{FlowState, LegId};
+use shadowvm::io::clock;
 
 use super::Outcome;
 use super::conn::{ACK, SYN};
 use super::desk::{Desk, Heard, Made, Plan};
 use super::rig::{B, ensure, pattern};
+
+/// A client that has said nothing for so long has said what it will.
+const AT_REST: Duration = Duration::from_millis(20);
 
 /// What one server lacks.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +130,13 @@ fn upload(desk: &mut Desk, legs: &[LegId], said: u32, to: usize) -> Outcome {
             _ => desk.made[leg.index()].room(),
         };
         let most = legs.iter().map(room).min().unwrap_or(0) as usize;
+        let begun = clock::now();
         let end = desk.until("more of the request", |desk| {
             let end = legs.iter().map(|&leg| desk.request(leg).len()).min()?;
-            (end == to || end + part > taken + most).then_some(end)
+            let is_full = end == to || end + part > taken + most;
+            // What is left of a window may wait for the next ack.
+            let is_at_rest = end > taken && clock::now().since(begun) > AT_REST;
+            (is_full || is_at_rest).then_some(end)
         })?;
         let past = |h: &Heard| h.seg.seq.wrapping_sub(first) as usize + h.data.len();
         let heard = legs.iter().flat_map(|leg| &desk.heard[leg.index()]);

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::TcpStream;
 
-use shadowvm::engine::LegId;
+use shadowvm::engine::{Event, FlowState, LegId};
 
 use super::conn::{ACK, Conn, FIRST_PORT, Offer, SYN, Seen};
 use super::rig::{A, B, Rig, Setup, ensure, pattern, respond};
@@ -14,6 +14,7 @@ pub const SCRIPTS: &[Script] = &[
     ("window-probe-of-the-client", window_probe_of_the_client),
     ("window-update-lost-to-one-leg", window_update_lost_to_one_leg),
     ("window-edge-never-moves-back", window_edge_never_moves_back),
+    ("upload-with-a-backup-that-does-not-read", upload_with_a_backup_that_does_not_read),
 ];
 
 pub const TWINS: &[Twin] = &[
@@ -222,6 +223,35 @@ fn window_edge_never_moves_back() -> Outcome {
         last = last.max(edge);
     }
     Ok(())
+}
+
+/// Scenario 18, "after hold_hard the lag policy applies: C is not stalled by B's window alone" (a
+/// window pinned is a hold, LV5); what b has not taken is kept for it, and it is Paired again when
+/// it has.
+fn upload_with_a_backup_that_does_not_read() -> Outcome {
+    let setup = Setup { is_available: true, ..Setup::default() };
+    let mut rig = Rig::new(&setup.both("net.ipv4.tcp_rmem", "4096 16384 16384"))?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    let (all, port) = (pattern(200_000), conn.port);
+    while (conn.sent as usize) < all.len() {
+        let at = conn.sent as usize;
+        let room = rig.edge(&conn).saturating_sub(conn.sent) as usize;
+        for piece in all[at..all.len().min(at + room)].chunks(1400) {
+            rig.say(&mut conn, ACK, piece)?;
+        }
+        let sent = conn.sent;
+        rig.until("room for more", |rig| {
+            while let Ok(1..) = streams[0].read(&mut [0; 65_536]) {}
+            let is_done = rig.acked(port) == sent && sent as usize == all.len();
+            (is_done || rig.edge(&conn) > sent).then_some(())
+        })?;
+    }
+    let held = rig.events.iter().any(|e| matches!(e, Event::HoldHard { waiting_for: B, .. }));
+    ensure(held, || "b's window was not in the way".into())?;
+    ensure(rig.state() == Some(FlowState::Lagging), || format!("{:?}", rig.state()))?;
+    let got = rig.read(&mut streams[1], all.len())?;
+    ensure(got == all, || "b read something else".into())?;
+    rig.until("b to catch up", |rig| (rig.state() == Some(FlowState::Paired)).then_some(()))
 }
 
 /// A client's keep-alive gets one answer.
