@@ -16,7 +16,9 @@ pub use problem::{Problem, Problems};
 
 pub use crate::observe::describe::Level;
 
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope};
+use crate::engine::{
+    Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope, UdpPolicy,
+};
 
 /// Where the configuration is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/shadowvm/shadowvm.toml";
@@ -96,6 +98,8 @@ pub struct Compare {
     pub hold_hard: Duration,
     /// What happens when one server is late.
     pub on_lag: LagPolicy,
+    /// What happens to UDP answers.
+    pub udp: UdpPolicy,
     /// Whether the built-in masks apply (`date`).
     pub has_http_defaults: bool,
     /// Headers masked by the user, lower case, all different.
@@ -236,6 +240,7 @@ impl Config {
             server_names: self.servers.each_ref().map(|server| server.name.clone()),
             first_primary: if self.servers[0].is_primary { LegId::A } else { LegId::B },
             on_lag: compare.on_lag,
+            udp: compare.udp,
             hold_soft: compare.hold_soft,
             hold_hard: compare.hold_hard,
             masks: defaults.chain(own).map(|header| MaskRule { header: header.into() }).collect(),

@@ -13,7 +13,7 @@ use super::{
     Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level, Limits,
     Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode};
+use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -304,10 +304,15 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
     }
     let on_lag = section
         .choice("on_lag", &[("available", LagPolicy::Available), ("strict", LagPolicy::Strict)]);
+    let udp = section.choice(
+        "udp",
+        &[("primary-first", UdpPolicy::PrimaryFirst), ("strict", UdpPolicy::Strict)],
+    );
     Compare {
         hold_soft,
         hold_hard,
         on_lag: on_lag.unwrap_or_default(),
+        udp: udp.unwrap_or_default(),
         has_http_defaults: section.flag("http_defaults", true),
         masked_headers: section.table().map(|t| rules(reader, t)).unwrap_or_default(),
     }

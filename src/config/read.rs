@@ -19,7 +19,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("links", &["client", "a", "b"]),
     ("service", &["name", "addressing", "address", "ports", "servers"]),
     ("server", &["name", "role"]),
-    ("compare", &["hold_soft", "hold_hard", "on_lag", "http_defaults", "rule"]),
+    ("compare", &["hold_soft", "hold_hard", "on_lag", "udp", "http_defaults", "rule"]),
     ("compare.rule", &["protocol", "header", "action"]),
     ("sync", &["backend", "command", "deadline", "min_gap", "timeout"]),
     (

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
 use super::{Config, Level, RunAs};
-use crate::engine::{Fence, LagPolicy, Mode};
+use crate::engine::{Fence, LagPolicy, Mode, UdpPolicy};
 
 /// The whole file.
 pub(super) fn to_toml(config: &Config) -> String {
@@ -68,6 +68,10 @@ fn compare(out: &mut String, config: &Config) {
         LagPolicy::Available => "available",
         LagPolicy::Strict => "strict",
     };
+    let udp = match compare.udp {
+        UdpPolicy::PrimaryFirst => "primary-first",
+        UdpPolicy::Strict => "strict",
+    };
     section(
         out,
         "[compare]",
@@ -75,6 +79,7 @@ fn compare(out: &mut String, config: &Config) {
             ("hold_soft", quote(&show_duration(compare.hold_soft))),
             ("hold_hard", quote(&show_duration(compare.hold_hard))),
             ("on_lag", quote(on_lag)),
+            ("udp", quote(udp)),
             ("http_defaults", compare.has_http_defaults.to_string()),
         ],
     );

@@ -37,7 +37,8 @@ fn the_example_is_valid_and_says_the_defaults() {
 #[test]
 fn what_is_shown_reads_back_to_the_same() {
     let full = format!(
-        "{BASE}[compare]\nhttp_defaults = false\non_lag = \"strict\"\n[[compare.rule]]\n\
+        "{BASE}[compare]\nhttp_defaults = false\non_lag = \"strict\"\nudp = \"strict\"\n\
+         [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
@@ -110,6 +111,7 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\nhold_soft = \"2h\"\n", Some(16), "compare.hold_soft", "must be 1ms to 1m"),
     ("", "[compare]\nhold_soft = \"1s\"\n", Some(16), "compare.hold_soft", "shorter"),
     ("", "[compare]\non_lag = \"strickt\"\n", Some(16), "compare.on_lag", "`strict`"),
+    ("", "[compare]\nudp = \"both\"\n", Some(16), "compare.udp", "`primary-first`"),
     ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"a b\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "header field"),

@@ -6,7 +6,7 @@
 //! | MLD, router discovery | both | the primary's |
 //! | ICMP echo | both | compared; the primary's, at the latest after 20 ms |
 //! | ICMP errors | the legs of the flow, translated | the primary's |
-//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's; compared and counted |
+//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's at once, or compared for 50 ms first |
 //! | other TCP, other protocols | the primary | the primary's |
 //!
 //! Nothing of the backup reaches the client link (I10): a switch that saw its address there would
@@ -15,10 +15,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::config::UdpPolicy;
 use super::event::{Event, RejectReason};
 use super::neighbour::Neighbours;
 use super::time::{Duration, Instant};
-use super::twins::Twins;
+use super::twins::{Heard, Twins};
 use super::{LegId, Link, Output};
 use crate::wire::{Arp, Datagram, Frame, Icmp, IcmpKind, L2, Mac, Nd, NdKind, build};
 
@@ -59,6 +60,8 @@ pub struct View {
     pub primary: LegId,
     /// The backup takes part.
     pub has_backup: bool,
+    /// What happens to UDP answers.
+    pub udp: UdpPolicy,
 }
 
 fn send(out: &mut VecDeque<Output>, link: Link, frame: Frame) {
@@ -105,7 +108,7 @@ impl Bridge {
         }
     }
 
-    /// A server's datagram: the primary's is shown.
+    /// A server's datagram: the primary's is shown, at once or when the backup has said the same.
     pub fn on_server_udp(
         &mut self,
         view: View,
@@ -114,13 +117,23 @@ impl Bridge {
         frame: Frame,
         out: &mut VecDeque<Output>,
     ) {
-        if view.has_backup && !PRIMARY_ONLY_PORTS.contains(&udp.src_port) {
-            let ends = (
-                SocketAddr::new(udp.l3.src, udp.src_port),
-                SocketAddr::new(udp.l3.dst, udp.dst_port),
-            );
-            let payload = &frame.body()[..udp.payload_len.min(frame.body().len())];
-            self.twins.heard(view.now, leg, ends, payload, out);
+        if !view.has_backup || PRIMARY_ONLY_PORTS.contains(&udp.src_port) {
+            return self.to_client(view, leg, frame, out);
+        }
+        let ends = (
+            SocketAddr::new(udp.l3.src, udp.src_port),
+            SocketAddr::new(udp.l3.dst, udp.dst_port),
+        );
+        let payload = &frame.body()[..udp.payload_len.min(frame.body().len())];
+        let is_held = view.udp == UdpPolicy::Strict && leg == view.primary;
+        let held = is_held.then(|| frame.clone());
+        match self.twins.heard(view.now, view.udp, leg, ends, payload, held) {
+            Heard::Waits if is_held => return,
+            Heard::Waits | Heard::Full => {}
+            Heard::Met(first) => {
+                out.push_back(Output::Event(Event::DatagramJudged { only: None }));
+                out.extend(first.map(|first| Output::Transmit(Link::Client, first)));
+            }
         }
         self.to_client(view, leg, frame, out);
     }
@@ -242,9 +255,11 @@ impl Bridge {
         echo.into_iter().chain(self.twins.next_timer()).min()
     }
 
-    /// Shows the primary's echo replies whose twin did not come.
+    /// Shows the primary's echo replies and datagrams whose twin did not come.
     pub fn on_time(&mut self, view: View, out: &mut VecDeque<Output>) {
-        self.twins.on_time(view.now, out);
+        for (leg, frame) in self.twins.on_time(view.now, out) {
+            self.to_client(view, leg, frame, out);
+        }
         let due: Vec<EchoKey> =
             self.echoes.iter().filter(|(_, e)| e.until <= view.now).map(|(k, _)| *k).collect();
         for key in due {

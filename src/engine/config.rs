@@ -26,6 +26,16 @@ pub enum LagPolicy {
     Strict,
 }
 
+/// What happens to the servers' UDP datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UdpPolicy {
+    /// The primary's leave at once; whether the backup says the same is counted.
+    #[default]
+    PrimaryFirst,
+    /// The primary's wait up to 50 ms until the backup has said the same.
+    Strict,
+}
+
 /// Whether a failover waits for the old primary to be fenced from shared storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fence {
@@ -60,6 +70,8 @@ pub struct EngineConfig {
     pub first_primary: super::LegId,
     /// Late answers.
     pub on_lag: LagPolicy,
+    /// Answers of UDP services.
+    pub udp: UdpPolicy,
     /// A hold older than this is counted and makes the gateway probe.
     pub hold_soft: Duration,
     /// A hold older than this is handed to the lag policy.
@@ -101,6 +113,7 @@ impl Default for EngineConfig {
             server_names: ["a".into(), "b".into()],
             first_primary: super::LegId::A,
             on_lag: LagPolicy::Available,
+            udp: UdpPolicy::PrimaryFirst,
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
             masks: vec![MaskRule { header: "date".into() }],

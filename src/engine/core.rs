@@ -232,6 +232,11 @@ impl Engine {
             Packet::Icmp(icmp) if matches!(icmp.kind, IcmpKind::EchoReply { .. }) => {
                 self.bridge.on_server_echo(view, leg, &icmp, frame, &mut self.outputs);
             }
+            Packet::Icmp(icmp) if icmp.is_unreachable() => {
+                // Somebody on the way to the server does not find it: a sign, and no news for clients.
+                self.reject(Link::Server(leg), RejectReason::Unreachable);
+                self.control.detector.probe_now(self.now);
+            }
             Packet::Udp(udp) => {
                 self.bridge.on_server_udp(view, leg, &udp, frame, &mut self.outputs);
             }
@@ -754,7 +759,7 @@ impl Engine {
     fn view(&self) -> View {
         let primary = self.control.roles().primary;
         let has_backup = self.control.is_heard(primary.other());
-        View { now: self.now, primary, has_backup }
+        View { now: self.now, primary, has_backup, udp: self.config.udp }
     }
 
     fn is_service(&self, ip: std::net::IpAddr) -> bool {

@@ -54,6 +54,8 @@ pub enum RejectReason {
     Fragment,
     /// An ICMP error that quotes no packet of a flow.
     IcmpQuote,
+    /// An ICMP error that says a network or a host of the servers' side cannot be reached.
+    Unreachable,
     /// The answer to one of the gateway's own probes.
     ProbeReply,
 }

@@ -30,7 +30,7 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
-pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode};
+pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
     HeldWhy, RejectReason, ServerState, ServiceState, Shown, SoloReason,

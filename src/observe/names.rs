@@ -158,6 +158,7 @@ names!(RejectReason, REJECT_REASONS, {
     Self::InexactReset => "inexact_reset",
     Self::Fragment => "fragment",
     Self::IcmpQuote => "icmp_quote",
+    Self::Unreachable => "unreachable",
     Self::ProbeReply => "probe_reply",
 });
 

@@ -277,6 +277,18 @@ pub struct Icmp {
     pub l4_at: u16,
 }
 
+impl Icmp {
+    /// Whether a router or a host says that a network or a host cannot be reached (RFC 792, codes
+    /// 0 and 1; RFC 4443 3.1, codes 0 and 3). A port that nobody serves is another matter.
+    pub fn is_unreachable(&self) -> bool {
+        match (self.kind, self.l3.src) {
+            (IcmpKind::Error { kind: 3, code, .. }, IpAddr::V4(_)) => matches!(code, 0 | 1),
+            (IcmpKind::Error { kind: 1, code, .. }, IpAddr::V6(_)) => matches!(code, 0 | 3),
+            _ => false,
+        }
+    }
+}
+
 /// What an ICMP message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpKind {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::kit::{CLIENT, Kit, SERVICE, client_mac, config, server_mac};
-use crate::engine::{EngineConfig, Event, Input, LegId, Link};
-use crate::wire::{Frame, IcmpKind, L2, L3, Mac, NdKind, Packet, Vlans, build, parse};
+use crate::engine::{EngineConfig, Event, Input, LegId, Link, RejectReason, UdpPolicy};
+use crate::wire::{Frame, IcmpKind, L2, L3, Mac, NdKind, Packet, TcpFlags, Vlans, build, parse};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 const UDP: u8 = 17;
@@ -70,6 +70,11 @@ fn echo_reply(seq: u16, text: &[u8]) -> Frame {
     let mut bytes = vec![0, 0, 0, 0, 0, 7];
     bytes.extend(seq.to_be_bytes());
     bytes.extend(text);
+    icmp(bytes)
+}
+
+/// An ICMP message of the service's side, its checksum filled in.
+fn icmp(mut bytes: Vec<u8>) -> Frame {
     let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -120,6 +125,55 @@ fn services_that_answer_each_server_differently_are_the_primarys_alone() {
     }
     kit.wait_ms(250);
     assert_eq!(kit.judged(), []);
+}
+
+#[test]
+fn strict_datagrams_wait_for_their_twin_and_no_longer_than_50_ms() {
+    let mut kit = Kit::new(EngineConfig { udp: UdpPolicy::Strict, ..config() });
+    // Whichever comes first: the primary's is shown when both have said it.
+    assert_eq!(kit.links_after(A, udp(true, 53, b"1")), []);
+    assert_eq!(kit.links_after(B, udp(true, 53, b"1")), [Link::Client]);
+    assert_eq!(kit.links_after(B, udp(true, 53, b"2")), []);
+    assert_eq!(kit.links_after(A, udp(true, 53, b"2")), [Link::Client]);
+    assert_eq!(kit.judged(), [None, None]);
+    // Two equal ones of one server are two.
+    assert_eq!(kit.links_after(A, udp(true, 53, b"3")), []);
+    assert_eq!(kit.links_after(A, udp(true, 53, b"3")), []);
+    assert_eq!(kit.links_after(B, udp(true, 53, b"3")), [Link::Client]);
+    kit.frames.clear();
+    kit.wait_ms(49);
+    assert_eq!(kit.passed(), []);
+    kit.wait_ms(2);
+    assert_eq!(kit.passed().len(), 1, "the second one, that only the primary has said");
+    assert_eq!(kit.judged(), [None, None, None, Some(LegId::A)]);
+    // Of what the backup alone says nothing is shown.
+    assert_eq!(kit.links_after(B, udp(true, 53, b"4")), []);
+    kit.wait_ms(60);
+    assert_eq!(kit.passed(), []);
+}
+
+#[test]
+fn nobody_is_told_that_a_server_cannot_be_reached() {
+    let mut kit = Kit::new(config());
+    kit.pass(Link::Client, udp(false, 53, b"probes have an address to come from"));
+    let error = |code: u8| icmp([&[3, code, 0, 0, 0, 0, 0, 0][..], &[0x45; 28]].concat());
+    for code in [0, 1] {
+        assert_eq!(kit.links_after(A, error(code)), []);
+    }
+    let refused = |event: &&Event| {
+        matches!(event, Event::Rejected { link: A, reason: RejectReason::Unreachable })
+    };
+    assert_eq!(kit.events.iter().filter(refused).count(), 2);
+    // It is a sign: the server is asked at once whether it is there.
+    let probed = |kit: &Kit| {
+        kit.heard.iter().any(|h| h.link == A && h.seg.flags == TcpFlags::SYN)
+    };
+    assert!(!probed(&kit));
+    kit.wait_ms(1);
+    assert!(probed(&kit));
+    // A port that nobody serves is an answer like any other, the primary's.
+    assert_eq!(kit.links_after(A, error(3)), [Link::Client]);
+    assert_eq!(kit.links_after(B, error(3)), []);
 }
 
 #[test]
