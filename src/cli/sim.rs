@@ -234,10 +234,10 @@ fn run_planted(args: &Args, only: &str) -> ExitCode {
     let running = watched(args);
     let is_text = args.output == Format::Text;
     if is_text {
-        println!("{:<22} {:>6} {:>6}  caught by", "planted bug", "seeds", "seed");
+        println!("{:<22} {:>6} {:>6} {:>7}  caught by", "planted bug", "seeds", "seed", "struck");
     }
     let is_meant = |bug: &Bug| only.is_empty() || format!("{bug:?}") == only;
-    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(is_meant).collect();
+    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(is_meant).collect();
     if bugs.is_empty() {
         eprintln!("no bug is named {only:?}; there are {:?}", Bug::ALL);
         return ExitCode::from(exit::USAGE);
@@ -246,24 +246,30 @@ fn run_planted(args: &Args, only: &str) -> ExitCode {
     let mut counts = Vec::new();
     for &bug in &bugs {
         let mut caught: Option<(u64, String)> = None;
+        let mut frames = 0;
         planted::choose(Some(bug));
         fleet::run(args.from, args.seeds, &running, &options, |outcome| {
             // The lowest of those that run at the same time: the same on every machine.
+            frames += outcome.report.frames.1;
             let found = outcome.failure().map(|what| (outcome.seed, what.to_owned()));
             caught = caught.take().into_iter().chain(found).min();
             caught.is_none()
         });
+        // At most so many of the frames sent were touched by the defect.
+        let struck = 100.0 * planted::struck() as f64 / frames.max(1) as f64;
         planted::choose(None);
         let caught = caught.filter(|(seed, _)| run_seed(*seed, &options).failure().is_none());
         let seeds = caught.as_ref().map_or(args.seeds, |(seed, _)| seed - args.from + 1);
         if is_text {
             let seed = caught.as_ref().map_or("-".into(), |(seed, _)| seed.to_string());
             let what = caught.as_ref().map_or("NOT CAUGHT", |(_, what)| what);
-            println!("{:<22} {:>6} {seed:>6}  {what}", format!("{bug:?}"), seeds);
-            println!("{:<22} {:>6} {:>6}  breaks {}", "", "", "", bug.sentence());
+            let most = if struck > 100.0 { "-".into() } else { format!("{struck:.2}%") };
+            println!("{:<22} {seeds:>6} {seed:>6} {most:>7}  {what}", format!("{bug:?}"));
+            println!("{:<45}breaks {}", "", bug.sentence());
         }
         rows.push(json!({
             "bug": format!("{bug:?}"), "sentence": bug.sentence(), "seeds": seeds,
+            "struck_percent": struck,
             "seed": caught.as_ref().map(|c| c.0), "caught_by": caught.as_ref().map(|c| &c.1),
         }));
         counts.extend(caught.map(|_| seeds));

@@ -6,7 +6,7 @@
 //! | MLD, router discovery | both | the primary's |
 //! | ICMP echo | both | compared; the primary's, at the latest after 20 ms |
 //! | ICMP errors | the legs of the flow, translated | the primary's |
-//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's at once, or compared for 50 ms first |
+//! | UDP | both (DHCP, NTP, QUIC: the primary) | the primary's, at once or compared |
 //! | other TCP, other protocols | the primary | the primary's |
 //!
 //! Nothing of the backup reaches the client link (I10): a switch that saw its address there would
@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::config::UdpPolicy;
 use super::event::{Event, RejectReason};
 use super::neighbour::Neighbours;
+use super::planted::{Bug, on};
 use super::time::{Duration, Instant};
 use super::twins::{Heard, Twins};
 use super::{LegId, Link, Output};
@@ -120,10 +121,8 @@ impl Bridge {
         if !view.has_backup || PRIMARY_ONLY_PORTS.contains(&udp.src_port) {
             return self.to_client(view, leg, frame, out);
         }
-        let ends = (
-            SocketAddr::new(udp.l3.src, udp.src_port),
-            SocketAddr::new(udp.l3.dst, udp.dst_port),
-        );
+        let ends =
+            (SocketAddr::new(udp.l3.src, udp.src_port), SocketAddr::new(udp.l3.dst, udp.dst_port));
         let payload = &frame.body()[..udp.payload_len.min(frame.body().len())];
         let is_held = view.udp == UdpPolicy::Strict && leg == view.primary;
         let held = is_held.then(|| frame.clone());
@@ -147,7 +146,7 @@ impl Bridge {
         frame: Frame,
         out: &mut VecDeque<Output>,
     ) {
-        if leg == view.primary {
+        if leg == view.primary || on(Bug::BackupArpShown) {
             return send(out, Link::Client, frame);
         }
         reject(out, Link::Server(leg), RejectReason::BackupOnly);

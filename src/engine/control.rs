@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::event::{DegradedReason, Event, Evidence, Finding, HeldWhy, ServerState, ServiceState};
 use super::health::{Detector, Waiting};
+use super::planted::{Bug, on};
 use super::resync::Resync;
 use super::time::{Duration, Instant};
 use super::{
@@ -155,7 +156,7 @@ impl Control {
     /// Whether frames of this server's flows are heard.
     pub fn is_heard(&self, leg: LegId) -> bool {
         let fenced = matches!(self.state(leg), ServerState::Failed | ServerState::Returning);
-        !fenced || super::planted::on(super::planted::Bug::FencedLegHeard)
+        !fenced || on(Bug::FencedLegHeard)
     }
 
     /// Whether each server could carry a flow alone.
@@ -182,7 +183,7 @@ impl Control {
             legs.push(primary);
         }
         let is_stale = self.resync.is_stale();
-        if there(backup) && !is_stale {
+        if there(backup) && (!is_stale || on(Bug::StaleBackupPairs)) {
             legs.push(backup);
         }
         (legs, is_stale && there(backup))
@@ -348,7 +349,7 @@ impl Control {
         let Some((_, leg, finding)) = self.fencing.take_if(|(e, ..)| *e == epoch) else {
             return Vec::new();
         };
-        if !ok {
+        if !ok && !on(Bug::PromotedUnfenced) {
             let pause = self.fence_pause.map_or(FENCE_PAUSE, |(_, p)| (p * 2).min(FENCE_PAUSE_MAX));
             self.fence_pause = Some((now + pause, pause));
             let why = HeldWhy::FenceFailed;

@@ -1,6 +1,8 @@
 //! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
 //! out the control side's orders, and keeps the timers.
 
+mod probing;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -217,7 +219,7 @@ impl Engine {
 
     fn on_server_packet(&mut self, leg: LegId, packet: Packet, frame: Frame) {
         let l2 = packet.l2();
-        if self.is_probe_reply(leg, &packet) {
+        if self.is_probe_reply(leg, &packet) && !planted::on(planted::Bug::ProbeReplyShown) {
             return self.reject(Link::Server(leg), RejectReason::ProbeReply);
         }
         if !self.control.is_heard(leg) {
@@ -233,7 +235,7 @@ impl Engine {
                 self.bridge.on_server_echo(view, leg, &icmp, frame, &mut self.outputs);
             }
             Packet::Icmp(icmp) if icmp.is_unreachable() => {
-                // Somebody on the way to the server does not find it: a sign, and no news for clients.
+                // Somebody on the way does not find the server: a sign, and no news for clients.
                 self.reject(Link::Server(leg), RejectReason::Unreachable);
                 self.control.detector.probe_now(self.now);
             }
@@ -348,49 +350,6 @@ impl Engine {
         }
     }
 
-    /// Answers to the gateway's own probes never leave.
-    fn is_probe_reply(&mut self, leg: LegId, packet: &Packet) -> bool {
-        let now = self.now;
-        let health = self.control.detector.of(leg);
-        match packet {
-            Packet::Tcp(seg) => {
-                if let Some(app) = health.app.as_mut().filter(|p| p.port == seg.dst_port)
-                    && !seg.flags.has(TcpFlags::SYN)
-                {
-                    if seg.payload_len > 0 {
-                        app.answered_at.get_or_insert(now);
-                        self.prober.reset(leg, seg, &mut self.outputs);
-                    }
-                } else {
-                    let probe = health.take_probe(seg.dst_port, seg.ack);
-                    let Some(probe) = probe else { return false };
-                    let accepted = seg.flags.has(TcpFlags::SYN);
-                    health.syn_answered(now, accepted);
-                    match accepted {
-                        true if probe.is_app => {
-                            self.prober.ask(leg, seg, probe, &mut self.outputs);
-                        }
-                        true => self.prober.end_probe(leg, seg, probe, &mut self.outputs),
-                        false => {}
-                    }
-                }
-            }
-            Packet::Arp(arp) if arp.l2.dst == self.prober.mac() => health.neighbour.answered(now),
-            Packet::Nd(nd) if nd.l2.dst == self.prober.mac() => {
-                if matches!(nd.kind, NdKind::Advertise { .. }) {
-                    health.neighbour.answered(now);
-                }
-            }
-            _ => return false,
-        }
-        if self.control.is_heard(leg) {
-            self.control.on_heard(now, leg, true, &mut self.outputs);
-        }
-        self.judge(leg);
-        self.judge(leg.other());
-        true
-    }
-
     /// An ICMP error of the client's side about a packet of the service.
     fn on_icmp_error(
         &mut self,
@@ -482,26 +441,6 @@ impl Engine {
         let facts = self.facts();
         let orders = self.control.on_tick(self.now, facts, &self.config, &mut self.outputs);
         self.carry_out(orders);
-    }
-
-    fn probe_syn(&mut self) {
-        let wait = super::health::APP_PROBE_AFTER;
-        let since = self.now - wait;
-        let waits = |leg| self.table.pinned_since(leg, since).next().is_some();
-        let is_app = self.config.probe_http
-            && LegId::ALL.into_iter().any(waits)
-            && LegId::ALL
-                .into_iter()
-                .all(|leg| self.control.detector.servers[leg.index()].wants_app_probe(self.now));
-        for leg in LegId::ALL {
-            let table = &self.table;
-            let is_free = |key: &FlowKey| table.find(key).is_none();
-            let sent = self.prober.syn(leg, &self.config, is_app, is_free, &mut self.outputs);
-            if let Some(probe) = sent {
-                let every = self.config.probe_every;
-                self.control.detector.of(leg).syn_sent(self.now, every, probe);
-            }
-        }
     }
 
     fn facts(&self) -> Facts {

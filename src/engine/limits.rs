@@ -77,6 +77,8 @@ pub const LAG_FLIGHT_SEGMENTS: u64 = 10;
 
 /// The same range is not shown again within this time when the other leg repeats it.
 pub const REPEAT_QUIET: Duration = ms(10);
+/// Ranges remembered for that.
+pub const REPEATS_KEPT: usize = 32;
 /// The gateway answers a server's keep-alive for a client heard within this time.
 pub const CLIENT_FRESH: Duration = ms(2000);
 /// A server's keep-alive, or window probe, is passed on at most this often.

@@ -68,7 +68,7 @@ impl Prober {
             is_free(&FlowKey { service: ServiceId::default(), vlan, client, server })
         };
         let port = (0..16).map(|_| self.next_port()).find(|&p| free(p))?;
-        let probe = SynProbe { port, seq: self.next_number(), is_app };
+        let probe = SynProbe { port, seq: self.next_number(port), is_app };
         let fields = TcpFields {
             src_port: port,
             dst_port: server_port,
@@ -128,13 +128,39 @@ impl Prober {
         self.port
     }
 
-    /// xorshift64*: unpredictable enough for a probe that lives a millisecond.
-    fn next_number(&mut self) -> u32 {
+    /// xorshift64*: unpredictable enough for a probe that lives a millisecond; with the mark of its
+    /// port, by which a later process knows what is left of it.
+    fn next_number(&mut self, port: u16) -> u32 {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;
         self.state ^= self.state >> 27;
-        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+        let random = (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32;
+        (random & 0xffff_0000) | u32::from(mark(port))
     }
+}
+
+/// Sixteen bits that the number of a probe from `port` ends with.
+const fn mark(port: u16) -> u16 {
+    port.wrapping_mul(0x9e37) ^ 0x5a5a
+}
+
+/// Whether `seg` answers a probe of this process or of an earlier one: by its port, by the number
+/// that it acknowledges, and because it agrees to no option that a probe does not offer. Only asked
+/// where there is no flow: one connection in 65,536 looks alike.
+pub fn is_answer(seg: &Segment) -> bool {
+    let options = &seg.options;
+    let is_plain = options.window_scale.is_none()
+        && !options.sack_permitted
+        && options.timestamps.is_none()
+        && options.sack.as_slice().is_empty();
+    let acknowledges = |len: usize| {
+        let number = seg.ack.wrapping_sub(1).wrapping_sub(len as u32);
+        number as u16 == mark(seg.dst_port)
+    };
+    is_plain
+        && PROBE_PORTS.contains(&seg.dst_port)
+        && seg.flags.has(TcpFlags::ACK)
+        && (acknowledges(0) || acknowledges(APP_REQUEST.len()))
 }
 
 fn reset(leg: LegId, seg: &Segment, seq: u32, out: &mut VecDeque<Output>) {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::event::Event;
+use super::planted::{Bug, on};
 use super::time::{Duration, Instant};
 use super::{EngineConfig, Epoch, Output, SyncId, SyncReason, SyncRequest, SyncStep};
 
@@ -128,7 +129,8 @@ impl Resync {
 
     /// The next thing to do by time.
     pub fn next_timer(&self) -> Option<Instant> {
-        let flight = self.flight.as_ref().filter(|f| !f.is_overdue).map(|f| f.deadline);
+        let in_time = |f: &&Flight| !f.is_overdue && !on(Bug::DivergedNoTimer);
+        let flight = self.flight.as_ref().filter(in_time).map(|f| f.deadline);
         let wanted = self.wanted.filter(|_| self.flight.is_none()).map(|(at, _)| at);
         flight.into_iter().chain(wanted).min()
     }
@@ -143,7 +145,7 @@ impl Resync {
         out: &mut VecDeque<Output>,
     ) -> Decision {
         if let Some(flight) = &mut self.flight {
-            if now >= flight.deadline && !flight.is_overdue {
+            if now >= flight.deadline && !flight.is_overdue && !on(Bug::DivergedNoTimer) {
                 flight.is_overdue = true;
                 self.is_stale = true;
                 return Decision::Resolve;

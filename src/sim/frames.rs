@@ -16,6 +16,14 @@ pub struct Seg<'a> {
     pub flags: u8,
     /// Window field.
     pub window: u16,
+    /// Urgent pointer.
+    pub urgent: u16,
+    /// Any of the bits of explicit congestion notification, AE included (RFC 3168, RFC 9768).
+    pub has_ecn: bool,
+    /// Bytes of options.
+    pub options_len: usize,
+    /// Time to live, type of service, and whether it must not be cut.
+    pub ip: (u8, u8, bool),
     /// Maximum segment size option.
     pub mss: Option<u16>,
     /// Window scale option.
@@ -37,7 +45,13 @@ pub const SYN: u8 = 2;
 /// See [`FIN`].
 pub const RST: u8 = 4;
 /// See [`FIN`].
+pub const PSH: u8 = 8;
+/// See [`FIN`].
 pub const ACK: u8 = 16;
+/// See [`FIN`].
+pub const URG: u8 = 32;
+/// Explicit congestion notification: ECE and CWR.
+const ECN: u8 = 0xc0;
 
 impl Seg<'_> {
     /// Whether all these bits are set.
@@ -119,6 +133,10 @@ pub fn read(frame: &[u8], has_whole_sum: bool) -> Read<'_> {
         ack: be32(&tcp[8..]),
         flags: tcp[13],
         window: be16(&tcp[14..]),
+        urgent: be16(&tcp[18..]),
+        has_ecn: tcp[13] & ECN != 0 || tcp[12] & 1 != 0,
+        options_len: offset - 20,
+        ip: (ip[8], ip[1], ip[6] & 0x40 != 0),
         data: &tcp[offset..],
         ..Seg::default()
     };

@@ -8,19 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::oracle::Tuple;
+use super::oracle::{PROBE_PORTS_FROM, Tuple};
 use super::rng::mix;
 use super::scenario::Scenario;
 use super::world::{Happening, Truth, World};
 use crate::engine::{
-    Command, Engine, EngineConfig, Epoch, Event, FlowState, Input, Instant, LegId, Link, LinkCaps,
-    Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason, SyncScope,
-    SyncStep,
+    Command, Engine, EngineConfig, Epoch, Event, Fence, FlowState, Input, Instant, LegId, Link,
+    LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason,
+    SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Offload, segmentize};
 
-/// Ports from which the engine probes; its probes are not counted as cost.
-const PROBE_PORTS_FROM: u16 = 61_000;
 /// Frames out per frame in (times), and on top of that.
 const COST: (u64, u64) = (2, 250);
 /// Outputs of one input; more is a storm.
@@ -47,6 +45,8 @@ pub(super) struct Gateway {
     blamed: [bool; 2],
     /// The last sync failed.
     is_stale: bool,
+    /// Flows that began then.
+    began_stale: BTreeSet<Tuple>,
     /// Servers that the engine knows to be up.
     is_there: [bool; 2],
     unjustified: Option<String>,
@@ -83,6 +83,7 @@ impl Gateway {
             late: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
+            began_stale: BTreeSet::new(),
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -106,6 +107,7 @@ impl Gateway {
             late: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
+            began_stale: BTreeSet::new(),
             is_there: [false; 2],
             unjustified: None,
             commands: 0,
@@ -211,9 +213,23 @@ impl World<'_> {
             Some(Instant(at)) if at <= self.now => {
                 self.input(Input::Timeout);
                 self.oracle.on_time(self.now);
+                self.check_held();
                 self.take_violation();
             }
             _ => self.arm(),
+        }
+    }
+
+    /// I9: what is held is bounded by what the ends have under way.
+    fn check_held(&mut self) {
+        let Some(engine) = &self.gateway.engine else { return };
+        if self.oracle.flows.values().any(|f| f.was_restored()) {
+            return;
+        }
+        let held = engine.status().held_bytes;
+        let most: u64 = self.oracle.flows.values().map(|f| f.held_max()).sum();
+        if held > most {
+            self.fail(format!("I9: {held} bytes are held, {most} are under way"));
         }
     }
 
@@ -337,6 +353,10 @@ impl World<'_> {
                 self.report.failovers += 1;
                 self.gateway.blamed[primary.other().index()] = true;
                 let is_asked = *finding == crate::engine::Finding::Operator;
+                if self.scenario.gateway.fence == (Fence::Required, false) && !is_asked {
+                    let what = "2.3: promoted although the required fence failed";
+                    self.gateway.unjustified.get_or_insert(what.into());
+                }
                 if !is_asked {
                     self.judge_finding(primary.other(), &format!("promoted by {finding:?}"));
                 }
@@ -365,7 +385,18 @@ impl World<'_> {
                 let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
                 self.gateway.is_there[server.index()] = is_there;
             }
+            Event::FlowChanged {
+                flow, from: FlowState::Opening, to: FlowState::Paired, ..
+            } if self.gateway.began_stale.contains(&super::oracle::tuple_of(flow)) => {
+                let what = "1.14: a flow pairs with a backup whose sync has failed";
+                self.gateway.unjustified.get_or_insert(what.into());
+            }
             Event::FlowOpened { flow } => {
+                let tuple = super::oracle::tuple_of(flow);
+                match self.gateway.is_stale {
+                    true => self.gateway.began_stale.insert(tuple),
+                    false => self.gateway.began_stale.remove(&tuple),
+                };
                 for leg in LegId::ALL.into_iter().filter(|l| !self.gateway.is_there[l.index()]) {
                     self.gateway.dropped.insert((super::oracle::tuple_of(flow), leg.index()));
                 }
@@ -492,6 +523,7 @@ impl World<'_> {
         }
         self.say(|| "the gateway dies".into());
         self.gateway.is_there = [false; 2];
+        self.gateway.is_stale = false; // what the servers' files are is not remembered
         // A handshake leaves no record, and what a lagging backup would have said is not known any
         // more: such a flow passes to the primary, unprotected.
         let backup = self.gateway.primary.other();

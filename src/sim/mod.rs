@@ -4,14 +4,16 @@
 //! One seed expands to one [`Scenario`]; equal seeds give equal runs. Reading order: [`scenario`]
 //! (what a seed means), [`script`] (what the ends say), [`ends`] (applications), [`host`] (hosts on
 //! [`smol`] or on our own [`model`]), [`net`] (links), [`world`] (time and events), [`gateway`]
-//! (the engine's place), [`faults`], [`oracle`] and [`track`] (the rules, from the frames alone),
-//! [`rare`] (what was reached), [`fleet`] (many seeds). It reads no clock and no environment.
+//! (the engine's place), [`faults`], [`oracle`], [`track`] and [`dues`] (the rules, from the frames
+//! alone), [`rare`] (what was reached), [`fleet`] (many seeds). It reads no clock and no
+//! environment.
 
 pub mod fleet;
 pub mod rare;
 pub mod rng;
 pub mod scenario;
 
+mod dues;
 mod ends;
 mod faults;
 mod frames;

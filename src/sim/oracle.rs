@@ -11,10 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::frames::{ACK, FIN, RST, Read, SYN, Seg, read};
+use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::host::PORT;
-use super::track::{FlowTrack, LegTrack, rel};
+use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
+use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
+
+/// Ports from which the engine probes the servers.
+pub const PROBE_PORTS_FROM: u16 = 61_000;
 
 /// A client's address and port.
 pub type Tuple = ([u8; 4], u16);
@@ -26,14 +30,26 @@ pub struct Limits {
     pub hold: Option<u64>,
 }
 
+/// A client's SYN.
+#[derive(Clone, Copy, Debug)]
+struct Syn {
+    number: u32,
+    window: u16,
+    scale: Option<u8>,
+    mss: u16,
+    has_sack: bool,
+}
+
 /// The oracle.
 #[derive(Debug)]
 pub struct Oracle {
     /// Live flows.
     pub flows: BTreeMap<Tuple, FlowTrack>,
     fenced: [bool; 2],
-    /// Number, window, scale and whether SACK was offered.
-    pending_syns: BTreeMap<Tuple, (u32, u16, Option<u8>, bool)>,
+    primary: LegId,
+    /// ARP replies that the primary has said and the client has not been shown.
+    arp_replies: u64,
+    pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
@@ -46,10 +62,12 @@ pub struct Oracle {
 
 impl Oracle {
     /// An oracle that has seen nothing.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, primary: LegId) -> Self {
         Self {
             flows: BTreeMap::new(),
             fenced: [false; 2],
+            primary,
+            arp_replies: 0,
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
@@ -81,7 +99,18 @@ impl Oracle {
 
     /// A frame reached the gateway.
     pub fn on_input(&mut self, now: u64, link: Link, frame: &[u8]) {
+        // To nobody or to everybody, after a wrong bit on the way: not TCP's matter.
+        let is_stray = match link {
+            Link::Client => frame.get(..6) != Some(&SERVER_MAC),
+            Link::Server(_) => frame.first().is_some_and(|b| b & 1 == 1),
+        };
+        if is_arp_reply(frame) && link == Link::Server(self.primary) {
+            self.arp_replies += 1;
+        }
         let Read::Tcp(seg) = read(frame, true) else { return };
+        if is_stray {
+            return;
+        }
         match link {
             Link::Client if seg.dst.1 == PORT => self.on_client(now, &seg),
             Link::Server(leg) if seg.src.1 == PORT && !self.fenced[leg.index()] => {
@@ -94,13 +123,15 @@ impl Oracle {
     fn on_client(&mut self, now: u64, seg: &Seg<'_>) {
         let tuple = seg.src;
         if seg.has(SYN) {
-            let known =
-                self.pending_syns.insert(tuple, (seg.seq, seg.window, seg.scale, seg.sack_ok));
-            if known.is_some_and(|(number, ..)| number != seg.seq) {
+            let (number, window, scale, has_sack) = (seg.seq, seg.window, seg.scale, seg.sack_ok);
+            let mss = seg.mss.unwrap_or(536);
+            let syn = Syn { number, window, scale, mss, has_sack };
+            if self.pending_syns.insert(tuple, syn).is_some_and(|s| s.number != seg.seq) {
                 self.answered.retain(|(of, _), _| *of != tuple);
             }
         }
         let Some(flow) = self.flows.get_mut(&tuple) else { return };
+        flow.c_heard_at = now;
         if seg.has(SYN) {
             if seg.seq == flow.iss {
                 (flow.c_scale, flow.c_edge) = (seg.scale, u64::from(seg.window) + 1);
@@ -113,6 +144,9 @@ impl Oracle {
         }
         let end = at + seg.data.len() as u64;
         flow.client.insert(at, seg.data);
+        note_urgent(&mut flow.c_urgent, seg, at);
+        let is_old = end <= flow.told_ack && !seg.data.is_empty();
+        let asks = is_old || (seg.data.is_empty() && !seg.has(FIN) && at < flow.c_nxt);
         if seg.data.is_empty() || end <= flow.c_nxt {
             flow.asks += 1;
         }
@@ -130,6 +164,7 @@ impl Oracle {
         // Above that it is a late segment of an older connection.
         if let Some(ack) = rel(v_iss, seg.ack, flow.c_una).filter(|&ack| ack <= known) {
             flow.c_last_ack = ack;
+            flow.dues.asked |= asks;
             flow.c_una = flow.c_una.max(ack);
             let scale = if flow.v_has_scale() { flow.c_scale.unwrap_or(0) } else { 0 };
             flow.c_edge = flow.c_edge.max(ack + (u64::from(seg.window) << scale));
@@ -142,7 +177,12 @@ impl Oracle {
 
     fn on_leg(&mut self, now: u64, id: LegId, seg: &Seg<'_>) {
         let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
-        let iss = flow.iss;
+        let (iss, c_una) = (flow.iss, flow.c_una);
+        let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
+        let is_answer = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN) && !seg.has(RST);
+        if is_answer && flow.dues.asked && id == flow.primary {
+            flow.dues.answered.get_or_insert(now);
+        }
         let leg = &mut flow.legs[id.index()];
         if let Some((value, _)) = seg.stamps {
             if leg.stamps.len() == 4096 {
@@ -156,7 +196,7 @@ impl Oracle {
             leg.stale_iss = Some(seg.seq.wrapping_sub(1));
         }
         if seg.has(SYN | ACK) && leg.stale_iss != Some(seg.seq) {
-            let pending = self.pending_syns.get(&seg.dst).map(|&(number, ..)| number);
+            let pending = self.pending_syns.get(&seg.dst).map(|syn| syn.number);
             if leg.iss.is_none() && seg.ack == iss.wrapping_add(1) {
                 leg.answer(now, seg);
             } else if pending
@@ -174,9 +214,16 @@ impl Oracle {
             return;
         };
         let Some(at) = rel(leg_iss, seg.seq, leg.nxt) else { return };
+        leg.ip = Some(seg.ip);
         if seg.has(RST) {
             leg.was_reset = true;
+            if at == leg.nxt {
+                leg.reset_at.get_or_insert(now);
+            }
             return;
+        }
+        if goes_on_without && seg.has(ACK) {
+            leg.lingers_since.get_or_insert(now);
         }
         let end = at + seg.data.len() as u64;
         let had = leg.said.end_from(1);
@@ -185,6 +232,19 @@ impl Oracle {
                 Some((f, t)) if at <= t && f <= end => Some((f.min(at), t.max(end))),
                 _ => Some((at, end)),
             };
+        }
+        if !seg.data.is_empty() {
+            let new: u64 = leg.said.gaps(at, end).iter().map(|(f, t)| t - f).sum();
+            if new < end - at {
+                note_again(&mut leg.again, now, at, end);
+            }
+            if end + u64::from(seg.has(FIN)) <= c_una {
+                leg.unanswered.get_or_insert(now);
+            }
+            note_urgent(&mut leg.urgent, seg, at);
+            if seg.has(PSH) {
+                leg.psh_at = end;
+            }
         }
         if at > 0 {
             leg.said.insert(at, seg.data);
@@ -203,6 +263,14 @@ impl Oracle {
             }
             leg.acked = leg.acked.max(ack);
             leg.edge = leg.edge.max(ack + (u64::from(seg.window) << leg.scale.unwrap_or(0)));
+            for &(left, right) in &seg.sack {
+                if let (Some(l), Some(r)) = (rel(iss, left, ack), rel(iss, right, ack))
+                    && l > ack
+                    && r > l
+                {
+                    leg.sacked.insert(l, r);
+                }
+            }
         }
         if leg.said.end_from(1) > had || (leg.acked, leg.edge) != before {
             leg.progress_at = now;
@@ -217,9 +285,10 @@ impl Oracle {
             Event::FlowOpened { flow } if !self.is_restoring => {
                 let tuple = tuple_of(flow);
                 let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
-                if let Some(&(iss, window, scale, has_sack)) = self.pending_syns.get(&tuple) {
-                    let mut track = FlowTrack::new(iss, spans, has_sack);
-                    (track.c_scale, track.c_edge) = (scale, u64::from(window) + 1);
+                if let Some(syn) = self.pending_syns.get(&tuple) {
+                    let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
+                    (track.c_scale, track.c_edge) = (syn.scale, u64::from(syn.window) + 1);
+                    track.c_mss = syn.mss;
                     for (i, leg) in track.legs.iter_mut().enumerate() {
                         let answer = self.answered.remove(&(tuple, i));
                         *leg = answer.unwrap_or_default();
@@ -237,6 +306,13 @@ impl Oracle {
             Event::EarlyEnd { flow, loser } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     track.legs[loser.index()].is_detached = true;
+                }
+            }
+            Event::Promoted { primary, .. } => {
+                self.primary = *primary;
+                // Those that stay Paired, in a planned change, say nothing of their own.
+                for flow in self.flows.values_mut().filter(|f| f.state == FlowState::Paired) {
+                    flow.primary = *primary;
                 }
             }
             Event::FlowReset { flow } => {
@@ -273,11 +349,9 @@ impl Oracle {
         for snapshot in flows {
             if let Some(track) = self.flows.get_mut(&tuple_of(&snapshot.key)) {
                 (track.state, track.primary) = (snapshot.state, snapshot.primary);
-                (track.held_since, track.acked_since) = (None, None);
-                track.full_since = None;
+                track.forgive();
                 for leg in &mut track.legs {
                     leg.pending_duplicate = None;
-                    leg.behind_since = None;
                 }
             }
         }
@@ -287,6 +361,12 @@ impl Oracle {
 
     /// A frame left the gateway.
     pub fn on_output(&mut self, now: u64, link: Link, frame: &[u8]) {
+        if is_arp_reply(frame) && link == Link::Client {
+            match self.arp_replies.checked_sub(1) {
+                Some(left) => self.arp_replies = left,
+                None => self.fail(([0; 4], 0), "I10: an ARP reply that the primary has not said"),
+            }
+        }
         let seg = match read(frame, true) {
             Read::Tcp(seg) => seg,
             Read::Broken(what) => {
@@ -296,10 +376,13 @@ impl Oracle {
             Read::Other => return,
         };
         match link {
+            Link::Client if seg.dst.1 >= PROBE_PORTS_FROM => {
+                self.fail(seg.dst, "I10: the answer to a probe was shown to a client");
+            }
             Link::Client if seg.src.1 == PORT => {
                 let tuple = seg.dst;
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
-                let checked = flow.check_to_client(&seg);
+                let checked = flow.check_to_client(now, &seg);
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {
                     self.fail(tuple, what);
@@ -311,7 +394,7 @@ impl Oracle {
                     self.answered.remove(&(tuple, leg.index()));
                 }
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
-                let checked = flow.check_to_leg(now, leg, &seg);
+                let checked = flow.check_to_leg(leg, &seg);
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {
                     self.fail(tuple, what);
@@ -338,12 +421,13 @@ impl Oracle {
     /// The gateway stood still: deadlines begin anew.
     pub fn forgive(&mut self) {
         for flow in self.flows.values_mut() {
-            (flow.held_since, flow.full_since, flow.acked_since) = (None, None, None);
-            for leg in &mut flow.legs {
-                leg.behind_since = None;
-            }
+            flow.forgive();
         }
     }
+}
+
+fn is_arp_reply(frame: &[u8]) -> bool {
+    frame.len() >= 42 && frame[12..14] == [8, 6] && frame[20..22] == [0, 2]
 }
 
 /// The client's side of a flow's key.

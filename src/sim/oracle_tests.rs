@@ -1,11 +1,14 @@
 //! The oracle judged: a clean exchange passes, and one hand-made violation of each rule is caught.
 
+mod rows;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::frames::{ACK, FIN, RST, SYN};
+use super::frames::{ACK, FIN, PSH, RST, SYN, URG};
 use super::oracle::{Limits, Oracle};
+use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowKey, FlowState, LegId, Link, ServerState, ServiceId, Shown};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{L2, L3, Mac, SackBlocks, TcpFlags, TcpOptions, Tsval, Vlans, segmentize};
@@ -34,8 +37,12 @@ fn say(flags: u8, seq: u32, ack: u32, stamp: (u32, u32), data: &'static [u8]) ->
 }
 
 fn frame(from_client: bool, say: &Say) -> Vec<u8> {
+    frame_of(from_client, say, 1460)
+}
+
+fn frame_of(from_client: bool, say: &Say, segment_max: u16) -> Vec<u8> {
     let (src, dst) = if from_client { (CLIENT, SERVICE) } else { (SERVICE, CLIENT) };
-    let l2 = L2 { dst: Mac([2; 6]), src: Mac([4; 6]), vlans: Vlans::default() };
+    let l2 = L2 { dst: Mac(SERVER_MAC), src: Mac([4; 6]), vlans: Vlans::default() };
     let l3 = L3 {
         src: IpAddr::from(src),
         dst: IpAddr::from(dst),
@@ -69,7 +76,7 @@ fn frame(from_client: bool, say: &Say) -> Vec<u8> {
         urgent: 0,
         options,
     };
-    let frame = build::tcp(&l2, &l3, &fields, Bytes::from_static(say.data), 1460);
+    let frame = build::tcp(&l2, &l3, &fields, Bytes::from_static(say.data), segment_max);
     let mut whole = Vec::new();
     assert!(segmentize::for_link(frame, false, false, &mut whole));
     whole[0].to_vec()
@@ -95,7 +102,7 @@ const B: LegId = LegId::B;
 impl Desk {
     /// A connection that was established and carried the request "GET" to both servers.
     fn new() -> Self {
-        let oracle = Oracle::new(Limits { hold: Some(150 * MS) });
+        let oracle = Oracle::new(Limits { hold: Some(150 * MS) }, LegId::A);
         let mut desk = Self { oracle, now: MS };
         desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14));
         desk.client(say(SYN, C - 1, 0, (1, 0), b""));
@@ -131,6 +138,11 @@ impl Desk {
 
     fn shows(&mut self, say: Say) {
         self.oracle.on_output(self.now, Link::Client, &frame(false, &say));
+    }
+
+    /// The same in one frame, however long.
+    fn shows_uncut(&mut self, say: Say) {
+        self.oracle.on_output(self.now, Link::Client, &frame_of(false, &say, 9000));
     }
 
     fn feeds(&mut self, leg: LegId, say: Say) {

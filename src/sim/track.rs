@@ -4,17 +4,17 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::frames::{ACK, FIN, Known, RST, SYN, Seg};
-use super::oracle::Limits;
+use super::dues::Dues;
+use super::frames::{ACK, FIN, Known, PSH, RST, SYN, Seg, URG};
+use super::model::ranges::Ranges;
 use crate::engine::{FlowState, LegId};
 
-/// How long an answer that is due at once may take (ns).
-const AT_ONCE: u64 = 20_000_000;
-/// How much longer than `hold_hard` a hold may last (ns): a server without room for a segment is
-/// late only when its own probe of the window is.
-const HOLD_SLACK: u64 = 1_400_000_000;
-/// How much longer a window that the client has filled may be held by the backup alone (ns).
-const WINDOW_SLACK: u64 = 100_000_000;
+/// A range is not shown again within this time when the other server repeats it (ns).
+const REPEAT_QUIET: u64 = 10_000_000;
+/// A client that was heard within this time is surely alive (ns).
+const FRESH: u64 = 2_000_000_000;
+/// Urgent positions remembered.
+const URGENT_MAX: usize = 64;
 
 /// One server's side of a flow.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,24 @@ pub struct LegTrack {
     pub(super) bare_acks: u64,
     pub(super) behind_since: Option<u64>,
     pub(super) progress_at: u64,
+    /// The largest segment it takes.
+    pub(super) mss: u16,
+    /// What its latest frame said about its own way.
+    pub(super) ip: Option<(u8, u8, bool)>,
+    /// Where the urgent bytes that it said lately end.
+    pub(super) urgent: VecDeque<u64>,
+    /// End of its latest segment with PSH.
+    pub(super) psh_at: u64,
+    /// What it acknowledged selectively.
+    pub(super) sacked: Ranges,
+    /// When it lately said again what it had said, and what.
+    pub(super) again: VecDeque<(u64, u64, u64)>,
+    /// It repeated what the client has, and was not answered since.
+    pub(super) unanswered: Option<u64>,
+    /// It speaks although the flow goes on without it, and was not reset since.
+    pub(super) lingers_since: Option<u64>,
+    /// It ended the connection by a reset in its right place.
+    pub(super) reset_at: Option<u64>,
 }
 
 /// One flow.
@@ -61,6 +79,9 @@ pub struct FlowTrack {
     pub(super) c_last_ack: u64,
     pub(super) c_edge: u64,
     pub(super) c_scale: Option<u8>,
+    pub(super) c_mss: u16,
+    pub(super) c_heard_at: u64,
+    pub(super) c_urgent: VecDeque<u64>,
     pub(super) c_fin: Option<u64>,
     pub(super) has_sack: bool,
     pub(super) asks: u64,
@@ -78,6 +99,10 @@ pub struct FlowTrack {
     pub(super) acked_since: Option<u64>,
     pub(super) held_since: Option<u64>,
     pub(super) full_since: Option<u64>,
+    /// Waits of other kinds (see [`super::dues`]).
+    pub(super) dues: Dues,
+    /// When the client was lately shown again what it had been shown, and what.
+    pub(super) again: VecDeque<(u64, u64, u64)>,
     pub(super) spans: Vec<Range<u64>>,
     /// The engine reset it.
     pub was_reset: bool,
@@ -101,6 +126,7 @@ impl LegTrack {
         (self.scale, self.has_sack) = (seg.scale, seg.sack_ok);
         (self.nxt, self.acked) = (1, 1);
         self.edge = 1 + u64::from(seg.window);
+        (self.mss, self.ip) = (seg.mss.unwrap_or(536), Some(seg.ip));
         self.progress_at = now;
         self.stamps.extend(seg.stamps.map(|(value, _)| value));
     }
@@ -112,11 +138,11 @@ impl LegTrack {
 }
 
 impl FlowTrack {
-    pub(super) fn new(iss: u32, spans: Vec<Range<u64>>, has_sack: bool) -> Self {
+    pub(super) fn new(iss: u32, spans: Vec<Range<u64>>, has_sack: bool, primary: LegId) -> Self {
         Self {
             iss,
             state: FlowState::Opening,
-            primary: LegId::A,
+            primary,
             legs: Default::default(),
             client: Known::default(),
             c_nxt: 1,
@@ -124,6 +150,9 @@ impl FlowTrack {
             c_last_ack: 0,
             c_edge: 0,
             c_scale: None,
+            c_mss: 536,
+            c_heard_at: 0,
+            c_urgent: VecDeque::new(),
             c_fin: None,
             has_sack,
             asks: 0,
@@ -139,6 +168,8 @@ impl FlowTrack {
             acked_since: None,
             held_since: None,
             full_since: None,
+            dues: Dues::default(),
+            again: VecDeque::new(),
             spans,
             was_reset: false,
             was_restored: false,
@@ -158,6 +189,22 @@ impl FlowTrack {
             && self.primary != leg
             && self.shown_fin.is_some()
             && stands
+    }
+
+    /// A new process has taken it over.
+    pub fn was_restored(&self) -> bool {
+        self.was_restored
+    }
+
+    /// The most that the gateway may hold of it: what either end has not acknowledged, what one
+    /// server has said beyond what was shown, and a little.
+    pub fn held_max(&self) -> u64 {
+        let [a, b] = &self.legs;
+        let request = self.c_nxt - a.acked.min(b.acked).min(self.c_nxt);
+        let ahead = |l: &LegTrack| l.nxt.saturating_sub(self.released());
+        let behind = LegId::ALL.map(|l| self.said(l)).into_iter().min().unwrap_or(0);
+        let shown = self.shown.end() - self.c_una.min(behind).min(self.shown.end());
+        2 * (request + ahead(a) + ahead(b) + shown) + 3_000
     }
 
     /// One leg.
@@ -232,14 +279,15 @@ impl FlowTrack {
     }
 
     /// The lower of both legs while Paired, the primary's otherwise.
-    fn bound(&self, of: impl Fn(&LegTrack) -> u64) -> u64 {
+    pub(super) fn bound(&self, of: impl Fn(&LegTrack) -> u64) -> u64 {
         match self.is_paired() {
             true => of(&self.legs[0]).min(of(&self.legs[1])),
             false => of(self.leg(self.primary)),
         }
     }
 
-    pub(super) fn check_to_client(&mut self, seg: &Seg<'_>) -> Result<(), String> {
+    pub(super) fn check_to_client(&mut self, now: u64, seg: &Seg<'_>) -> Result<(), String> {
+        self.check_headers(seg)?;
         if seg.has(SYN) {
             return self.check_syn_ack(seg);
         }
@@ -255,6 +303,11 @@ impl FlowTrack {
         if is_probe {
             return Ok(()); // sent to make the client speak; it takes nothing from it
         }
+        (self.dues.asked, self.dues.answered) = (false, None);
+        self.check_push(seg, at)?;
+        self.check_again(now, at, seg.data)?;
+        self.check_probe(now, seg, at)?;
+        self.check_urgent(seg, at, &self.leg(self.primary).urgent)?;
         self.check_shown(at, seg.data)?;
         if seg.has(FIN) {
             self.check_fin(at + seg.data.len() as u64)?;
@@ -267,6 +320,73 @@ impl FlowTrack {
             self.ts_last = Some(value);
         }
         Ok(())
+    }
+
+    /// 1.3: explicit congestion notification is off, the segment fits, and the IP header says what
+    /// the primary's says.
+    fn check_headers(&self, seg: &Seg<'_>) -> Result<(), String> {
+        if seg.has_ecn {
+            return Err("1.3: a segment to the client with ECN bits".into());
+        }
+        let (len, max) = (seg.data.len() + seg.options_len, self.c_mss);
+        if !seg.has(SYN) && len > usize::from(max) {
+            return Err(format!("1.3: {len} bytes to the client, options included, of {max}"));
+        }
+        let ip = self.leg(self.primary).ip.filter(|_| !self.was_restored);
+        if ip.is_some_and(|ip| ip != seg.ip) {
+            return Err(format!("1.3: IP header {:?} to the client, the primary's {ip:?}", seg.ip));
+        }
+        Ok(())
+    }
+
+    /// 1.3: PSH where a segment with PSH of the primary ended.
+    fn check_push(&self, seg: &Seg<'_>, at: u64) -> Result<(), String> {
+        let end = at + seg.data.len() as u64;
+        let is_new = !seg.data.is_empty() && at == self.released() && at > 0;
+        let is_due = is_new && end == self.leg(self.primary).psh_at && !self.was_restored;
+        match is_due && !seg.has(PSH) && self.shown.end() <= at {
+            true => Err(format!("1.3: PSH at {end} is not shown")),
+            false => Ok(()),
+        }
+    }
+
+    /// 1.3: what one server repeats is not shown again because the other one repeats it, too.
+    fn check_again(&mut self, now: u64, at: u64, data: &[u8]) -> Result<(), String> {
+        let end = at + data.len() as u64;
+        if data.is_empty() || !self.shown.covers(at, end) {
+            return Ok(());
+        }
+        note_again(&mut self.again, now, at, end);
+        let lately = |all: &VecDeque<(u64, u64, u64)>| {
+            let is_in =
+                |&&(time, f, t): &&(u64, u64, u64)| now - time < REPEAT_QUIET && f < end && at < t;
+            all.iter().filter(is_in).count()
+        };
+        let shown = lately(&self.again);
+        let most = self.legs.iter().map(|l| lately(&l.again)).max().unwrap_or(0);
+        if shown > most.max(1) && !self.was_restored {
+            return Err(format!("1.3: {at}..{end} shown again {shown} times, said again {most}"));
+        }
+        Ok(())
+    }
+
+    /// 1.3: urgent bytes end where the other end said.
+    fn check_urgent(&self, seg: &Seg<'_>, at: u64, said: &VecDeque<u64>) -> Result<(), String> {
+        let end = at + u64::from(seg.urgent);
+        match seg.has(URG) && !said.contains(&end) && !self.was_restored {
+            true => Err(format!("1.3: urgent bytes end at {end}, said was {said:?}")),
+            false => Ok(()),
+        }
+    }
+
+    /// 1.3: a server's probe is answered for a client that is surely alive, and seldom passed on.
+    fn check_probe(&self, now: u64, seg: &Seg<'_>, at: u64) -> Result<(), String> {
+        let is_probe = seg.data.is_empty() && !seg.has(FIN) && at > 0 && at < self.c_una;
+        let is_alive = now - self.c_heard_at < FRESH && self.c_edge > self.c_una;
+        match is_probe && is_alive && !self.was_restored {
+            true => Err(format!("1.3: a probe at {at} passed to a client that was just heard")),
+            false => Ok(()),
+        }
     }
 
     fn check_syn_ack(&mut self, seg: &Seg<'_>) -> Result<(), String> {
@@ -431,16 +551,36 @@ impl FlowTrack {
         }
         self.told_ack = self.told_ack.max(ack);
         self.told_edge = self.told_edge.max(edge);
+        self.check_sack(seg)
+    }
+
+    /// 1.3: blocks to the client are what all have that count.
+    fn check_sack(&self, seg: &Seg<'_>) -> Result<(), String> {
+        for &(left, right) in &seg.sack {
+            let (Some(l), Some(r)) =
+                (rel(self.iss, left, self.told_ack), rel(self.iss, right, self.told_ack))
+            else {
+                return Err(format!("1.3: a SACK block {left}..{right} before the SYN"));
+            };
+            for id in LegId::ALL {
+                let leg = self.leg(id);
+                let from = l.max(leg.acked);
+                let has = from >= r || leg.sacked.around(from, r).is_some();
+                if !has && (self.is_paired() || id == self.primary) {
+                    return Err(format!("1.3: SACK {l}..{r} shown, {id:?} does not have it"));
+                }
+            }
+        }
         Ok(())
     }
 
-    pub(super) fn check_to_leg(
-        &mut self,
-        now: u64,
-        id: LegId,
-        seg: &Seg<'_>,
-    ) -> Result<(), String> {
-        let _ = now;
+    pub(super) fn check_to_leg(&mut self, id: LegId, seg: &Seg<'_>) -> Result<(), String> {
+        if seg.has_ecn {
+            return Err(format!("1.3: a segment to {id:?} with ECN bits"));
+        }
+        if seg.has(RST) {
+            self.legs[id.index()].lingers_since = None;
+        }
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
         }
@@ -453,10 +593,14 @@ impl FlowTrack {
                 return Err(format!("I4: {at}..{end} sent to {id:?} is not what the client said"));
             }
         }
+        self.check_urgent(seg, at, &self.c_urgent)?;
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));
         }
         let (c_edge, is_restored) = (self.c_edge, self.was_restored);
+        if at > self.c_nxt && !is_restored {
+            return Err(format!("I6: {at} sent to {id:?}, the client is at {}", self.c_nxt));
+        }
         let c_scale = self.c_scale.filter(|_| self.leg(id).scale.is_some()).unwrap_or(0);
         let (has_sack, is_settled) = (self.has_sack, self.v_iss.is_some());
         let leg = &mut self.legs[id.index()];
@@ -471,6 +615,19 @@ impl FlowTrack {
         if edge > c_edge && !is_restored {
             return Err(format!("I3: edge {edge} sent to {id:?}, the client granted {c_edge}"));
         }
+        if ack >= leg.told_ack && edge + (1 << c_scale) <= leg.told_edge && !is_restored {
+            let told = leg.told_edge;
+            return Err(format!("I3: the window told to {id:?} shrank from {told} to {edge}"));
+        }
+        let len = seg.data.len() + seg.options_len;
+        if len > usize::from(leg.mss) && !is_restored {
+            return Err(format!("1.3: {len} bytes to {id:?}, options included, of {}", leg.mss));
+        }
+        let beyond = seg.sack.iter().find(|b| rel(leg_iss, b.1, ack).is_some_and(|r| r > leg.nxt));
+        if let Some(block) = beyond.filter(|_| !is_restored) {
+            return Err(format!("1.3: SACK {block:?} sent to {id:?}, which has not sent that"));
+        }
+        leg.unanswered = None;
         if let (Some((_, echo)), false) = (seg.stamps, is_restored)
             && echo != 0
             && !leg.stamps.contains(&echo)
@@ -489,74 +646,22 @@ impl FlowTrack {
         leg.told_edge = leg.told_edge.max(edge);
         Ok(())
     }
+}
 
-    pub(super) fn check_deadlines(
-        &mut self,
-        now: u64,
-        limits: Limits,
-        fenced: [bool; 2],
-    ) -> Result<(), String> {
-        let is_live = matches!(self.state, FlowState::Paired | FlowState::Lagging);
-        // After a restart the engine knows less than we do until everybody has spoken again.
-        if !is_live || self.was_reset || self.was_restored || fenced.contains(&true) {
-            (self.held_since, self.full_since, self.acked_since) = (None, None, None);
-            return Ok(());
+/// Notes where urgent bytes end.
+pub(super) fn note_urgent(all: &mut VecDeque<u64>, seg: &Seg<'_>, at: u64) {
+    if seg.has(URG) && !seg.data.is_empty() {
+        if all.len() == URGENT_MAX {
+            all.pop_front();
         }
-        let c_una = self.c_una;
-        for id in LegId::ALL {
-            let leg = &mut self.legs[id.index()];
-            let heard = leg.said.end_from(1);
-            let heard = if leg.fin == Some(heard) { heard + 1 } else { heard };
-            let due = c_una.min(leg.nxt).min(heard);
-            let is_behind = leg.told_ack > 0 && leg.told_ack < due;
-            let is_behind = is_behind && !leg.was_reset && !leg.is_detached;
-            overdue(now, &mut leg.behind_since, is_behind, AT_ONCE).map_err(|_| {
-                let told = leg.told_ack;
-                format!("LV1: the client acknowledged {due}, {id:?} was told {told} only")
-            })?;
-        }
-        if self.state != FlowState::Paired {
-            return Ok(());
-        }
-        let least = self.bound(|l| l.acked);
-        let is_behind = self.c_una > 0 && least > self.told_ack;
-        overdue(now, &mut self.acked_since, is_behind, AT_ONCE)
-            .map_err(|_| format!("LV3: both acknowledged {least}, shown is {}", self.told_ack))?;
-        let Some(hold) = limits.hold else { return Ok(()) };
-        let backup = self.primary.other();
-        let released = self.released();
-        let waits = self.said(self.primary) > self.said(backup)
-            && self.said(self.primary) > released
-            && self.c_edge > released;
-        let (leg, other) = (self.leg(backup), self.leg(self.primary));
-        let is_ending = leg.fin.is_some() || leg.was_reset; // another rule's matter
-        let pins = (waits || leg.acked < other.acked) && !is_ending;
-        // The client has filled the window, which ends early because of the backup alone.
-        let is_full = self.c_nxt >= self.told_edge && self.told_edge >= leg.edge;
-        let closes = is_full && leg.edge + 3_000 < other.edge && !is_ending;
-        let since = leg.progress_at;
-        if pins && self.held_since.is_none_or(|s| s < since) {
-            self.held_since = Some(now);
-        }
-        overdue(now, &mut self.held_since, pins, hold + HOLD_SLACK)
-            .map_err(|_| format!("LV5: held for {backup:?} without a limit at {released}"))?;
-        let told = self.told_edge;
-        if closes && self.full_since.is_none_or(|s| s < since) {
-            self.full_since = Some(now);
-        }
-        overdue(now, &mut self.full_since, closes, hold + WINDOW_SLACK)
-            .map_err(|_| format!("LV5: the window is held at {told} by {backup:?} alone"))
+        all.push_back(at + u64::from(seg.urgent));
     }
 }
 
-/// Whether `holds` has held for longer than `limit`.
-fn overdue(now: u64, since: &mut Option<u64>, holds: bool, limit: u64) -> Result<(), ()> {
-    if !holds {
-        *since = None;
-        return Ok(());
+/// Notes a repetition of `[from, to)`.
+pub(super) fn note_again(all: &mut VecDeque<(u64, u64, u64)>, now: u64, from: u64, to: u64) {
+    while all.front().is_some_and(|&(at, ..)| now - at >= REPEAT_QUIET) {
+        all.pop_front();
     }
-    match now - *since.get_or_insert(now) > limit {
-        true => Err(()),
-        false => Ok(()),
-    }
+    all.push_back((now, from, to));
 }

@@ -176,7 +176,7 @@ impl<'a> World<'a> {
             requests: scenario.conns.iter().map(script::requests).collect(),
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
-            oracle: Oracle::new(Limits { hold }),
+            oracle: Oracle::new(Limits { hold }, scenario.gateway.primary),
             fired: vec![false; scenario.faults.len()],
             has_state_triggers: has_gateway && !scenario.faults.is_empty(),
             is_calm: false,

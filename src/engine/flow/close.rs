@@ -81,12 +81,13 @@ impl Flow {
         let was_reset = |f: &Self, id: LegId| f.leg(id).is_open() && f.leg(id).reset_at.is_some();
         if self.has_both() {
             let [a, b] = LegId::ALL.map(|id| was_reset(self, id));
-            if a && b {
+            let primarys = [a, b][self.primary.index()];
+            if (a && b) || (primarys && on(Bug::ResetWithoutHold)) {
                 return self.reset_client(cx);
             }
             for id in LegId::ALL {
                 let due = self.leg(id).reset_at.map(|at| at + limits::RST_HOLD);
-                if due.is_some_and(|due| cx.now >= due) {
+                if due.is_some_and(|due| cx.now >= due) && !on(Bug::ResetHoldNoTimer) {
                     cx.event(Event::EarlyEnd { flow: self.key, loser: id });
                     return self.lose(cx, id, SoloReason::EarlyEnd);
                 }
@@ -121,7 +122,7 @@ impl Flow {
             cx.reports.push(Report::UnfinishedEnd(holder));
         }
         let since = *self.fin_held_at.get_or_insert(cx.now);
-        if cx.now.since(since) >= limits::FIN_HOLD {
+        if cx.now.since(since) >= limits::FIN_HOLD && !on(Bug::FinHoldNoTimer) {
             self.fin_held_at = None;
             // An answer is outstanding: whoever ended, ended early. Otherwise the idle times
             // differ, nothing more, and the primary's way is the flow's.
@@ -201,11 +202,12 @@ impl Flow {
         if on(Bug::DropLv5) || self.visible.reset.is_some() {
             return None;
         }
-        let fin = self.fin_held_at.map(|at| match self.state {
+        let fin_held_at = self.fin_held_at.filter(|_| !on(Bug::FinHoldNoTimer));
+        let fin = fin_held_at.map(|at| match self.state {
             FlowState::Lagging if now < self.doubt_until() => self.doubt_until(),
             _ => at + limits::FIN_HOLD,
         });
-        let open = self.legs.iter().filter(|l| l.is_open());
+        let open = self.legs.iter().filter(|l| l.is_open() && !on(Bug::ResetHoldNoTimer));
         let reset = open.filter_map(|l| l.reset_at).map(|at| at + limits::RST_HOLD);
         reset.chain(fin).min()
     }
@@ -216,7 +218,8 @@ impl Flow {
             return;
         }
         let at = self.visible.fin.map_or(self.visible.released, |f| f + 1);
-        self.send_client_reset(cx, self.visible.iss.at(at).raw());
+        let wrong = u64::from(on(Bug::ResetNotExact));
+        self.send_client_reset(cx, self.visible.iss.at(at + wrong).raw());
         cx.event(Event::FlowReset { flow: self.key });
         self.visible.reset = Some(at);
         self.reset_legs(cx);

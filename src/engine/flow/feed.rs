@@ -197,7 +197,8 @@ impl Flow {
             (Some(_), Some(shift)) => shift,
             _ => 0,
         };
-        let window = u16::try_from(edge.since(ack) >> shift).unwrap_or(u16::MAX);
+        let unit = if on(Bug::EdgeRoundedUp) { (1 << shift) - 1 } else { 0 };
+        let window = u16::try_from((edge.since(ack) + unit) >> shift).unwrap_or(u16::MAX);
         let options = self.options_to_leg(cx, id, ack);
         let room = leg.options.mss.saturating_sub(build::tcp_options_len(&options) as u16).max(1);
         let delta_sign = on(Bug::DeltaSign) && id == self.backup();
@@ -279,7 +280,7 @@ impl Flow {
             }
             for &(f, t) in &self.client.sacked {
                 let is_own_duplicate = t <= self.client.una;
-                if !is_own_duplicate && f > ack && t <= leg.nxt {
+                if !is_own_duplicate && f > ack && (t <= leg.nxt || on(Bug::SackUnclamped)) {
                     push(f, t);
                 }
             }
@@ -316,7 +317,7 @@ impl Flow {
         }
         self.leg_mut(id).state = LegState::Scrub;
         self.leg_mut(id).resend_at = None;
-        if was == LegState::Open {
+        if was == LegState::Open && !on(Bug::DetachedNotReset) {
             // It expects what it has not acknowledged; if it has more, its answer says so.
             let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
             self.send_leg_reset(cx, id, self.client.iss.at(at).raw());

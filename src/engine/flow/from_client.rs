@@ -9,6 +9,7 @@ use super::{Cx, Flow};
 use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
+use crate::engine::planted::{Bug, on};
 use crate::engine::{LegId, Link};
 use crate::wire::{Offset, Segment, Seq, TcpFlags};
 
@@ -107,7 +108,8 @@ impl Flow {
         let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);
         let is_probe = len == 0 && !is_fin && at < self.client.nxt;
         let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;
-        self.visible.is_asking |= is_old || is_probe || is_zero_window_probe;
+        let is_asking = is_old || is_probe || is_zero_window_probe;
+        self.visible.is_asking |= is_asking && !on(Bug::ClientProbeUnanswered);
         self.mirror(cx, seg, at, body);
     }
 

@@ -7,6 +7,7 @@ use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
+use crate::engine::ranges::Ranges;
 use crate::engine::{LegId, Link};
 use crate::wire::{Offset, Segment, TcpFlags};
 
@@ -31,7 +32,8 @@ impl Flow {
 
     /// A detached leg still speaks: reset it exactly, with the number it asks for (LV6).
     fn scrub(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
-        if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST) {
+        let speaks = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
+        if speaks && !on(Bug::DetachedNotReset) {
             self.send_leg_reset(cx, id, seg.ack);
         }
         cx.reject(Link::Server(id), RejectReason::OldGeneration);
@@ -95,7 +97,7 @@ impl Flow {
     /// The leg has not heard the third ack; or the client has not heard the SYN-ACK.
     fn on_repeated_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId) {
         if self.client.una < Offset::START {
-            if self.may_repeat(cx, Offset::SYN, Offset::START, id) {
+            if !self.not_just_repeated(cx, Offset::SYN, Offset::START, id).is_empty() {
                 self.repeat_syn_ack(cx);
             }
             return;
@@ -111,8 +113,8 @@ impl Flow {
             return self.on_leg_probe(cx, id);
         }
         leg.nxt = leg.nxt.max(at);
-        if id == self.primary && self.visible.is_asking {
-            self.visible.is_asking = false;
+        if self.visible.is_asking && (id == self.primary || on(Bug::ChallengeTwice)) {
+            self.visible.is_asking = on(Bug::ChallengeTwice);
             self.visible.owes_ack = true;
         }
     }
@@ -122,7 +124,7 @@ impl Flow {
     pub(super) fn on_leg_probe(&mut self, cx: &mut Cx<'_>, id: LegId) {
         let is_closed = self.client.edge <= self.client.una;
         let is_fresh = cx.now.since(self.client.heard_at) <= limits::CLIENT_FRESH;
-        if !is_closed && is_fresh {
+        if !is_closed && is_fresh && !on(Bug::ProbesPassed) {
             self.leg_mut(id).owes_ack = true;
             return;
         }
@@ -204,29 +206,49 @@ impl Flow {
         let fin_end = self.visible.fin.filter(|_| is_fin).map(|f| f + 1);
         if end.max(fin_end.unwrap_or(end)) <= una {
             // The client has it: this leg's ack was lost (LV1, LV2).
-            self.leg_mut(id).owes_ack = true;
+            self.leg_mut(id).owes_ack |= !on(Bug::RepetitionUnanswered);
             return;
         }
         let (from, to) = (at.max(una), end.min(self.visible.released));
-        if from < to && self.may_repeat(cx, from, to, id) {
+        for (from, to) in self.not_just_repeated(cx, from, to, id) {
             self.show_again(cx, from, to);
         }
         if let Some(fin_end) = fin_end.filter(|&f| f > una)
-            && self.may_repeat(cx, fin_end.back(1), fin_end, id)
+            && !self.not_just_repeated(cx, fin_end.back(1), fin_end, id).is_empty()
         {
             self.send_client(cx, fin_end.back(1), TcpFlags::FIN_ACK, Bytes::new());
         }
     }
 
-    /// Whether this leg may show `[from, to)` again: not right after the other leg has.
-    fn may_repeat(&mut self, cx: &Cx<'_>, from: Offset, to: Offset, id: LegId) -> bool {
-        if let Some((f, t, by, when)) = self.visible.repeated {
-            let overlaps = from < t && f < to;
-            if overlaps && by != id && cx.now.since(when) < limits::REPEAT_QUIET {
-                return false;
+    /// What this leg may show again of `[from, to)`: not what the other leg has just shown again.
+    fn not_just_repeated(
+        &mut self,
+        cx: &Cx<'_>,
+        from: Offset,
+        to: Offset,
+        id: LegId,
+    ) -> Vec<(Offset, Offset)> {
+        if from >= to {
+            return Vec::new();
+        }
+        let lately = &mut self.visible.repeated;
+        lately.retain(|&(.., at)| cx.now.since(at) < limits::REPEAT_QUIET);
+        let mut quiet = Ranges::default();
+        for &(from, to, by, _) in lately.iter() {
+            if by != id && !on(Bug::BothRepetitions) {
+                quiet.insert(from, to);
             }
         }
-        self.visible.repeated = Some((from, to, id, cx.now));
-        true
+        let parts = quiet.gaps(from, to);
+        for &(from, to) in &parts {
+            match lately.back_mut() {
+                Some(last) if last.1 == from && last.2 == id => (last.1, last.3) = (to, cx.now),
+                _ => lately.push_back((from, to, id, cx.now)),
+            }
+            if lately.len() > limits::REPEATS_KEPT {
+                lately.pop_front();
+            }
+        }
+        parts
     }
 }

@@ -4,6 +4,8 @@
 //! ground of both answers (RFC 9293 3.5, RFC 7323 2.2, RFC 2018 2). Its constants are persisted
 //! before it leaves.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Visible};
@@ -15,7 +17,7 @@ use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
 use crate::engine::ranges::Ranges;
 use crate::engine::stream::Stream;
-use crate::engine::time::Instant;
+use crate::engine::time::{Duration, Instant};
 use crate::engine::{LegId, Link};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, TsDelta, Tsval};
@@ -144,7 +146,7 @@ impl Flow {
             dst_port: self.key.server.port(),
             seq,
             ack: 0,
-            flags: TcpFlags::SYN,
+            flags: if on(Bug::EcnOffered) { TcpFlags(0xc2) } else { TcpFlags::SYN },
             window,
             urgent: 0,
             options,
@@ -279,8 +281,7 @@ impl Flow {
             }
             // The backup stands in for a silent primary only if it could carry on alone.
             ([one], [late])
-                if waited >= Some(limits::SYNACK_HOLD)
-                    && (*one == self.primary || cx.is_fit[one.index()]) =>
+                if self.is_late(waited) && (*one == self.primary || cx.is_fit[one.index()]) =>
             {
                 self.leg_mut(*late).state = LegState::Scrub;
                 cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
@@ -296,6 +297,12 @@ impl Flow {
             _ => {}
         }
         self.resend_syn(cx);
+    }
+
+    /// Whether a first answer has waited long enough for the second.
+    fn is_late(&self, waited: Option<Duration>) -> bool {
+        let is_over = waited >= Some(limits::SYNACK_HOLD) && !on(Bug::HandshakeNoTimer);
+        is_over || on(Bug::SynAckEarly)
     }
 
     fn resend_syn(&mut self, cx: &mut Cx<'_>) {
@@ -318,7 +325,8 @@ impl Flow {
             true => limits::SYNACK_HOLD,
             false => limits::REFUSAL_HOLD,
         };
-        let hold = self.first_answer_at.map(|at| at + hold);
+        let first = self.first_answer_at.filter(|_| !on(Bug::HandshakeNoTimer));
+        let hold = first.map(|at| at + hold);
         resend.into_iter().chain(hold).min()
     }
 
@@ -331,7 +339,8 @@ impl Flow {
         let has_scale = open().all(|l| l.options.window_scale.is_some());
         let v = &mut self.visible;
         v.iss = Seq::new(self.legs[self.primary.index()].iss.raw());
-        let scale = open().filter_map(|l| l.options.window_scale).min();
+        let scales = || open().filter_map(|l| l.options.window_scale);
+        let scale = if on(Bug::ScaleMax) { scales().max() } else { scales().min() };
         v.window_scale = scale.filter(|_| has_scale && self.client.window_scale.is_some());
         v.has_sack = self.client.offers_sack && open().all(|l| l.options.has_sack);
         v.has_timestamps =
@@ -444,7 +453,7 @@ impl Visible {
             owes_ack: false,
             is_asking: false,
             clock: ShownClock::default(),
-            repeated: None,
+            repeated: VecDeque::new(),
             probe_passed_at: None,
             takeover: None,
             takeover_at: None,

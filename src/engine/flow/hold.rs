@@ -144,7 +144,7 @@ impl Flow {
             };
             self.leg(self.backup()).progress_at + max
         });
-        let lag = lag.filter(|_| self.lag_matters());
+        let lag = lag.filter(|_| self.lag_matters() && !on(Bug::LagForever));
         if self.state != FlowState::Paired {
             let since = self.pinned[self.primary.index()];
             let at = since.map(|since| since + cx.config.hold_hard);
@@ -197,7 +197,7 @@ impl Flow {
         let unverified = self.visible.released.since(self.comparison.agreed());
         let is_full = custody.max(unverified) > limits::LAG_BYTES_MAX || self.has_lost_custody();
         let stands = cx.now.since(leg.progress_at) >= limits::LAG_PROGRESS_MAX;
-        if is_full || (stands && self.lag_matters()) {
+        if is_full || (stands && self.lag_matters() && !on(Bug::LagForever)) {
             self.lose(cx, backup, SoloReason::Lag);
         }
     }

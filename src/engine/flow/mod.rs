@@ -35,6 +35,7 @@ use super::config::{EngineConfig, LagPolicy, Mode};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
 use super::leg::{Leg, LegState};
 use super::limits;
+use super::planted::{Bug, on};
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
@@ -169,8 +170,8 @@ pub struct Visible {
     /// The client asked for an ack that advances nothing (keep-alive, window probe, old data).
     is_asking: bool,
     clock: ShownClock,
-    /// Range that was shown again last, by which leg, when.
-    repeated: Option<(Offset, Offset, LegId, Instant)>,
+    /// Ranges that were shown again lately: by which leg, when.
+    repeated: VecDeque<(Offset, Offset, LegId, Instant)>,
     /// When a probe of a server was passed to the client last.
     probe_passed_at: Option<Instant>,
     /// Limit while a leg takes over with bytes held: released bytes stay below it.
@@ -387,6 +388,10 @@ impl Flow {
         if cx.now >= self.expires_at {
             return self.forget(cx);
         }
+        if on(Bug::TimersNeedPackets) {
+            self.timer = Some(cx.now + Duration::from_secs(1));
+            return;
+        }
         if self.ask_at.is_some_and(|at| cx.now >= at) {
             self.probe_ends(cx);
         }
@@ -463,15 +468,21 @@ impl Flow {
                 FlowState::Lagging if id != self.primary => released.min(self.comparison.agreed()),
                 _ => released,
             };
-            if self.leg(id).is_open() {
-                self.leg_mut(id).stream.trim(floor);
+            let leg = self.leg_mut(id);
+            match leg.is_open() {
+                true => leg.stream.trim(floor),
+                // Of a leg that carries the flow no more nothing is needed.
+                false if leg.stream.held() > 0 => leg.stream.restart(Offset::START),
+                false => {}
             }
         }
         let mut floor = self.client.una.min(released);
         if self.state == FlowState::Lagging {
             floor = floor.min(self.comparison.agreed());
         }
-        self.shown.trim(floor);
+        if !on(Bug::ShownNeverTrimmed) {
+            self.shown.trim(floor);
+        }
         let open = self.legs.iter().filter(|l| l.is_open());
         if let Some(acked) = open.map(|l| l.acked).min() {
             self.request.trim(acked);

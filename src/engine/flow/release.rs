@@ -19,7 +19,9 @@ impl Flow {
     fn releasable(&self) -> Offset {
         match self.state {
             FlowState::Opening => Offset::START,
-            FlowState::Paired | FlowState::Diverged => self.comparison.agreed(),
+            FlowState::Paired | FlowState::Diverged => {
+                self.comparison.agreed() + u64::from(on(Bug::ReleaseOneAhead))
+            }
             FlowState::Lagging if self.is_orphaned() => self.visible.released,
             FlowState::Lagging | FlowState::Solo | FlowState::TimeWait => {
                 self.leg(self.primary).said()
@@ -44,6 +46,9 @@ impl Flow {
                 continue;
             }
             let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
+            if at + chunk.len() as u64 > limit && on(Bug::WholeSegmentsOnly) {
+                break;
+            }
             let next_seen = self.visible.ahead.first().map_or(limit, |(f, _)| f.min(limit));
             let end = if next_seen > at { next_seen } else { limit };
             let max = end.since(at).min(limits::SUPER_FRAME_BYTES_MAX);
@@ -76,7 +81,7 @@ impl Flow {
 
     fn push_flag(&self, end: Offset) -> TcpFlags {
         let leg = self.leg(self.primary);
-        match end == leg.psh_at || end == leg.said() {
+        match (end == leg.psh_at || end == leg.said()) && !on(Bug::PushLost) {
             true => TcpFlags::ACK.with(TcpFlags::PSH),
             false => TcpFlags::ACK,
         }
@@ -154,6 +159,9 @@ impl Flow {
                 self.legs.iter().min_by_key(raw).map_or(Offset::START, |l| l.acked)
             }
             true => self.legs.iter().map(|l| l.acked).min().unwrap_or(Offset::START),
+            false if self.state == FlowState::Lagging && on(Bug::LaggingAckMax) => {
+                self.legs[0].acked.max(self.legs[1].acked)
+            }
             false => self.leg(self.primary).acked,
         };
         acked.max(self.visible.told_ack)
@@ -188,6 +196,7 @@ impl Flow {
         let two = 2 * u64::from(self.client.mss);
         let room = told.told_edge.since(told.told_ack);
         let opens = edge > told.told_edge && (room < two || edge.since(told.told_edge) >= two);
+        let opens = opens && !on(Bug::WindowUpdateLost);
         let advances = ack > told.told_ack && !on(Bug::DropLv3);
         if advances || opens || told.owes_ack || repeats {
             self.send_client(cx, self.next_to_client(), TcpFlags::ACK, EMPTY);
@@ -238,6 +247,13 @@ impl Flow {
             ranges
         };
         let mut both = match self.needs_both() && self.has_both() {
+            true if on(Bug::SackUnion) => {
+                let mut either = with_acked(LegId::A);
+                for (from, to) in with_acked(LegId::B).iter() {
+                    either.insert(from, to);
+                }
+                either
+            }
             true => with_acked(LegId::A).intersection(&with_acked(LegId::B)),
             false => with_acked(self.primary),
         };
@@ -298,7 +314,11 @@ impl Flow {
         }
         let options = TcpOptions { timestamps, sack: blocks, ..TcpOptions::default() };
         let own = self.leg(self.primary).gso_size.unwrap_or(u16::MAX);
-        let room = self.client.mss.saturating_sub(build::tcp_options_len(&options) as u16);
+        let options_len = match on(Bug::SegmentTooLong) {
+            true => 0,
+            false => build::tcp_options_len(&options) as u16,
+        };
+        let room = self.client.mss.saturating_sub(options_len);
         let urgent = self.urgent_pointer(at, payload.len() as u64);
         let fields = TcpFields {
             src_port: self.key.server.port(),
@@ -315,7 +335,8 @@ impl Flow {
         v.told_edge = v.told_edge.max(ack + (u64::from(window) << shift));
         v.told_sack = sack;
         v.owes_ack = false;
-        let l3 = cx.number(l3);
+        let mut l3 = cx.number(l3);
+        l3.ttl -= u8::from(on(Bug::TtlAged));
         let frame = build::tcp(&l2, &l3, &fields, payload, room.min(own).max(1));
         cx.transmit(Link::Client, frame);
     }

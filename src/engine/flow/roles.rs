@@ -55,7 +55,7 @@ impl Flow {
                 Fate::Stays
             }
             // Its proof is still to come; it has ORPHAN_PROGRESS_MAX to go on.
-            FlowState::Lagging if self.leg(other).is_open() => {
+            FlowState::Lagging if self.leg(other).is_open() && !on(Bug::UnprovenPromoted) => {
                 self.leg_mut(other).progress_at = cx.now;
                 Fate::Moved
             }
@@ -74,7 +74,8 @@ impl Flow {
 
     /// The leg is open, and everything shown is a prefix of what it says.
     pub(super) fn is_promotable(&self, id: LegId) -> bool {
-        self.leg(id).is_open() && self.comparison.agreed() >= self.visible.released
+        let is_proved = self.comparison.agreed() >= self.visible.released;
+        self.leg(id).is_open() && (is_proved || on(Bug::UnprovenPromoted))
     }
 
     /// The leg `id` lost its part in the flow: detached, and the other one goes on.

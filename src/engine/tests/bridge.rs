@@ -165,9 +165,7 @@ fn nobody_is_told_that_a_server_cannot_be_reached() {
     };
     assert_eq!(kit.events.iter().filter(refused).count(), 2);
     // It is a sign: the server is asked at once whether it is there.
-    let probed = |kit: &Kit| {
-        kit.heard.iter().any(|h| h.link == A && h.seg.flags == TcpFlags::SYN)
-    };
+    let probed = |kit: &Kit| kit.heard.iter().any(|h| h.link == A && h.seg.flags == TcpFlags::SYN);
     assert!(!probed(&kit));
     kit.wait_ms(1);
     assert!(probed(&kit));

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bridge;
 mod kit;
+mod probes;
 mod properties;
 
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};

@@ -12,7 +12,7 @@ pub mod stack;
 
 mod congestion;
 mod conn;
-mod ranges;
+pub mod ranges;
 mod receive;
 mod segment;
 mod send;
