@@ -1,5 +1,6 @@
 //! The client made by hand: what it says, segment by segment, and what it takes.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -31,6 +32,7 @@ impl Rig {
             has_stamps: false,
             sent: 0,
             received: Vec::new(),
+            ahead: BTreeMap::new(),
             tsval: self.tsval,
             tsecr: 0,
             window: 60_000,
@@ -46,6 +48,7 @@ impl Rig {
             viss: 0,
             sent: 0,
             received: Vec::new(),
+            ahead: BTreeMap::new(),
             tsval: before.tsval + 1000,
             tsecr: 0,
             read_to: self.seen.len(),

@@ -1,5 +1,7 @@
 //! What a hand-made client knows of its connection, and what was seen of it on the links.
 
+use std::collections::BTreeMap;
+
 use shadowvm::engine::{Instant, Link};
 use shadowvm::wire::{Frame, Segment, TcpFlags, Tsval};
 
@@ -73,6 +75,8 @@ pub struct Conn {
     pub sent: u32,
     /// The response so far, in order.
     pub received: Vec<u8>,
+    /// Pieces of it beyond a hole, by where they stand.
+    pub ahead: BTreeMap<usize, Vec<u8>>,
     pub tsval: u32,
     pub tsecr: u32,
     pub window: u16,
@@ -107,9 +111,14 @@ impl Conn {
         {
             self.tsecr = val.0;
         }
-        let (at, have) = (self.offset(seen) as usize, self.received.len());
-        if at <= have && at + seen.data.len() > have {
-            self.received.extend_from_slice(&seen.data[have - at..]);
+        if !seen.data.is_empty() {
+            self.ahead.insert(self.offset(seen) as usize, seen.data.to_vec());
+        }
+        while let Some(piece) = self.ahead.first_entry().filter(|p| *p.key() <= self.received.len())
+        {
+            let (at, data) = piece.remove_entry();
+            let known = self.received.len() - at;
+            self.received.extend_from_slice(data.get(known..).unwrap_or_default());
         }
     }
 }

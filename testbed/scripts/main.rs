@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 fn plant() -> bool {
     use shadowvm::engine::planted::{Bug, choose};
     let Ok(name) = std::env::var("KERNEL_PLANTED") else { return false };
-    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    let bug = Bug::ALL.iter().copied().find(|bug| format!("{bug:?}") == name);
     choose(Some(bug.expect("KERNEL_PLANTED names a planted bug")));
     true
 }
