@@ -20,6 +20,7 @@ pub const SCRIPTS: &[Script] = &[
     ("real-client-numbers-wrap", numbers_wrap),
     ("real-client-sack-in-each-servers-numbers", sack_in_each_servers_numbers),
     ("real-client-sack-of-what-a-late-server-has-not-said", sack_of_what_was_not_said),
+    ("real-client-has-what-a-late-server-says", what_a_late_server_says),
     ("real-client-is-shown-a-repetition-once", a_repetition_is_shown_once),
     ("real-client-repetition-of-small-pieces", repetition_of_small_pieces),
     ("real-client-pieces-leave-together", pieces_leave_together),
@@ -194,6 +195,29 @@ fn sack_of_what_was_not_said() -> Outcome {
     ensure(wrong.is_none(), || format!("b said 1000 bytes, and heard {wrong:?}"))?;
     desk.say(A, ACK, 1000, 0, &all[1000..2000])?;
     ensure(desk.read(3000)? == all[1000..], || "the client read something else".into())
+}
+
+/// LV1: "whenever S_l grows under c_una, send leg l ACK = min(c_una, NXT_l) immediately.
+/// (Otherwise: C already ACKed, is idle, never ACKs again; B backs off and dies)": each segment of
+/// a late server is acknowledged by the gateway, and the flow is Paired again at the last.
+fn what_a_late_server_says() -> Outcome {
+    let mut desk = Desk::open(&Plan::default())?;
+    let all = pattern(3000);
+    desk.both_say(0, 0, &all[..1000])?;
+    desk.say(A, ACK, 1000, 0, &all[1000..])?;
+    ensure(desk.read(3000)? == all, || "the client read something else".into())?;
+    desk.heard_by(A, 0, 3000)?;
+    let shown = desk.shown.len();
+    for at in [1000, 2000] {
+        let before = desk.heard[1].len();
+        desk.say(B, ACK, at, 0, &all[at as usize..at as usize + 1000])?;
+        let acks: Vec<u32> = desk.heard[1][before..].iter().map(|h| h.seg.ack).collect();
+        let end = desk.made[1].iss.wrapping_add(at + 1001);
+        ensure(acks == [end], || format!("at {at}: acks {acks:?}, not {end}"))?;
+    }
+    let state = desk.engine.flows(1).first().map(|f| f.state);
+    ensure(state == Some(FlowState::Paired), || format!("{state:?}"))?;
+    ensure(desk.shown.len() == shown, || "the client was shown it again".into())
 }
 
 fn data_at(desk: &Desk, at: u32) -> usize {
