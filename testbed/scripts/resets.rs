@@ -21,6 +21,7 @@ pub const SCRIPTS: &[Script] = &[
     ("ack-of-unsent-data", ack_of_unsent_data),
     ("client-misses-the-reset", client_misses_the_reset),
     ("forged-segments-on-the-wrong-link", forged_segments_on_the_wrong_link),
+    ("forged-frame-with-the-clients-address", forged_frame_with_the_clients_address),
 ];
 
 pub const TWINS: &[Twin] = &[
@@ -275,4 +276,22 @@ fn forged_segments_on_the_wrong_link() -> Outcome {
     rig.settle()?;
     ensure(counts(&rig) == before, || rig.last_seen())?;
     answers(&mut rig, &mut conn, &mut streams)
+}
+
+/// The same with the client's Ethernet address as well: one frame of a server, the backup or the
+/// primary, is refused, is shown to nobody, and does not cut the client off.
+fn forged_frame_with_the_clients_address() -> Outcome {
+    for leg in [B, A] {
+        let mut rig = Rig::equal(false)?;
+        let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+        answers(&mut rig, &mut conn, &mut streams)?;
+        let at = conn.sent;
+        let frame = rig.frame_at(&mut conn.clone(), at, RST, b"", &[]);
+        let mark = rig.seen.len();
+        rig.input(Input::Frame(Link::Server(leg), frame))?;
+        let told = rig.seen[mark..].iter().any(|s| s.link == Link::Client);
+        ensure(!told, || format!("the client's link heard {leg:?} in the client's name"))?;
+        answers(&mut rig, &mut conn, &mut streams).map_err(|e| format!("after {leg:?}: {e}"))?;
+    }
+    Ok(())
 }
