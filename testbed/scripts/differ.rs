@@ -18,6 +18,7 @@ pub const SCRIPTS: &[Script] = &[
     ("answers-that-differ", answers_that_differ),
     ("answers-that-differ-until-a-sync", answers_that_differ_until_a_sync),
     ("failover-to-a-server-that-differs", failover_to_a_server_that_differs),
+    ("failover-in-the-middle-of-a-sync", failover_in_the_middle_of_a_sync),
     ("real-client-dates-that-differ", dates_that_differ),
     ("real-client-failover-inside-a-date", failover_inside_a_date),
 ];
@@ -116,6 +117,18 @@ fn failover_to_a_server_that_differs() -> Outcome {
     let got = rig.read(&mut streams[1], 4)?;
     ensure(got == b"more", || format!("{got:?}"))?;
     ensure(!rig.shown(conn.port).any(|s| s.has(RST)), || "reset".into())
+}
+
+/// The same while a Content sync is under way, which changes files and no TCP state: "a Diverged
+/// flow is promotable as long as nothing at or beyond the mismatch was released". What the failed
+/// primary said and nobody was shown is not released at its death.
+fn failover_in_the_middle_of_a_sync() -> Outcome {
+    let (mut rig, mut conn, _streams) = held(Duration::ZERO)?;
+    rig.until("a sync", |rig| rig.syncs.get(1).map(drop))?;
+    rig.fail(A)?;
+    ensure(!rig.shown(conn.port).any(|s| s.has(RST)), || format!("\n{}", rig.last_seen()))?;
+    rig.receive(&mut conn, BACKUPS.len())?;
+    ensure(conn.received == BACKUPS, || String::from_utf8_lossy(&conn.received).into())
 }
 
 /// An answer of this second.
