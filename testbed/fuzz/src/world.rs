@@ -91,10 +91,8 @@ pub struct World {
     is_restored: bool,
     /// Frames in, timeouts, frames out.
     counts: [usize; 3],
-    /// Flows that the engine tracked as Paired before the present input.
+    /// Clients whose flow is Paired by the engine's events, in their order among the frames.
     paired: BTreeSet<u16>,
-    /// Every flow event since the start.
-    pub opened: usize,
     /// Bytes shown to clients.
     pub shown_bytes: usize,
 }
@@ -143,7 +141,6 @@ impl World {
             is_restored: false,
             counts: [0; 3],
             paired: BTreeSet::new(),
-            opened: 0,
             shown_bytes: 0,
         };
         world.attach();
@@ -167,7 +164,6 @@ impl World {
     /// Gives the engine one input and looks at what comes out.
     pub fn input(&mut self, input: Input) {
         self.counts[0] += usize::from(matches!(input, Input::Frame(..)));
-        self.paired = self.in_state(FlowState::Paired);
         self.engine.handle(self.now, input);
         self.drain();
         let flows = self.engine.flows(usize::MAX);
@@ -178,11 +174,6 @@ impl World {
         assert!(held <= (FLOWS_MAX as u64) * (24 << 20), "{held} bytes held");
         let [frames, timeouts, sent] = self.counts;
         assert!(sent <= 64 + 3 * frames + timeouts, "{sent} frames from {frames}");
-    }
-
-    fn in_state(&self, state: FlowState) -> BTreeSet<u16> {
-        let flows = self.engine.flows(usize::MAX);
-        flows.iter().filter(|f| f.state == state).map(|f| f.key.client.port()).collect()
     }
 
     /// Lets time pass as timers ask. A timer never asks again for the time that is.
@@ -357,14 +348,8 @@ impl World {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Transmit(link, frame) => self.on_frame(link, frame),
-                Output::Event(Event::FlowOpened { flow }) => {
-                    self.opened += 1;
-                    let client = usize::from(flow.client.port().wrapping_sub(PORT));
-                    if let Some(flow) = self.flows.get_mut(client) {
-                        flow.is_new = true;
-                    }
-                }
-                Output::Event(_) | Output::Fence { .. } => {}
+                Output::Event(event) => self.on_event(&event),
+                Output::Fence { .. } => {}
                 Output::Sync(request) => self.syncs.push(request.id),
                 Output::CancelSync(id) => self.syncs.retain(|&other| other != id),
                 Output::Persist(record) => match record {
@@ -376,6 +361,26 @@ impl World {
                     Record::Free { slot } => drop(self.records.remove(&slot)),
                 },
             }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::FlowOpened { flow } => {
+                let client = flow.client.port().wrapping_sub(PORT);
+                self.paired.remove(&client);
+                if let Some(flow) = self.flows.get_mut(usize::from(client)) {
+                    flow.is_new = true;
+                }
+            }
+            Event::FlowChanged { flow, to, .. } => {
+                let client = flow.client.port().wrapping_sub(PORT);
+                match to {
+                    FlowState::Paired => drop(self.paired.insert(client)),
+                    _ => drop(self.paired.remove(&client)),
+                }
+            }
+            _ => {}
         }
     }
 
@@ -447,10 +452,10 @@ impl World {
     fn on_shown(&mut self, client: u16, seg: &Segment, bytes: &[u8]) {
         let port = PORT + client;
         let tracked = self.engine.flows(usize::MAX);
-        let Some(snapshot) = tracked.iter().find(|flow| flow.key.client.port() == port) else {
+        if !tracked.iter().any(|flow| flow.key.client.port() == port) {
             return; // passed untouched, or over
-        };
-        let is_paired = snapshot.state == FlowState::Paired && self.paired.contains(&port);
+        }
+        let is_paired = self.paired.contains(&client);
         let flow = &mut self.flows[usize::from(client)];
         if seg.flags.has(TcpFlags::SYN) {
             if std::mem::take(&mut flow.is_new) {
