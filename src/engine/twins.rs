@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const HOLD: Duration = Duration::from_millis(50);
 /// Datagrams that wait at one time; the twin of any further one is not looked for.
 const WAITING_MAX: usize = 4096;
+/// Bytes of frames held at one time.
+const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// A datagram's two ends, its content, and who said it.
 type Said = (SocketAddr, SocketAddr, u64, LegId);
@@ -51,6 +53,7 @@ pub struct Twins {
     counts: BTreeMap<Said, Count>,
     /// All that have not had their time, oldest first.
     queue: VecDeque<(Instant, Said)>,
+    held_bytes: usize,
 }
 
 impl Twins {
@@ -72,11 +75,15 @@ impl Twins {
         if let Some(count) = self.counts.get_mut(&twin).filter(|c| c.waiting > 0) {
             count.waiting -= 1;
             count.met += 1;
-            return Heard::Met(count.held.pop_front());
+            let held = count.held.pop_front();
+            self.held_bytes -= held.as_ref().map_or(0, Frame::len);
+            return Heard::Met(held);
         }
-        if self.queue.len() >= WAITING_MAX {
+        let bytes = held.as_ref().map_or(0, Frame::len);
+        if self.queue.len() >= WAITING_MAX || self.held_bytes + bytes > HELD_BYTES_MAX {
             return Heard::Full;
         }
+        self.held_bytes += bytes;
         let said = (ends.0, ends.1, content, leg);
         let count = self.counts.entry(said).or_default();
         count.waiting += 1;
@@ -105,7 +112,10 @@ impl Twins {
             } else {
                 count.waiting -= 1;
                 out.push_back(Output::Event(Event::DatagramJudged { only: Some(said.3) }));
-                left.extend(count.held.pop_front().map(|frame| (said.3, frame)));
+                if let Some(frame) = count.held.pop_front() {
+                    self.held_bytes -= frame.len();
+                    left.push((said.3, frame));
+                }
             }
             if count.met == 0 && count.waiting == 0 {
                 self.counts.remove(&said);

@@ -117,6 +117,20 @@ fn a_flood_of_datagrams_ends_in_a_full_table_and_passes_all_the_same() {
 }
 
 #[test]
+fn strict_datagrams_for_which_there_is_no_room_are_shown_at_once() {
+    let mut kit = Kit::new(EngineConfig { udp: UdpPolicy::Strict, ..config() });
+    let large = |n: u32| [&n.to_be_bytes()[..], &[7; 1400]].concat();
+    let mut at_once = 0;
+    for n in 0..6_000u32 {
+        at_once += kit.links_after(A, udp(true, 53, &large(n))).len();
+    }
+    assert!((1_000..4_000).contains(&at_once), "4 MiB are held: {at_once}");
+    kit.frames.clear();
+    kit.wait_ms(60);
+    assert_eq!(kit.passed().len() + at_once, 6_000, "each of them once");
+}
+
+#[test]
 fn services_that_answer_each_server_differently_are_the_primarys_alone() {
     let mut kit = Kit::new(config());
     for port in [67, 123, 443] {
