@@ -394,11 +394,11 @@ impl Control {
         self.probation[server.index()] = None;
         self.detector.servers[server.index()] = super::health::Health::default();
         out.push_back(Output::Persist(Record::Roles(self.roles)));
-        let mut orders = Vec::new();
+        // The flows move first: what the failed server said and nobody was shown stays unsaid.
+        let mut orders = vec![Order::Fail { server, finding, was_primary }];
         if self.resync.cancel(now, out) == super::resync::Decision::Resolve {
             orders.push(Order::Resolve);
         }
-        orders.push(Order::Fail { server, finding, was_primary });
         orders
     }
 

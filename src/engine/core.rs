@@ -4,7 +4,7 @@
 mod probing;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -225,9 +225,15 @@ impl Engine {
         if !self.control.is_heard(leg) {
             return self.on_unheard(leg, &packet);
         }
+        if sender(&packet).is_some_and(|ip| self.bridge.neighbours.is_client(ip)) {
+            return self.reject(Link::Server(leg), RejectReason::WrongLink);
+        }
         let is_service = self.claims_service(&packet);
         self.control.on_heard(self.now, leg, is_service, &mut self.outputs);
-        self.bridge.neighbours.learn_server(l2.src);
+        if is_service {
+            // Not from any frame: one with a client's Ethernet address would cut that client off.
+            self.bridge.neighbours.learn_server(l2.src);
+        }
         let view = self.view();
         match packet {
             Packet::Tcp(seg) => self.on_server_tcp(leg, &seg, frame),
@@ -701,7 +707,7 @@ impl Engine {
         View { now: self.now, primary, has_backup, udp: self.config.udp }
     }
 
-    fn is_service(&self, ip: std::net::IpAddr) -> bool {
+    fn is_service(&self, ip: IpAddr) -> bool {
         self.config.addresses.contains(&ip)
     }
 
@@ -714,15 +720,7 @@ impl Engine {
 
     /// Something in the service's own name.
     fn claims_service(&self, packet: &Packet) -> bool {
-        let sender = match packet {
-            Packet::Arp(arp) => Some(arp.sender),
-            Packet::Nd(nd) => match nd.kind {
-                NdKind::Advertise { target, .. } => Some(target),
-                _ => Some(nd.l3.src),
-            },
-            other => other.l3().map(|l3| l3.src),
-        };
-        sender.is_some_and(|ip| self.is_service(ip))
+        sender(packet).is_some_and(|ip| self.is_service(ip))
     }
 
     fn event(&mut self, event: Event) {
@@ -731,5 +729,17 @@ impl Engine {
 
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
+    }
+}
+
+/// In whose name a packet speaks.
+fn sender(packet: &Packet) -> Option<IpAddr> {
+    match packet {
+        Packet::Arp(arp) => Some(arp.sender),
+        Packet::Nd(nd) => match nd.kind {
+            NdKind::Advertise { target, .. } => Some(target),
+            _ => Some(nd.l3.src),
+        },
+        other => other.l3().map(|l3| l3.src),
     }
 }

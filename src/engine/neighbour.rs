@@ -42,6 +42,12 @@ impl Neighbours {
         self.clients.get(&ip).copied()
     }
 
+    /// Whether `ip` is a host of the client side. Link-local addresses are anybody's.
+    pub fn is_client(&self, ip: IpAddr) -> bool {
+        let is_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        !is_local && self.clients.contains_key(&ip)
+    }
+
     /// Notes an Ethernet address behind a server link.
     pub fn learn_server(&mut self, mac: Mac) {
         if !mac.is_multicast() && self.servers.len() < SERVER_MACS_MAX {

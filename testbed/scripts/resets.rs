@@ -269,7 +269,7 @@ fn forged_segments_on_the_wrong_link() -> Outcome {
     let own = rig.shown(port).last().cloned().ok_or("nothing was shown")?;
     rig.client_says(own.frame)?;
     let mut of_b = rig.refused(mark, Link::Server(B));
-    of_b.retain(|reason| *reason == RejectReason::BackupOnly);
+    of_b.retain(|reason| *reason == RejectReason::WrongLink);
     ensure(of_b.len() == forged.len(), || format!("{} of {} refused", of_b.len(), forged.len()))?;
     let of_client = rig.refused(mark, Link::Client);
     ensure(of_client == [RejectReason::WrongLink], || format!("{of_client:?}"))?;

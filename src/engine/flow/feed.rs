@@ -278,13 +278,16 @@ impl Flow {
             if let Some((f, t)) = leg.duplicate.filter(|&(_, t)| t <= ack) {
                 push(f, t);
             }
-            for &(f, t) in &self.client.sacked {
+            // What this leg alone misses is told by its islands, which hold the client's blocks:
+            // one range told twice would read as a duplicate (RFC 2883 4).
+            let misses_alone = self.misses_alone(id);
+            for &(f, t) in self.client.sacked.iter().filter(|_| !misses_alone) {
                 let is_own_duplicate = t <= self.client.una;
                 if !is_own_duplicate && f > ack && (t <= leg.nxt || on(Bug::SackUnclamped)) {
                     push(f, t);
                 }
             }
-            if self.misses_alone(id) {
+            if misses_alone {
                 leg.stream.islands(max).into_iter().for_each(|(f, t)| push(f, t));
             }
             options.sack = blocks;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::kit::{CLIENT, Kit, SERVICE, client_mac, config, server_mac};
-use crate::engine::{EngineConfig, Event, Input, LegId, Link, RejectReason, UdpPolicy};
+use crate::engine::{EngineConfig, Event, Input, LegId, Link, RejectReason, Signal, UdpPolicy};
 use crate::wire::{Frame, IcmpKind, L2, L3, Mac, NdKind, Packet, TcpFlags, Vlans, build, parse};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
@@ -167,6 +167,27 @@ fn strict_datagrams_wait_for_their_twin_and_no_longer_than_50_ms() {
 }
 
 #[test]
+fn datagrams_go_on_with_the_other_server_and_none_is_shown_twice() {
+    let mut kit = Kit::new(config());
+    let mut shown = Vec::new();
+    // A question each millisecond; both answer, the primary until it dies in the middle.
+    for n in 0..100u32 {
+        if n == 50 {
+            kit.input(Input::Signal(A, Signal::CarrierDown));
+        }
+        let answer = udp(true, 53, &n.to_be_bytes());
+        assert!(kit.links_after(Link::Client, udp(false, 53, &n.to_be_bytes())).contains(&B));
+        for link in [A, B] {
+            let is_alive = link == B || n < 50;
+            let out = if is_alive { kit.links_after(link, answer.clone()) } else { Vec::new() };
+            shown.extend(out.iter().filter(|&&to| to == Link::Client).map(|_| n));
+        }
+        kit.wait_ms(1);
+    }
+    assert_eq!(shown, (0..100).collect::<Vec<_>>(), "a visible death costs none");
+}
+
+#[test]
 fn nobody_is_told_that_a_server_cannot_be_reached() {
     let mut kit = Kit::new(config());
     kit.pass(Link::Client, udp(false, 53, b"probes have an address to come from"));
@@ -281,6 +302,7 @@ fn other_protocols_and_other_hosts() {
     assert_eq!(kit.links_after(B, ip(true, 47, b"GRE")), []);
     assert_eq!(kit.links_after(A, ip(true, 47, b"GRE")), [Link::Client]);
     // A frame to another host's Ethernet address, flooded by a switch, is nobody's here.
+    kit.pass(A, build::arp_reply(&from_server(client_mac()), SERVICE, CLIENT));
     let l3 = L3 {
         src: IpAddr::V4(CLIENT),
         dst: IpAddr::V4(OTHER),

@@ -5,6 +5,7 @@ mod bridge;
 mod kit;
 mod probes;
 mod properties;
+mod servers;
 
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use super::{
@@ -593,4 +594,22 @@ fn a_backup_many_answers_behind_is_verified_with_its_dates_masked() {
         assert_ne!(state(&kit), FlowState::Solo, "after {from}: {:?}", kit.events);
     }
     assert_eq!(state(&kit), FlowState::Paired);
+}
+
+/// The client has a range beyond a hole, and so has the gateway: the leg that alone misses what
+/// lies before it is told of it once. Told twice, the first block would say that the range came
+/// twice (RFC 2883 4.2), and the leg would take its own repetitions for needless.
+#[test]
+fn a_range_beyond_a_hole_is_told_a_leg_once() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.sack_ok(), |s| s.sack_ok());
+    for (leg, first) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, first + 200, R).data([b'r'; 100]));
+    }
+    kit.leg(A, say(ACK, P, R).data([b'r'; 100]));
+    kit.forget();
+    kit.client(say(ACK, R, P).sack(&[(P + 200, P + 300)]));
+    let told: Vec<_> = kit.on(TO_B).iter().map(|h| h.seg.options.sack).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].as_slice(), [(Q + 200, Q + 300)]);
 }
