@@ -2,7 +2,7 @@
 //! without the feature every question is answered `false` at compile time.
 //!
 //! Each stands where the contract is kept, asked as the last of its conditions wherever possible,
-//! so that [`struck`] counts how seldom the defect shows.
+//! so that `struck` counts how seldom the defect shows.
 
 use crate::wire::{CsumSpot, Frame, Malformed, Offload, parse};
 
