@@ -225,10 +225,11 @@ impl Engine {
         if !self.control.is_heard(leg) {
             return self.on_unheard(leg, &packet);
         }
-        if sender(&packet).is_some_and(|ip| self.bridge.neighbours.is_client(ip)) {
+        let is_service = self.claims_service(&packet);
+        let is_client = |ip| self.bridge.neighbours.is_client(ip);
+        if !is_service && sender(&packet).is_some_and(is_client) {
             return self.reject(Link::Server(leg), RejectReason::WrongLink);
         }
-        let is_service = self.claims_service(&packet);
         self.control.on_heard(self.now, leg, is_service, &mut self.outputs);
         if is_service {
             // Not from any frame: one with a client's Ethernet address would cut that client off.
