@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -241,6 +242,59 @@ fn a_gateway_lives_answers_and_ends_in_good_order() {
     let times: Vec<u64> = events.iter().map(|e| e["t_ns"].as_u64().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
     assert_eq!(code(&gateway.ask(&["status"])), 69);
+}
+
+/// The lines `Name: value` of a process's or thread's status.
+fn kernel_status(path: impl AsRef<Path>) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
+
+#[test]
+fn a_running_gateway_has_given_up_what_it_does_not_need_in_every_thread() {
+    let gateway = Gateway::start("");
+    let ours = kernel_status("/proc/self/status");
+    let set = |status: &BTreeMap<String, String>, name: &str| {
+        u64::from_str_radix(&status[name], 16).unwrap()
+    };
+    let kept = 1 << 12 | 1 << 13; // CAP_NET_ADMIN, CAP_NET_RAW
+    let mut threads = 0;
+    for task in std::fs::read_dir(format!("/proc/{}/task", gateway.process.id())).unwrap() {
+        let status = kernel_status(task.unwrap().path().join("status"));
+        let name = &status["Name"];
+        assert_eq!(status["NoNewPrivs"], "1", "{name}");
+        assert_eq!(status["Seccomp"], "2", "{name}: a filter");
+        for capabilities in ["CapEff", "CapPrm"] {
+            assert_eq!(set(&status, capabilities), set(&ours, "CapPrm") & kept, "{name}");
+        }
+        assert_eq!((set(&status, "CapInh"), set(&status, "CapAmb")), (0, 0), "{name}");
+        if set(&ours, "CapEff") & 1 << 8 != 0 {
+            assert_eq!(set(&status, "CapBnd") & !kept, 0, "{name}: CAP_SETPCAP allows it");
+        }
+        threads += 1;
+    }
+    assert!(threads >= 3, "the loop, the admin socket and the event log: {threads}");
+    let limits = format!("/proc/{}/limits", gateway.process.id());
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(core.contains(" 0 "), "{core}");
+    let status = gateway.ask(&["status"]);
+    assert!(out(&status).contains(", sandboxed"), "{}", out(&status));
+}
+
+#[test]
+fn without_the_sandbox_there_is_no_filter_and_status_says_so() {
+    let gateway = Gateway::start("[security]\nsandbox = false\n");
+    let theirs = kernel_status(format!("/proc/{}/status", gateway.process.id()));
+    let ours = kernel_status("/proc/self/status");
+    assert_eq!(theirs["Seccomp"], ours["Seccomp"]);
+    assert_eq!(theirs["NoNewPrivs"], "1");
+    assert!(out(&gateway.ask(&["status"])).contains(", no sandbox"));
+    let changed = std::fs::read_to_string(&gateway.config).unwrap();
+    std::fs::write(&gateway.config, changed.replace("sandbox = false", "sandbox = true")).unwrap();
+    let refused = gateway.ask(&["reload"]);
+    assert!(err(&refused).contains("security cannot change"), "{}", err(&refused));
 }
 
 #[test]

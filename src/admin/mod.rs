@@ -13,6 +13,7 @@ pub mod types;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant as Clock;
 
 use tokio::net::UnixListener;
@@ -62,6 +63,8 @@ pub struct Door {
     pub link_counts: Box<dyn Fn() -> [types::LinkCounts; 3] + Send + Sync>,
     /// When the program started.
     pub started: Clock,
+    /// Whether the process may make only the system calls that it needs.
+    pub is_sandboxed: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Door {

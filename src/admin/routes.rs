@@ -1,6 +1,7 @@
 //! The routes of `/api/v1`: from requests to questions and commands, and back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::Router;
@@ -300,6 +301,7 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: door.started.elapsed().as_secs_f64(),
+        is_sandboxed: door.is_sandboxed.load(Relaxed),
         service: Service {
             name: config.service.name.clone(),
             addresses: config.service.addresses.iter().map(ToString::to_string).collect(),

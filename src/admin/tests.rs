@@ -71,7 +71,8 @@ impl World {
         });
         let gateway = Box::new(Loop(asks.clone()));
         let link_counts = Box::new(<[types::LinkCounts; 3]>::default);
-        let door = Door { board, gateway, config, reload, link_counts, started: Clock::now() };
+        let (started, is_sandboxed) = (Clock::now(), Arc::default());
+        let door = Door { board, gateway, config, reload, link_counts, started, is_sandboxed };
         let listener = socket::bind(&path).expect("a socket");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {

@@ -10,6 +10,9 @@ pub struct Status {
     pub version: String,
     /// Seconds since the program started.
     pub uptime_seconds: f64,
+    /// Whether the process may make only the system calls that it needs (security.sandbox).
+    #[serde(default)]
+    pub is_sandboxed: bool,
     /// The service.
     pub service: Service,
     /// Mode in force: protect, observe or passthrough.

@@ -116,6 +116,7 @@ fn host() -> Vec<Finding> {
         capabilities(caps),
         packet_socket(),
         receive_buffer(caps),
+        sandbox(),
         user_namespaces(),
         runtime_dir(),
     ]
@@ -184,6 +185,20 @@ fn receive_buffer(caps: u64) -> Finding {
             let fix = format!("sysctl -w net.core.rmem_max={RMEM_WANTED}");
             Finding::bad(name, Verdict::Warn, what, fix)
         }
+    }
+}
+
+fn sandbox() -> Finding {
+    let name = "sandbox";
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    match actions.split_whitespace().any(|action| action == "kill_process") {
+        true => Finding::good(name, "the kernel can confine `run` to the system calls it needs"),
+        false => Finding::bad(
+            name,
+            Verdict::Warn,
+            "this kernel has no seccomp filters: `run` goes on unconfined",
+            "a kernel with CONFIG_SECCOMP_FILTER (Linux 4.14), or security.sandbox = false",
+        ),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The order matters. The helper process is started first, while there is one thread and every
 //! privilege; then everything that needs privileges is opened; then they are dropped; then the
-//! threads start. The packet loop runs on the main thread until SIGTERM or SIGINT. The state file
-//! stays, so that a start soon afterwards continues the connections.
+//! threads start; then the sandbox closes around all of them. The packet loop runs on the main
+//! thread until SIGTERM or SIGINT. The state file stays, so that a start soon afterwards continues
+//! the connections.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -12,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Instant as Clock;
 
@@ -32,7 +33,7 @@ use crate::engine::{
 use crate::io::af_packet::{LinkError, LinkOptions, LinkStats, Links};
 use crate::io::pcap::Tap;
 use crate::io::state_file::{StateFile, StateFileError};
-use crate::io::{Driver, Mailbox, Request, Sink, clock, drive, mailbox, privileges};
+use crate::io::{Driver, Mailbox, Request, Sink, clock, drive, mailbox, privileges, sandbox};
 use crate::observe::{Board, Level, Observer};
 use crate::sync::exec::{self, ExecSync};
 use crate::sync::helper::{Commands, Helper, HookCommand, Unheard};
@@ -191,6 +192,7 @@ impl Outer<'_> {
         let (mailbox, inbox) = mailbox().map_err(system("no event descriptor"))?;
         let helper = self.unheard.map(Unheard::listen).transpose();
         let helper = helper.map_err(system("the helper cannot be heard"))?.map(Arc::new);
+        let is_sandboxed = Arc::new(AtomicBool::new(false));
         let admin = Admin::start(AdminParts {
             board,
             mailbox: mailbox.clone(),
@@ -199,6 +201,7 @@ impl Outer<'_> {
             listener: self.listener,
             stats: self.stats,
             started: self.started,
+            is_sandboxed: Arc::clone(&is_sandboxed),
         })
         .map_err(system("the admin thread cannot start"))?;
         let backend = helper.as_ref().filter(|_| self.config.sync.backend.is_some());
@@ -211,6 +214,7 @@ impl Outer<'_> {
             state: self.state,
             mailbox,
         };
+        is_sandboxed.store(confine(&self.config), Relaxed);
         let links = &self.config.links;
         tracing::info!(
             "shadowvm {} runs on {} (clients), {} and {} (servers); admin socket {}",
@@ -282,32 +286,37 @@ fn append(path: &Path) -> Result<File, RunError> {
     opened.map_err(|source| RunError::File { what, path: path.to_owned(), source })
 }
 
-/// Becomes the configured user, keeping what it takes to open a returned interface again, and
-/// gives up gaining privileges for good.
+/// Becomes the configured user, with the least that it takes to run on.
 fn drop_privileges(config: &Config) -> Result<(), RunError> {
-    use caps::{CapSet, Capability, CapsHashSet};
     let wrong = |error: &dyn std::fmt::Display| RunError::Privileges(error.to_string());
-    let (uid, gid) = match &config.run_as {
-        None => return privileges::no_new_privileges().map_err(|error| wrong(&error)),
-        Some(RunAs::Ids { uid, gid }) => (Uid::from_raw(*uid), Gid::from_raw(*gid)),
+    let user = match &config.run_as {
+        None => None,
+        Some(RunAs::Ids { uid, gid }) => Some((Uid::from_raw(*uid), Gid::from_raw(*gid))),
         Some(RunAs::User(name)) => {
             let user = User::from_name(name).map_err(|error| wrong(&error))?;
             let user = user.ok_or_else(|| RunError::NoUser(name.clone()))?;
-            (user.uid, user.gid)
+            Some((user.uid, user.gid))
         }
     };
-    nix::unistd::chown(&config.socket, Some(uid), Some(gid)).map_err(|error| wrong(&error))?;
-    caps::securebits::set_keepcaps(true).map_err(|error| wrong(&error))?;
-    nix::unistd::setgroups(&[]).map_err(|error| wrong(&error))?;
-    nix::unistd::setresgid(gid, gid, gid).map_err(|error| wrong(&error))?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(|error| wrong(&error))?;
-    let mut keep = CapsHashSet::new();
-    keep.extend([Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN]);
-    let had = caps::read(None, CapSet::Permitted).map_err(|error| wrong(&error))?;
-    let keep: CapsHashSet = keep.intersection(&had).copied().collect();
-    caps::set(None, CapSet::Effective, &keep).map_err(|error| wrong(&error))?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(|error| wrong(&error))?;
-    privileges::no_new_privileges().map_err(|error| wrong(&error))
+    if let Some((uid, gid)) = user {
+        let given = nix::unistd::chown(&config.socket, Some(uid), Some(gid));
+        given.map_err(|error| wrong(&error))?;
+    }
+    privileges::drop_to(user).map_err(|error| wrong(&error))
+}
+
+/// Confines the process, if that is wanted and can be; whether it is.
+fn confine(config: &Config) -> bool {
+    if !config.is_sandboxed {
+        return false;
+    }
+    let confined = sandbox::enter();
+    if let Err(error) = &confined {
+        tracing::warn!(
+            "running without the sandbox: {error}; to be told no more, set security.sandbox = false"
+        );
+    }
+    confined.is_ok()
 }
 
 /// The way from the admin thread to the packet loop.
@@ -398,6 +407,7 @@ struct AdminParts {
     listener: std::os::unix::net::UnixListener,
     stats: [Arc<LinkStats>; 3],
     started: Clock,
+    is_sandboxed: Arc<AtomicBool>,
 }
 
 impl Admin {
@@ -421,7 +431,7 @@ impl Admin {
 
 /// Serves the admin socket and the signals until told to stop.
 async fn administer(parts: AdminParts, stopped: oneshot::Receiver<()>) -> io::Result<()> {
-    let AdminParts { board, mailbox, config, file, listener, stats, started } = parts;
+    let AdminParts { board, mailbox, config, file, listener, stats, started, is_sandboxed } = parts;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -433,6 +443,7 @@ async fn administer(parts: AdminParts, stopped: oneshot::Receiver<()>) -> io::Re
         reload: Box::new(move || read_again(&file, &running)),
         link_counts: Box::new(move || stats.each_ref().map(|stats| link_counts(stats))),
         started,
+        is_sandboxed,
     });
     let listener = UnixListener::from_std(listener)?;
     let (close, closed) = oneshot::channel::<()>();

@@ -85,6 +85,7 @@ fn text(status: &Status) -> String {
     let reason = service.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
     let since = service.changed_at.map(|at| format!(" for {}", time_text(seconds_since(at))));
     let paused = if status.is_paused { ", failover paused" } else { "" };
+    let sandbox = if status.is_sandboxed { "sandboxed" } else { "no sandbox" };
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -98,7 +99,7 @@ fn text(status: &Status) -> String {
     );
     let _ = writeln!(
         out,
-        "mode {}{paused}, primary {}, epoch {}, up {}\n",
+        "mode {}{paused}, primary {}, epoch {}, up {}, {sandbox}\n",
         status.mode,
         status.primary,
         status.epoch,

@@ -56,6 +56,8 @@ pub struct Config {
     pub log: Log,
     /// Whom to become once everything privileged is open.
     pub run_as: Option<RunAs>,
+    /// Whether the process is confined to the system calls that it needs.
+    pub is_sandboxed: bool,
 }
 
 /// Names of the interfaces; all differ.
@@ -276,6 +278,7 @@ impl Config {
             (self.socket != new.socket, "admin.socket"),
             (self.log != new.log, "log"),
             (self.run_as != new.run_as, "run"),
+            (self.is_sandboxed != new.is_sandboxed, "security"),
         ]
         .into_iter()
         .filter_map(|(differs, key)| differs.then_some(key))

@@ -57,6 +57,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         socket: socket(&reader, root),
         log: log(&reader, root),
         run_as: run_as(&reader, root),
+        is_sandboxed: Section::top(&reader, root, "security").flag("sandbox", true),
     };
     probe_address_is_free(&reader, root, &config);
     let problems = reader.finish();

@@ -42,6 +42,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("admin", &["socket"]),
     ("log", &["format", "level", "events"]),
     ("run", &["user", "uid", "gid"]),
+    ("security", &["sandbox"]),
 ];
 
 /// Keys that a later version will know: saying so is kinder than "unknown".

@@ -154,6 +154,7 @@ fn log_and_run(out: &mut String, config: &Config) {
             section(out, "[run]", &[("uid", uid.to_string()), ("gid", gid.to_string())]);
         }
     }
+    section(out, "[security]", &[("sandbox", config.is_sandboxed.to_string())]);
 }
 
 fn section(out: &mut String, header: &str, keys: &[(&str, String)]) {

@@ -43,6 +43,7 @@ fn what_is_shown_reads_back_to_the_same() {
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n[run]\nuid = 7\n\
+         [security]\nsandbox = false\n\
          [log]\nformat = \"json\"\nlevel = \"trace\"\nevents = \"e\"\n[gateway]\n\
          mode = \"observe\"\n"
     );
@@ -52,6 +53,7 @@ fn what_is_shown_reads_back_to_the_same() {
     }
     let config = parse(&full).expect("it is valid");
     assert_eq!(config.run_as, Some(RunAs::Ids { uid: 7, gid: 7 }));
+    assert!(!config.is_sandboxed && parse(BASE).expect("it is valid").is_sandboxed);
     assert_eq!(config.engine().masks, [MaskRule { header: "x-id".into() }]);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
 }

@@ -177,7 +177,10 @@ pub fn interface(name: &str) -> Option<Interface> {
 /// ARP), so that it neither answers nor asks in anybody's name.
 pub fn set_up(name: &str) -> io::Result<()> {
     // Where /proc/sys is not ours to write, IPv6 stays as it is; `doctor` says so.
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"))
+        .and_then(|mut file| io::Write::write_all(&mut file, b"1"));
     let (fd, mut request) = request(name)?;
     let flags = flags(&fd, &mut request)? | IFF_UP | IFF_NOARP;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;

@@ -3,7 +3,7 @@
 //! Reading order: [`drive()`] (the loop) · [`af_packet`] (three packet sockets as a driver) ·
 //! [`socket`] (one of them) · [`link_monitor`] (carriers and interfaces that come and go) ·
 //! [`pcap`] (captures as a driver, and a recorder around any driver) · [`state_file`] (what
-//! outlives the process) · [`clock`].
+//! outlives the process) · [`privileges`] and [`sandbox`] (what the process gives up) · [`clock`].
 
 pub mod af_packet;
 pub mod clock;
@@ -11,6 +11,7 @@ pub mod drive;
 pub mod link_monitor;
 pub mod pcap;
 pub mod privileges;
+pub mod sandbox;
 pub mod socket;
 pub mod state_file;
 
