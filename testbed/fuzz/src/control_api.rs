@@ -171,6 +171,7 @@ fn door() -> &'static SocketAddr {
             reload: Box::new(reload),
             link_counts: Box::new(<[LinkCounts; 3]>::default),
             started: Clock::now(),
+            is_sandboxed: Arc::default(),
         };
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
