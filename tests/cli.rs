@@ -152,7 +152,14 @@ struct Gateway {
 impl Gateway {
     fn start(extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let config = Self::configure(dir.path(), extra);
+        let (process, log) = Self::spawn(&config);
+        Self { process, log, dir, config }
+    }
+
+    /// The path of its configuration, with `extra` lines.
+    fn configure(dir: &Path, extra: &str) -> String {
+        let at = |name: &str| dir.join(name);
         let text = format!(
             "{GOOD}[admin]\nsocket = {:?}\n[state]\nfile = {:?}\n[log]\nevents = {:?}\n{extra}",
             at("admin.sock"),
@@ -162,9 +169,7 @@ impl Gateway {
         .replace("c0", "nonexist0")
         .replace("a0", "nonexist1")
         .replace("b0", "nonexist2");
-        let config = file(dir.path(), &text);
-        let (process, log) = Self::spawn(&config);
-        Self { process, log, dir, config }
+        file(dir, &text)
     }
 
     /// Starts it and waits until it says that it runs.
@@ -281,6 +286,29 @@ fn a_running_gateway_has_given_up_what_it_does_not_need_in_every_thread() {
     assert!(core.contains(" 0 "), "{core}");
     let status = gateway.ask(&["status"]);
     assert!(out(&status).contains(", sandboxed"), "{}", out(&status));
+}
+
+#[test]
+fn another_user_keeps_what_a_returning_link_needs_and_who_cannot_become_it_is_told() {
+    let ours = kernel_status("/proc/self/status");
+    let caps = u64::from_str_radix(&ours["CapEff"], 16).unwrap();
+    let may_become = caps & 1 << 6 != 0 && caps & 1 << 7 != 0; // CAP_SETGID, CAP_SETUID
+    let run_as = "[run]\nuid = 65534\n";
+    if !may_become {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = shadowvm(&["run", "-c", &Gateway::configure(dir.path(), run_as)]);
+        assert_eq!(code(&refused), 77, "{}", err(&refused));
+        return;
+    }
+    let mut gateway = Gateway::start(run_as);
+    let status = kernel_status(format!("/proc/{}/status", gateway.process.id()));
+    assert_eq!(status["Uid"], "65534\t65534\t65534\t65534");
+    assert_eq!(status["Gid"], "65534\t65534\t65534\t65534");
+    assert_eq!(status["Groups"], "");
+    assert_eq!(u64::from_str_radix(&status["CapEff"], 16).unwrap(), caps & (1 << 12 | 1 << 13));
+    assert_eq!(code(&gateway.ask(&["status"])), 0);
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.process.wait().unwrap().success(), "its socket stays; it ends in good order");
 }
 
 #[test]
