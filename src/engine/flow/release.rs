@@ -42,6 +42,7 @@ impl Flow {
             if seen > at {
                 // Shown ahead of the hole that was just filled.
                 self.visible.released = seen;
+                self.visible.ahead.trim(seen);
                 ahead += seen.since(at);
                 continue;
             }
