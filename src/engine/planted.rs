@@ -44,6 +44,8 @@ bugs! {
     SpanNotAtomic: "1.12: a masked span is atomic",
     /// Segments to the client leave no room for their options.
     SegmentTooLong: "1.3 data: cut to the client's MSS less the option bytes",
+    /// The urgent pointer shown is one too low.
+    UrgentMisplaced: "1.3 URG: the urgent position is the one that the other end said",
     /// PSH is never set.
     PushLost: "1.3 PSH: set where a segment with PSH of the primary ended",
     /// Both legs' repetitions are shown.

@@ -93,8 +93,10 @@ impl FlowTrack {
 
     /// LV6: a server that speaks on a flow that goes on without it is reset.
     fn check_detached(&self, now: u64) -> Result<(), String> {
-        let lingers = |l: &&LegTrack| l.lingers_since.is_some_and(|at| now - at > AT_ONCE);
-        match self.state == FlowState::Solo && self.legs.iter().any(|l| lingers(&l)) {
+        let lingers = |l: &LegTrack| {
+            l.lingers_since.is_some_and(|at| now - at > AT_ONCE) && !l.is_left_half_open()
+        };
+        match self.state == FlowState::Solo && self.legs.iter().any(lingers) {
             true => Err("LV6: a detached server speaks and is not reset".into()),
             false => Ok(()),
         }
@@ -202,6 +204,7 @@ impl FlowTrack {
         // The client has filled the window, which ends early because of the backup alone.
         let is_full = self.c_nxt >= self.told_edge && self.told_edge >= leg.edge;
         let closes = is_full && leg.edge + 3_000 < other.edge && !is_ending;
+        let closes = closes && !self.is_shorter_by_a_little(backup);
         let since = leg.progress_at;
         if pins && self.held_since.is_none_or(|s| s < since) {
             self.held_since = Some(now);

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use serde::{Deserialize, Serialize};
+
 use super::rare::Rare;
 use super::{Options, Outcome, run_seed};
 
@@ -15,7 +17,8 @@ pub fn idle(jobs: usize) -> Vec<AtomicU64> {
 }
 
 /// What came of many seeds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Summary {
     /// Seeds run.
     pub seeds: u64,
@@ -30,7 +33,17 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, outcome: &Outcome) {
+    /// Adds what came of other seeds.
+    pub fn add(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.failures.extend_from_slice(&other.failures);
+        self.rare.add(&other.rare);
+        self.frames.0 += other.frames.0;
+        self.frames.1 += other.frames.1;
+        self.failovers += other.failovers;
+    }
+
+    fn take(&mut self, outcome: &Outcome) {
         self.seeds += 1;
         if let Some(what) = outcome.failure() {
             self.failures.push((outcome.seed, what.to_owned()));
@@ -74,7 +87,7 @@ pub fn run(
         }
         drop(tx);
         for outcome in rx {
-            summary.add(&outcome);
+            summary.take(&outcome);
             if !on_outcome(&outcome) {
                 is_stopped.store(true, Ordering::Relaxed);
             }

@@ -22,7 +22,8 @@ pub struct Seg<'a> {
     pub has_ecn: bool,
     /// Bytes of options.
     pub options_len: usize,
-    /// Time to live, type of service, and whether it must not be cut.
+    /// Time to live, type of service without the two bits of congestion (any router sets those),
+    /// and whether it must not be cut.
     pub ip: (u8, u8, bool),
     /// Maximum segment size option.
     pub mss: Option<u16>,
@@ -51,7 +52,7 @@ pub const ACK: u8 = 16;
 /// See [`FIN`].
 pub const URG: u8 = 32;
 /// Explicit congestion notification: ECE and CWR.
-const ECN: u8 = 0xc0;
+pub const ECN: u8 = 0xc0;
 
 impl Seg<'_> {
     /// Whether all these bits are set.
@@ -136,7 +137,7 @@ pub fn read(frame: &[u8], has_whole_sum: bool) -> Read<'_> {
         urgent: be16(&tcp[18..]),
         has_ecn: tcp[13] & ECN != 0 || tcp[12] & 1 != 0,
         options_len: offset - 20,
-        ip: (ip[8], ip[1], ip[6] & 0x40 != 0),
+        ip: (ip[8], ip[1] & 0xfc, ip[6] & 0x40 != 0),
         data: &tcp[offset..],
         ..Seg::default()
     };
@@ -168,6 +169,83 @@ fn read_options(mut options: &[u8], seg: &mut Seg<'_>) {
         }
         options = &options[len..];
     }
+}
+
+/// Length of the IPv4 packet in a frame by its header, as far as it is there; 0 of anything else.
+pub fn ip_len(frame: &[u8]) -> usize {
+    match frame.get(12..18) {
+        Some([8, 0, _, _, len @ ..]) => usize::from(be16(len)).min(frame.len() - 14),
+        _ => 0,
+    }
+}
+
+/// Sets both bits of RFC 3168 in an IPv4 header.
+pub fn mark_congestion(frame: &mut [u8]) {
+    if ip_len(frame) >= 20 && matches!(read(frame, false), Read::Tcp(_)) {
+        frame[15] |= 3;
+        frame[24..26].fill(0);
+        let header = usize::from(frame[14] & 15) * 4;
+        let check = !fold(sum(0, &frame[14..14 + header]));
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+/// Sets a byte of a TCP segment without IP options, and its checksum.
+pub fn set_byte(frame: &mut [u8], at: usize, byte: u8) {
+    frame[at] = byte;
+    frame[50..52].fill(0);
+    let end = 14 + ip_len(frame);
+    let pseudo = sum(6 + (end - 34) as u32, &frame[26..34]);
+    let check = !fold(sum(pseudo, &frame[34..end]));
+    frame[50..52].copy_from_slice(&check.to_be_bytes());
+}
+
+/// What a router says about a packet that is too large for the next link (RFC 792, RFC 1191).
+pub fn frag_needed(frame: &[u8], mtu: u16) -> Vec<u8> {
+    let quote = &frame[14..frame.len().min(14 + 28)];
+    let mut reply = [&frame[6..12], &ROUTER_MAC, &[8, 0, 0x45, 0, 0]].concat();
+    reply.extend_from_slice(&[28 + quote.len() as u8, 0, 0, 0x40, 0, 64, 1, 0, 0]);
+    reply.extend_from_slice(&ROUTER);
+    reply.extend_from_slice(&frame[26..30]);
+    let check = !fold(sum(0, &reply[14..34]));
+    reply[24..26].copy_from_slice(&check.to_be_bytes());
+    let mut icmp = [&[3, 4, 0, 0, 0, 0], &mtu.to_be_bytes()[..], quote].concat();
+    let check = !fold(sum(0, &icmp));
+    icmp[2..4].copy_from_slice(&check.to_be_bytes());
+    [reply, icmp].concat()
+}
+
+/// The router between the gateway and the clients.
+const ROUTER: [u8; 4] = [10, 0, 0, 1];
+/// See [`ROUTER`].
+const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// A packet that was too large, as a router's message quotes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Who sent it.
+    pub src: ([u8; 4], u16),
+    /// To whom.
+    pub dst: ([u8; 4], u16),
+    /// Its sequence number.
+    pub seq: u32,
+    /// What would pass.
+    pub mtu: u16,
+}
+
+/// Reads what [`frag_needed`] writes, both sums right.
+pub fn read_frag_needed(frame: &[u8]) -> Option<TooLarge> {
+    let is_icmp = frame.len() >= 70 && frame[12..15] == [8, 0, 0x45] && frame[23] == 1;
+    let icmp = frame.get(34..14 + ip_len(frame)).filter(|_| is_icmp)?;
+    let is_whole = fold(sum(0, &frame[14..34])) == 0xffff && fold(sum(0, icmp)) == 0xffff;
+    let (ip, tcp) = (icmp.get(8..28)?, icmp.get(28..36)?);
+    let address = |at: usize| [ip[at], ip[at + 1], ip[at + 2], ip[at + 3]];
+    (is_whole && icmp[..2] == [3, 4] && ip[0] == 0x45 && ip[9] == 6).then(|| TooLarge {
+        src: (address(12), be16(tcp)),
+        dst: (address(16), be16(&tcp[2..])),
+        seq: be32(&tcp[4..]),
+        mtu: be16(&icmp[6..]),
+    })
 }
 
 /// Bytes at offsets of one stream, as far as they are known.
@@ -204,6 +282,14 @@ impl Known {
         });
         let i = self.ranges.partition_point(|&(f, _)| f < from);
         self.ranges.insert(i, (from, to));
+    }
+
+    /// Forgets everything from `end` on.
+    pub fn forget_from(&mut self, end: u64) {
+        self.ranges.retain(|&(f, _)| f < end);
+        if let Some((_, to)) = self.ranges.last_mut() {
+            *to = (*to).min(end);
+        }
     }
 
     /// The parts of `[from, to)` that are not known.

@@ -2,19 +2,24 @@
 //! with oracles that share no code with it.
 //!
 //! One seed expands to one [`Scenario`]; equal seeds give equal runs. Reading order: [`scenario`]
-//! (what a seed means), [`script`] (what the ends say), [`ends`] (applications), [`host`] (hosts on
-//! [`smol`] or on our own [`model`]), [`net`] (links), [`world`] (time and events), [`gateway`]
-//! (the engine's place), [`faults`], [`oracle`], [`track`] and [`dues`] (the rules, from the frames
-//! alone), [`rare`] (what was reached), [`fleet`] (many seeds). It reads no clock and no
-//! environment.
+//! (what is run) and [`draw`] (what a seed means), [`script`] (what the ends say), [`ends`]
+//! (applications), [`host`] (hosts on [`smol`] or on our own [`model`]), [`net`] (links), [`world`]
+//! (time and events), [`gateway`] (the engine's place), [`faults`], [`oracle`], [`track`] and
+//! [`dues`] (the rules, from the frames alone), [`excuses`] (what breaks them and is known),
+//! [`rare`] (what was reached), [`fleet`] (many seeds), [`shrink`] and [`case`] (what fails,
+//! reduced and as a file). It reads no clock and no environment.
 
+pub mod case;
 pub mod fleet;
 pub mod rare;
 pub mod rng;
 pub mod scenario;
+pub mod shrink;
 
+mod draw;
 mod dues;
 mod ends;
+mod excuses;
 mod faults;
 mod frames;
 mod gateway;
@@ -36,14 +41,14 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use scenario::Scenario;
-pub use world::Report;
+pub use world::{Captured, Report};
 
 use world::World;
 
 /// How a seed is run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Keep a log of everything.
+    /// Keep a log of everything, and every frame that met the gateway.
     pub is_verbose: bool,
     /// Clients stand at server A directly: what the stacks do by themselves.
     pub without_gateway: bool,
@@ -74,20 +79,28 @@ impl Outcome {
     }
 }
 
-/// Runs one seed. Every 100th is run twice, and both traces have to be the same.
+/// Runs one seed. Every 100th is run twice.
 pub fn run_seed(seed: u64, options: &Options) -> Outcome {
     let scenario = options.scenario(seed);
-    let mut report = run_once(&scenario, options);
-    if seed.is_multiple_of(100) && report.violation.is_none() {
-        let again = run_once(&scenario, options);
-        if again.trace != report.trace {
-            report.violation = Some("determinism: two runs of the seed differ".into());
-        }
-    }
+    let report = match seed.is_multiple_of(100) {
+        true => run_twice(&scenario, options),
+        false => run_scenario(&scenario, options),
+    };
     Outcome { seed, report }
 }
 
-fn run_once(scenario: &Scenario, options: &Options) -> Report {
+/// Runs one scenario twice: both traces have to be the same.
+pub fn run_twice(scenario: &Scenario, options: &Options) -> Report {
+    let mut report = run_scenario(scenario, options);
+    let is_other = || run_scenario(scenario, options).trace != report.trace;
+    if report.violation.is_none() && is_other() {
+        report.violation = Some("determinism: two runs differ".into());
+    }
+    report
+}
+
+/// Runs one scenario, once.
+pub fn run_scenario(scenario: &Scenario, options: &Options) -> Report {
     let run = || {
         let world = World::new(scenario, !options.without_gateway, options.is_verbose);
         world.run(|| baseline(scenario))

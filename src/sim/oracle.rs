@@ -52,6 +52,8 @@ pub struct Oracle {
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
+    /// SYNs that went to a server inside an older connection of their 4-tuple.
+    asked_early: BTreeMap<(Tuple, usize), u32>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
     limits: Limits,
     is_restoring: bool,
@@ -70,6 +72,7 @@ impl Oracle {
             arp_replies: 0,
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
+            asked_early: BTreeMap::new(),
             spans: BTreeMap::new(),
             limits,
             is_restoring: false,
@@ -133,7 +136,8 @@ impl Oracle {
         let Some(flow) = self.flows.get_mut(&tuple) else { return };
         flow.c_heard_at = now;
         if seg.has(SYN) {
-            if seg.seq == flow.iss {
+            // A late copy of it says nothing any more.
+            if seg.seq == flow.iss && flow.v_iss.is_none() {
                 (flow.c_scale, flow.c_edge) = (seg.scale, u64::from(seg.window) + 1);
             }
             return;
@@ -156,9 +160,10 @@ impl Oracle {
             flow.c_nxt = flow.c_nxt.max(end + 1);
         }
         let Some(v_iss) = flow.v_iss.filter(|_| seg.has(ACK)) else { return };
-        // A new process knows of the clock shown only what the client took of it.
-        if let (true, None, Some((_, echo))) = (flow.was_restored, flow.ts_last, seg.stamps) {
-            flow.ts_last = Some(echo);
+        // A new process knows of the clock shown only what the client's first word tells, and
+        // smoltcp's challenge acks tell nothing.
+        if std::mem::take(&mut flow.is_unheard) {
+            flow.ts_last = seg.stamps.map(|(_, echo)| echo);
         }
         let known = flow.shown.end() + 1;
         // Above that it is a late segment of an older connection.
@@ -179,11 +184,14 @@ impl Oracle {
         let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
         let (iss, c_una) = (flow.iss, flow.c_una);
         let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
+        let leg = &mut flow.legs[id.index()];
+        // Neither what was late on its way nor a question of the server's own.
+        let is_recent = leg.place(seg.seq).is_some_and(|at| at >= leg.nxt);
         let is_answer = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN) && !seg.has(RST);
-        if is_answer && flow.dues.asked && id == flow.primary {
+        if is_answer && is_recent && flow.dues.asked && id == flow.primary {
             flow.dues.answered.get_or_insert(now);
         }
-        let leg = &mut flow.legs[id.index()];
+        leg.heard_at = now;
         if let Some((value, _)) = seg.stamps {
             if leg.stamps.len() == 4096 {
                 leg.stamps.pop_front();
@@ -262,7 +270,9 @@ impl Oracle {
                 leg.bare_acks = 0;
             }
             leg.acked = leg.acked.max(ack);
-            leg.edge = leg.edge.max(ack + (u64::from(seg.window) << leg.scale.unwrap_or(0)));
+            let window = u64::from(seg.window) << leg.scale.unwrap_or(0);
+            leg.edge = leg.edge.max(ack + window);
+            leg.window_max = leg.window_max.max(window);
             for &(left, right) in &seg.sack {
                 if let (Some(l), Some(r)) = (rel(iss, left, ack), rel(iss, right, ack))
                     && l > ack
@@ -292,6 +302,8 @@ impl Oracle {
                     for (i, leg) in track.legs.iter_mut().enumerate() {
                         let answer = self.answered.remove(&(tuple, i));
                         *leg = answer.unwrap_or_default();
+                        let asked = self.asked_early.remove(&(tuple, i));
+                        leg.was_asked_early = asked == Some(syn.number);
                     }
                     self.used.insert(tuple);
                     self.flows.insert(tuple, track);
@@ -342,7 +354,10 @@ impl Oracle {
             // A handshake leaves no record: what becomes of it passes to the primary.
             self.flows.retain(|_, flow| flow.state != FlowState::Opening);
             for flow in self.flows.values_mut() {
-                (flow.was_restored, flow.ts_last) = (true, None);
+                (flow.was_restored, flow.is_unheard, flow.ts_last) = (true, true, None);
+                // What was held is gone; it is shown when it has been said again.
+                let released = flow.released().max(1);
+                flow.legs.iter_mut().for_each(|leg| leg.said.forget_from(released));
             }
             return;
         }
@@ -382,7 +397,11 @@ impl Oracle {
             Link::Client if seg.src.1 == PORT => {
                 let tuple = seg.dst;
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
+                let had_ended = flow.shown_fin.is_some();
                 let checked = flow.check_to_client(now, &seg);
+                if !had_ended && flow.shown_fin.is_some() {
+                    flow.note_left_behind(now);
+                }
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {
                     self.fail(tuple, what);
@@ -392,6 +411,9 @@ impl Oracle {
                 let tuple = seg.src;
                 if seg.has(RST) {
                     self.answered.remove(&(tuple, leg.index()));
+                }
+                if seg.has(SYN) && self.flows.get(&tuple).is_some_and(|f| f.iss != seg.seq) {
+                    self.asked_early.insert((tuple, leg.index()), seg.seq);
                 }
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
                 let checked = flow.check_to_leg(leg, &seg);

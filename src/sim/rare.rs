@@ -1,12 +1,14 @@
 //! Rare events: what a run reached. Counted from the oracle's view of the world at the instant of
 //! the engine's event, so that a green run can show what it has been through.
 
+use serde::{Deserialize, Serialize};
+
 use super::oracle::Oracle;
 use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 17] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -19,10 +21,15 @@ pub const NAMES: [&str; 12] = [
     "both legs lost",
     "sync failing with bytes held",
     "4-tuple reuse",
+    "a super-frame from a host",
+    "urgent data shown",
+    "a server with SYN cookies",
+    "a path that took less than before",
+    "a byte changed in a server's memory",
 ];
 
 /// How often each was reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rare(pub [u64; NAMES.len()]);
 
 impl Rare {
@@ -90,6 +97,31 @@ impl Rare {
         for (count, reached) in self.0.iter_mut().zip(reached) {
             *count += u64::from(reached);
         }
+    }
+
+    /// A host's kernel left it to the gateway to cut a segment.
+    pub fn on_super_frame(&mut self) {
+        self.0[12] += 1;
+    }
+
+    /// The client was told of urgent data.
+    pub fn on_urgent(&mut self) {
+        self.0[13] += 1;
+    }
+
+    /// A connection to a server that keeps nothing of a handshake.
+    pub fn on_cookies(&mut self) {
+        self.0[14] += 1;
+    }
+
+    /// A router on the way dropped a packet and said why.
+    pub fn on_too_large(&mut self) {
+        self.0[15] += 1;
+    }
+
+    /// What a server said differs from what it meant.
+    pub fn on_altered(&mut self) {
+        self.0[16] += 1;
     }
 
     /// Bytes were held across the wrap in this run.

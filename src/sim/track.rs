@@ -60,6 +60,12 @@ pub struct LegTrack {
     pub(super) lingers_since: Option<u64>,
     /// It ended the connection by a reset in its right place.
     pub(super) reset_at: Option<u64>,
+    /// The flow's SYN went to it while an older connection of the 4-tuple lived.
+    pub(super) was_asked_early: bool,
+    /// The largest window that it told.
+    pub(super) window_max: u64,
+    /// When it said anything.
+    pub(super) heard_at: u64,
 }
 
 /// One flow.
@@ -90,6 +96,10 @@ pub struct FlowTrack {
     /// What the client was shown.
     pub shown: Known,
     pub(super) shown_fin: Option<u64>,
+    /// Who stood still when the end was shown.
+    left_behind: Option<LegId>,
+    /// Offsets that a server's bad memory has changed at least once.
+    pub(super) altered: Vec<u64>,
     /// When its window was closed last.
     pub(super) closed_at: Option<u64>,
     pub(super) told_ack: u64,
@@ -107,6 +117,8 @@ pub struct FlowTrack {
     /// The engine reset it.
     pub was_reset: bool,
     pub(super) was_restored: bool,
+    /// The client has not spoken since.
+    pub(super) is_unheard: bool,
 }
 
 /// Where `number` stands after `iss`, close to `near`.
@@ -126,9 +138,15 @@ impl LegTrack {
         (self.scale, self.has_sack) = (seg.scale, seg.sack_ok);
         (self.nxt, self.acked) = (1, 1);
         self.edge = 1 + u64::from(seg.window);
+        self.window_max = u64::from(seg.window);
         (self.mss, self.ip) = (seg.mss.unwrap_or(536), Some(seg.ip));
         self.progress_at = now;
         self.stamps.extend(seg.stamps.map(|(value, _)| value));
+    }
+
+    /// Where a number of its stands; the first byte is 1.
+    pub fn place(&self, number: u32) -> Option<u64> {
+        rel(self.iss?, number, self.nxt)
     }
 
     /// Whether it answered the SYN.
@@ -160,6 +178,8 @@ impl FlowTrack {
             v_scale: 0,
             shown: Known::default(),
             shown_fin: None,
+            left_behind: None,
+            altered: Vec::new(),
             closed_at: None,
             told_ack: 0,
             told_edge: 0,
@@ -173,6 +193,7 @@ impl FlowTrack {
             spans,
             was_reset: false,
             was_restored: false,
+            is_unheard: false,
         }
     }
 
@@ -184,11 +205,20 @@ impl FlowTrack {
 
     /// The end was shown while `leg` was late and had not moved for a second.
     pub fn is_left_behind(&self, leg: LegId, now: u64) -> bool {
-        let stands = now.saturating_sub(self.leg(leg).progress_at) >= 900_000_000;
-        self.state == FlowState::Lagging
-            && self.primary != leg
-            && self.shown_fin.is_some()
-            && stands
+        let is_behind = self.state == FlowState::Lagging && self.primary != leg;
+        self.left_behind == Some(leg)
+            || (is_behind && self.shown_fin.is_some() && self.stands(leg, now))
+    }
+
+    /// The end is shown now.
+    pub(super) fn note_left_behind(&mut self, now: u64) {
+        let backup = self.primary.other();
+        let is_behind = self.state == FlowState::Lagging && self.stands(backup, now);
+        self.left_behind = is_behind.then_some(backup);
+    }
+
+    fn stands(&self, leg: LegId, now: u64) -> bool {
+        now.saturating_sub(self.leg(leg).progress_at) >= 900_000_000
     }
 
     /// A new process has taken it over.
@@ -227,17 +257,12 @@ impl FlowTrack {
         self.c_una > 0 && self.c_edge <= self.released()
     }
 
-    /// Whether the client's window was closed within the last two seconds. smoltcp may answer the
-    /// update that opens it with nothing but an ack, and say more only when its own timer fires.
-    pub fn was_window_closed(&self, now: u64) -> bool {
-        self.closed_at.is_some_and(|at| now - at < 2_000_000_000)
-    }
-
     /// Whether what `leg` said ends inside a masked value: with Nagle's algorithm it says the rest
     /// only when the beginning is acknowledged, which needs the rest. The hold's limit decides.
     pub fn is_inside_span(&self, leg: LegId) -> bool {
         let said = self.said(leg);
-        self.open_span().is_some_and(|s| s.contains(&said))
+        // Its end is known by what follows it.
+        self.open_span().is_some_and(|s| s.contains(&said) || s.end == said)
     }
 
     /// A value that a mask covers and that starts where the release stands.
@@ -258,6 +283,11 @@ impl FlowTrack {
     /// The client has said something beyond a hole.
     pub fn is_client_holed(&self) -> bool {
         self.client.has_hole(1)
+    }
+
+    /// What `leg` said was not acknowledged for a minute, and it does not repeat it.
+    pub fn has_given_up(&self, leg: LegId, now: u64) -> bool {
+        self.said(leg) > self.c_una.max(1) && now >= self.leg(leg).heard_at + 60_000_000_000
     }
 
     /// End of what `leg` said without a hole.
@@ -357,15 +387,20 @@ impl FlowTrack {
             return Ok(());
         }
         note_again(&mut self.again, now, at, end);
-        let lately = |all: &VecDeque<(u64, u64, u64)>| {
-            let is_in =
-                |&&(time, f, t): &&(u64, u64, u64)| now - time < REPEAT_QUIET && f < end && at < t;
-            all.iter().filter(is_in).count()
+        // Pieces may be cut at other places each time: what counts is how often each byte came.
+        let lately = |all: &VecDeque<(u64, u64, u64)>, byte: u64| {
+            all.iter()
+                .filter(|&&(time, f, t)| now - time < REPEAT_QUIET && f <= byte && byte < t)
+                .count()
         };
-        let shown = lately(&self.again);
-        let most = self.legs.iter().map(|l| lately(&l.again)).max().unwrap_or(0);
-        if shown > most.max(1) && !self.was_restored {
-            return Err(format!("1.3: {at}..{end} shown again {shown} times, said again {most}"));
+        let begins = self.again.iter().map(|&(_, from, _)| from.max(at)).filter(|&from| from < end);
+        for byte in begins {
+            let shown = lately(&self.again, byte);
+            let most = self.legs.iter().map(|l| lately(&l.again, byte)).max().unwrap_or(0);
+            if shown > most.max(1) && !self.was_restored {
+                let times = format!("{shown} times, said again {most}");
+                return Err(format!("1.3: {byte} of {at}..{end} shown again {times}"));
+            }
         }
         Ok(())
     }
@@ -400,7 +435,9 @@ impl FlowTrack {
         if self.state == FlowState::Paired && !both {
             return Err("I1: a SYN-ACK of a Paired flow before both servers answered".into());
         }
-        self.v_iss = Some(seg.seq);
+        if self.v_iss.replace(seg.seq).is_some() {
+            return Ok(()); // a late copy of the SYN was answered: nothing begins anew
+        }
         self.v_scale = seg.scale.unwrap_or(0);
         if seg.scale.is_none() {
             self.c_scale = None;
@@ -466,13 +503,17 @@ impl FlowTrack {
             }
             let wrong = (from..to).find(|&o| {
                 let is_masked = self.spans.iter().any(|s| s.contains(&o));
-                !is_masked && said.slice(o, o + 1) != &part[(o - from) as usize..][..1]
+                // A new process may have heard another copy of it than we did.
+                let is_forgotten = self.was_restored && self.altered.contains(&o);
+                let byte = &part[(o - from) as usize..][..1];
+                !is_masked && !is_forgotten && said.slice(o, o + 1) != byte
             });
             if let Some(o) = wrong {
                 return Err(format!("I1: byte {o} shown while {:?} is not {id:?}'s", self.state));
             }
         }
-        if self.is_paired() {
+        // After a restart the gateway knows no more where in HTTP it stands: bytes are bytes.
+        if self.is_paired() && !self.was_restored {
             for span in self.spans.iter().filter(|s| s.start < to && from < s.end) {
                 let whole = |l: &LegTrack| l.said.covers(span.start, span.end);
                 if !self.legs.iter().all(whole) {

@@ -9,11 +9,11 @@ use std::collections::BinaryHeap;
 use super::ends::{ClientConn, Progress, Server};
 use super::gateway::Gateway;
 use super::host::{Host, SERVICE};
-use super::net::Pipe;
+use super::net::{Altered, Pipe};
 use super::oracle::{Limits, Oracle};
 use super::rare::Rare;
 use super::rng::mix;
-use super::scenario::Scenario;
+use super::scenario::{PipePlan, Scenario};
 use super::script::{self, Script};
 use crate::engine::{Epoch, Fence, LagPolicy, LegId, Link, SyncId};
 
@@ -27,6 +27,8 @@ const BACKOFF: u64 = 65_000_000_000;
 const BACKOFFS: u32 = 3;
 /// Connections that nobody can serve any more are waited for this long (ns).
 const HOPELESS: u64 = 2_500_000_000;
+/// What is said last has arrived by then (ns).
+const LATE: u64 = 2_000_000_000;
 /// Events in one run; more is a storm.
 const EVENTS_MAX: u64 = 3_000_000;
 
@@ -79,6 +81,17 @@ pub(super) struct Truth {
     pub is_dead: bool,
 }
 
+/// A frame that came to the gateway or left it.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Virtual time (ns).
+    pub at: u64,
+    /// Where.
+    pub link: Link,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
 /// What a run was.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -96,6 +109,8 @@ pub struct Report {
     pub failovers: u64,
     /// Narration, if asked for.
     pub log: Vec<String>,
+    /// Frames, if asked for.
+    pub captured: Vec<Captured>,
 }
 
 /// One run.
@@ -156,7 +171,9 @@ impl<'a> World<'a> {
             hosts.push(Host::new(&plan.stack, SERVER_MAC, SERVICE, seed, 0));
         }
         let pipe = |link: usize, way: usize| {
-            Pipe::new(&scenario.links[link][way], mix(seed, 200 + (link * 2 + way) as u64))
+            let mut plan = scenario.links[link][way].clone();
+            plan.alter *= u64::from(has_gateway); // alone, nobody would notice
+            Pipe::new(&plan, mix(seed, 200 + (link * 2 + way) as u64))
         };
         let may_diverge = scenario.may_diverge();
         let hold = match scenario.gateway.on_lag {
@@ -245,8 +262,31 @@ impl<'a> World<'a> {
             self.happen(what);
         }
         self.report.ended_at = self.now;
+        if self.is_searched_for_leaks() {
+            self.run_on();
+        }
         self.check_end();
         self.report
+    }
+
+    /// Whether what is left at the end is looked at: it takes a while.
+    pub fn is_searched_for_leaks(&self) -> bool {
+        self.scenario.seed.is_multiple_of(16) && !self.gateway.is_wire()
+    }
+
+    /// Lets what is on its way arrive; nothing else begins.
+    fn run_on(&mut self) {
+        let until = self.now + LATE;
+        while self.report.violation.is_none()
+            && let Some(Reverse(Entry(time, ..))) = self.heap.peek()
+            && *time <= until
+        {
+            let Some(Reverse(Entry(time, _, what))) = self.heap.pop() else { return };
+            self.now = time;
+            if !matches!(what, Happening::Fault(_) | Happening::Start(_)) {
+                self.happen(what);
+            }
+        }
     }
 
     fn begin(&mut self) {
@@ -382,11 +422,42 @@ impl<'a> World<'a> {
     pub fn transmit(&mut self, link: Link, to_gateway: bool, frame: Vec<u8>) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let way = if to_gateway { 0 } else { 1 };
-        self.pipes[link.index()][way].send(self.now, frame, &mut arrivals);
+        let pipe = &mut self.pipes[link.index()][way];
+        pipe.send(self.now, frame, &mut arrivals);
+        let too_large = std::mem::take(&mut pipe.too_large);
+        let (mtu, altered) = (pipe.mtu(), std::mem::take(&mut pipe.altered));
+        for (large, mtu) in too_large.iter().zip(mtu.into_iter().cycle()) {
+            self.report.rare.on_too_large();
+            self.say(|| format!("a packet of {} bytes is too large", large.len() - 14));
+            self.transmit(link, !to_gateway, super::frames::frag_needed(large, mtu));
+        }
+        for altered in altered {
+            self.on_altered(link, altered);
+        }
         for (time, frame) in arrivals.drain(..) {
             self.at(time, Happening::Arrive(link, to_gateway, frame));
         }
         self.arrivals = arrivals;
+    }
+
+    /// A server's bad memory changed a byte: the client may hear it, if nobody noticed.
+    fn on_altered(&mut self, link: Link, altered: Altered) {
+        let Link::Server(leg) = link else { return };
+        // A flow that passes through unprotected is not followed.
+        let flow = self.oracle.flows.get_mut(&altered.to);
+        let place = flow.and_then(|flow| {
+            let place = flow.leg(leg).place(altered.seq)?;
+            flow.altered.push(place);
+            Some(place)
+        });
+        let at = place.and_then(|place| Some(place.checked_sub(1)? as usize));
+        self.report.rare.on_altered();
+        self.say(|| format!("{leg:?} says its byte {at:?} wrongly"));
+        for id in 0..self.conns.len() {
+            if self.tuple(id) == altered.to && self.conns[id].progress == Progress::Open {
+                self.conns[id].verifier.tolerate(at, altered.byte);
+            }
+        }
     }
 
     fn work_clients(&mut self, host: usize) -> Option<u64> {
@@ -459,16 +530,30 @@ impl<'a> World<'a> {
         let tuple = self.tuple(id);
         let is_left = |f: &super::track::FlowTrack| f.is_left_behind(leg, self.now);
         self.truth[leg.index()].is_faulted
+            || self.may_forget(leg)
             || self.gateway.has_dropped(tuple, leg)
             || self.oracle.flows.get(&tuple).is_some_and(is_left)
     }
 
+    /// A server that keeps nothing of a handshake knows nothing of the connection when the first
+    /// that it hears is not the client's first segment: it resets, with and without a gateway.
+    fn may_forget(&self, leg: LegId) -> bool {
+        let stack = &self.scenario.servers[leg.index()].stack;
+        let is_disturbed = |p: &PipePlan| p.is_lossy() || p.reorder > 0;
+        stack.model.as_ref().is_some_and(|habits| habits.has_cookies)
+            && [&self.scenario.links[0][0], &self.scenario.links[1 + leg.index()][1]]
+                .into_iter()
+                .any(is_disturbed)
+    }
+
     pub fn is_excused(&self, id: usize) -> bool {
         // Without its fence the gateway may not promote: one death is enough.
-        let cannot_fence = self.scenario.gateway.fence == (Fence::Required, false);
+        let gateway = &self.scenario.gateway;
+        let cannot_fence = gateway.fence == Fence::Required && !gateway.is_fence_good;
         let is_faulted = self.truth.iter().any(|t| t.is_faulted);
         LegId::ALL.into_iter().all(|leg| self.is_leg_excused(id, leg))
             || (cannot_fence && is_faulted)
+            || self.is_passed_over_a_narrow_path(self.tuple(id))
     }
 
     fn tuple(&self, id: usize) -> super::oracle::Tuple {
@@ -485,19 +570,20 @@ impl<'a> World<'a> {
             && (0..self.conns.len()).all(|id| is_ended(&self.conns[id]) || self.is_excused(id))
     }
 
-    /// smoltcp 0.13 sometimes asks a window that is open instead of repeating what was lost: its
-    /// stream has a hole that nobody else can fill.
+    /// smoltcp 0.13 sometimes asks a window that is open, or nothing at all, instead of repeating
+    /// what was lost: its stream has a hole, or an end, that nobody else can fill.
     fn is_stalled_by_smoltcp(&self) -> bool {
         let is_smol = |host: usize| matches!(self.hosts[host], Host::Smol(_));
         let is_stalled = |id: usize| {
             let Some(flow) = self.oracle.flows.get(&self.tuple(id)) else { return false };
             let has_hole = |l: LegId| is_smol(self.server_host(l)) && flow.leg(l).said.has_hole(1);
-            LegId::ALL.into_iter().any(has_hole)
+            let is_mute = |l: LegId| is_smol(self.server_host(l)) && flow.has_given_up(l, self.now);
+            LegId::ALL.into_iter().any(|l| has_hole(l) || is_mute(l))
                 || (is_smol(self.scenario.conns[id].client) && flow.is_client_holed())
         };
-        let is_open = |c: &ClientConn| c.progress == Progress::Open;
-        let mut open = (0..self.conns.len()).filter(|&id| is_open(&self.conns[id]));
-        open.any(is_stalled)
+        let is_open = |&id: &usize| self.conns[id].progress == Progress::Open;
+        let open: Vec<usize> = (0..self.conns.len()).filter(is_open).collect();
+        !open.is_empty() && open.into_iter().all(is_stalled)
     }
 
     fn unfinished(&self) -> String {

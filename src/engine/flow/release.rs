@@ -346,6 +346,9 @@ impl Flow {
     fn urgent_pointer(&self, at: Offset, len: u64) -> u16 {
         let Some(end) = self.leg(self.primary).urgent_at else { return 0 };
         let is_near = len > 0 && end > at && end.since(at) <= u64::from(u16::MAX);
-        if is_near { end.since(at) as u16 } else { 0 }
+        match is_near {
+            true => end.since(at) as u16 - u16::from(on(Bug::UrgentMisplaced)),
+            false => 0,
+        }
     }
 }

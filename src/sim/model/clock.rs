@@ -1,7 +1,10 @@
 //! The clock behind the timestamps option: any first value, any rate, any drift.
 
+use serde::{Deserialize, Serialize};
+
 /// A clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Clock {
     /// Its value at time 0.
     pub first: u32,

@@ -8,10 +8,10 @@ use smoltcp::socket::tcp::State;
 use super::clock::is_before;
 use super::habits::Habits;
 use super::receive::{Receive, Taken};
-use super::segment::{ACK, FIN, PSH, RST, SYN, Segment};
+use super::segment::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Segment, URG};
 use super::send::{Heard, Piece, Send};
 use super::timers::Timers;
-use crate::sim::frames::Seg;
+use crate::sim::frames::{ECN, Seg};
 use crate::sim::rng::Rng;
 
 /// How long a closed connection waits for what is late (ns).
@@ -52,6 +52,8 @@ pub struct Conn {
     agreed: Agreed,
     /// What the SYN offers.
     offers: Agreed,
+    /// The flags of the own SYN that ask for, or grant, RFC 3168.
+    ecn: u8,
     pub(super) send: Send,
     pub(super) receive: Receive,
     pub(super) timers: Timers,
@@ -69,6 +71,8 @@ pub struct Conn {
     /// To be said once more, or beyond the window.
     pub(super) again: Option<Piece>,
     challenged_at: Option<u64>,
+    /// The path takes no larger packets than this: a router has said so.
+    path_mtu: Option<u16>,
     /// A reset to be sent.
     last_word: Option<Vec<u8>>,
     /// The application closed after the peer had.
@@ -89,6 +93,7 @@ impl Conn {
             irs: 0,
             agreed: Agreed::default(),
             offers: Agreed::default(),
+            ecn: 0,
             send: Send::new(buffers.1, habits),
             receive: Receive::new(buffers.0),
             timers: Timers::default(),
@@ -101,6 +106,7 @@ impl Conn {
             wants_probe: false,
             again: None,
             challenged_at: None,
+            path_mtu: None,
             last_word: None,
             is_second: false,
         }
@@ -125,6 +131,7 @@ impl Conn {
             has_scale: self.habits.scale.is_some(),
             scales: (self.own_scale(), 0),
         };
+        self.ecn = if self.habits.offers_ecn { ECE | CWR } else { 0 };
         self.send_syn(now);
     }
 
@@ -237,12 +244,12 @@ impl Conn {
     }
 
     /// Largest payload of the own packets, before options.
-    fn own_mss(&self) -> usize {
+    pub(super) fn own_mss(&self) -> usize {
         self.habits.mtu - 40
     }
 
     /// A scale that leaves the buffer some grains.
-    fn own_scale(&self) -> u8 {
+    pub(super) fn own_scale(&self) -> u8 {
         let fits = (self.buffers.0.max(16) / 8).ilog2() as u8;
         self.habits.scale.map_or(0, |most| most.min(fits).min(14))
     }
@@ -258,10 +265,39 @@ impl Conn {
             has_scale: self.habits.scale.is_some() && seg.scale.is_some(),
             scales: (self.own_scale(), 0),
         };
+        self.ecn = if self.habits.offers_ecn && seg.has(ECN) { ECE } else { 0 };
         self.hear_options(seg);
         self.receive.open(self.agreed.scales.0);
         self.phase = Phase::SynReceived;
         self.send_syn(now);
+    }
+
+    /// A listening place hears the ack of a SYN-ACK of which nothing was kept: `syn` is what is
+    /// known of the SYN, `isn` the number that it was answered with.
+    pub fn recall(
+        &mut self,
+        now: u64,
+        syn: &Seg<'_>,
+        isn: u32,
+        seg: &Seg<'_>,
+        out: &mut Vec<Vec<u8>>,
+    ) {
+        self.on_syn(now, syn, isn);
+        self.syn(now); // it has been sent
+        (self.wants_syn, self.timers) = (false, Timers::default());
+        self.on_segment(now, seg, out);
+    }
+
+    /// A router says that a packet was too large for the path (RFC 1191; as Linux, only of what is
+    /// under way).
+    pub fn on_too_large(&mut self, seq: u32, mtu: u16) {
+        let at = Self::offset(self.isn, seq, self.send.una);
+        let is_ours = at.is_some_and(|at| (self.send.una..self.send.nxt).contains(&at));
+        if self.phase == Phase::Open && is_ours {
+            let options = if self.agreed.has_stamps { 12 } else { 0 };
+            self.path_mtu = Some(mtu);
+            self.send.narrow((usize::from(mtu) - 40 - options).max(48));
+        }
     }
 
     fn hear_options(&mut self, seg: &Seg<'_>) {
@@ -544,7 +580,8 @@ impl Conn {
                 true => self.rng.range(1, mss as u64) as usize,
                 false => mss,
             };
-            let whole = self.habits.super_bytes / mss * mss;
+            let is_urgent = self.habits.urgent_at.is_some_and(|at| self.send.una < at);
+            let whole = if is_urgent { 0 } else { self.habits.super_bytes / mss * mss };
             let super_size = if size == mss { whole.max(size) } else { size };
             let Some(piece) = self.send.next(now, size, super_size, &self.habits) else { return };
             self.say_piece(now, piece, out);
@@ -554,6 +591,17 @@ impl Conn {
     fn say_piece(&mut self, now: u64, piece: Piece, out: &mut Vec<Vec<u8>>) {
         let mut segment = self.segment(now, piece.from, ACK);
         let (data, has_fin) = self.send.bytes(piece);
+        let ahead = self.habits.urgent_at.filter(|&at| at > piece.from && at <= self.send.end());
+        if let Some(ahead) = ahead.and_then(|at| u16::try_from(at - piece.from).ok()) {
+            segment.flags |= URG;
+            segment.urgent = ahead;
+        }
+        if let Some(mtu) = self.path_mtu {
+            // Data first: blocks that find no room come with the next bare ack.
+            let room = usize::from(mtu).saturating_sub(40 + 12 + 4 + data.len());
+            segment.sack.truncate(room / 8);
+        }
+        segment.piece = if data.len() > self.send.mss { self.send.mss as u16 } else { 0 };
         segment.flags |= if has_fin { FIN } else { 0 };
         segment.flags |= if piece.to >= self.send.end() { PSH } else { 0 };
         out.push(segment.write(data));
@@ -598,16 +646,20 @@ impl Conn {
         self.timers.resend_at = Some(now + rto);
     }
 
+    /// Not scaled yet, whatever is agreed (RFC 7323 2.2).
+    pub(super) fn syn_window(&self) -> u16 {
+        self.buffers.0.min(0xffff) as u16
+    }
+
     fn syn(&mut self, now: u64) -> Segment {
         let is_answer = self.phase == Phase::SynReceived;
-        // Not scaled yet, whatever is agreed (RFC 7323 2.2).
-        let window = self.buffers.0.min(0xffff) as u16;
+        let window = self.syn_window();
         self.receive.edge = 1 + u64::from(window);
         self.told = self.receive.nxt;
         Segment {
             seq: self.isn,
             ack: if is_answer { self.ack() } else { 0 },
-            flags: if is_answer { SYN | ACK } else { SYN },
+            flags: self.ecn | if is_answer { SYN | ACK } else { SYN },
             window,
             mss: Some(self.own_mss() as u16),
             scale: self.offers.has_scale.then_some(self.offers.scales.0),

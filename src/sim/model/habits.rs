@@ -1,10 +1,13 @@
 //! What kind of TCP a model host is. All of it is legal; much of it is seldom seen.
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Clock;
 use crate::sim::rng::Rng;
 
 /// A stack's character.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Habits {
     /// Largest IP packet.
     pub mtu: usize,
@@ -48,6 +51,12 @@ pub struct Habits {
     pub rto_min: u64,
     /// Challenge acks at most so often (ns).
     pub challenge_every: u64,
+    /// Urgent data ends at this offset of its stream (RFC 6093).
+    pub urgent_at: Option<u64>,
+    /// Answers SYNs without keeping anything, and makes the connection of the ack that comes back.
+    pub has_cookies: bool,
+    /// Would use explicit congestion notification (RFC 3168).
+    pub offers_ecn: bool,
 }
 
 impl Default for Habits {
@@ -75,6 +84,9 @@ impl Default for Habits {
             has_tail_probe: true,
             rto_min: 200_000_000,
             challenge_every: 500_000_000,
+            urgent_at: None,
+            has_cookies: false,
+            offers_ecn: false,
         }
     }
 }
@@ -111,6 +123,9 @@ impl Habits {
             has_tail_probe: rng.chance(700),
             rto_min: rng.pick(&[200 * ms, 200 * ms, 1000 * ms, 30 * ms]),
             challenge_every: rng.pick(&[500 * ms, 500 * ms, 0]),
+            urgent_at: None,
+            has_cookies: false,
+            offers_ecn: false,
         }
     }
 }

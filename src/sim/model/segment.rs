@@ -15,6 +15,12 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 /// See [`FIN`].
 pub const ACK: u8 = 16;
+/// See [`FIN`].
+pub const URG: u8 = 32;
+/// See [`FIN`].
+pub const ECE: u8 = 64;
+/// See [`FIN`].
+pub const CWR: u8 = 128;
 
 /// A segment without its payload.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +37,11 @@ pub struct Segment {
     pub flags: u8,
     /// Window field.
     pub window: u16,
+    /// Urgent pointer.
+    pub urgent: u16,
+    /// What each piece of a super-frame carries; 0 of any other. It travels as the IP
+    /// identification, which means nothing in a packet that is never a fragment (RFC 6864 4.1).
+    pub piece: u16,
     /// Maximum segment size.
     pub mss: Option<u16>,
     /// Window scale.
@@ -54,7 +65,8 @@ impl Segment {
         frame.extend_from_slice(&self.ack.to_be_bytes());
         frame.extend_from_slice(&[0, self.flags]);
         frame.extend_from_slice(&self.window.to_be_bytes());
-        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(&[0; 2]);
+        frame.extend_from_slice(&self.urgent.to_be_bytes());
         self.write_options(&mut frame);
         frame[BELOW_TCP + 12] = ((frame.len() - BELOW_TCP) as u8 / 4) << 4;
         frame.extend_from_slice(payload);
@@ -99,6 +111,7 @@ impl Segment {
         let ip = &mut frame[14..BELOW_TCP];
         ip[0] = 0x45;
         ip[2..4].copy_from_slice(&total.to_be_bytes());
+        ip[4..6].copy_from_slice(&self.piece.to_be_bytes());
         ip[6] = 0x40;
         (ip[8], ip[9]) = (64, 6);
         ip[12..16].copy_from_slice(&self.src.0);

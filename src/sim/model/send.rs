@@ -289,6 +289,15 @@ impl Send {
         }
     }
 
+    /// Segments are at most `mss` from now on: what is on its way was too large.
+    pub fn narrow(&mut self, mss: usize) {
+        if mss < self.mss {
+            self.mss = mss;
+            (self.resend, self.lost_to) = (self.una, self.nxt);
+            self.timed = None;
+        }
+    }
+
     /// Nothing was heard for a timeout: everything on its way counts as lost.
     pub fn on_timeout(&mut self) {
         self.congestion.on_timeout((self.nxt - self.una) as usize, self.mss);

@@ -1,12 +1,13 @@
 //! A model host: its connections, who hears what, neighbours, and resets for what nobody expects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smoltcp::socket::tcp::State;
 
 use super::conn::{Conn, reset_for};
 use super::habits::Habits;
-use crate::sim::frames::{ACK, RST, Read, SYN, Seg, read};
+use super::segment::{self, Segment};
+use crate::sim::frames::{ACK, RST, Read, SYN, Seg, TooLarge, read, read_frag_needed};
 use crate::sim::rng::{Rng, mix};
 
 type Ip = [u8; 4];
@@ -16,6 +17,14 @@ type Mac = [u8; 6];
 const ISN_TICK: u64 = 64;
 /// A neighbour is asked for at most so often (ns).
 const ASK_EVERY: u64 = 1_000_000_000;
+/// Segment sizes that a cookie can remember (Linux's, RFC 4987 3.6).
+const COOKIE_MSS: [u16; 4] = [536, 1300, 1440, 1460];
+/// What the low bits of a cookie's timestamp say instead of a window scale.
+const NO_SCALE: u32 = 15;
+/// Selective acknowledgments were agreed.
+const COOKIE_SACK: u32 = 16;
+/// Bits of a timestamp that belong to the cookie.
+const COOKIE_BITS: u32 = 63;
 /// Frames kept for a neighbour that has not answered.
 const WAITING_MAX: usize = 64;
 
@@ -34,6 +43,8 @@ pub struct Stack {
     asked: BTreeMap<Ip, u64>,
     /// Of each pair of ports and peer, where its numbers begin at time 0.
     spaces: BTreeMap<(Ip, u16, u16), u32>,
+    /// Cookies that came back: each makes one connection.
+    redeemed: BTreeSet<(Ip, u16, u32)>,
     out: Vec<Vec<u8>>,
     /// Frames that are to be addressed.
     unaddressed: Vec<Vec<u8>>,
@@ -55,6 +66,7 @@ impl Stack {
             waiting: Vec::new(),
             asked: BTreeMap::new(),
             spaces: BTreeMap::new(),
+            redeemed: BTreeSet::new(),
             out: Vec::new(),
             unaddressed: Vec::new(),
             wake_at: None,
@@ -114,6 +126,9 @@ impl Stack {
         if frame.len() >= 42 && frame[12..14] == [8, 6] {
             return self.on_arp(frame);
         }
+        if let Some(told) = read_frag_needed(frame) {
+            return self.on_too_large(&told);
+        }
         let Read::Tcp(seg) = read(frame, true) else { return };
         if seg.dst.0 != self.ip {
             return;
@@ -137,12 +152,86 @@ impl Stack {
         let listens = |c: &Conn| c.state() == State::Listen && c.port() == seg.dst.1;
         let place = self.conns.iter().position(|c| c.as_ref().is_some_and(listens));
         match place {
+            Some(place) if self.habits.has_cookies => self.on_cookie(now, seg, place),
             Some(place) if seg.has(SYN) && !seg.has(ACK) => {
                 let isn = self.isn(now, seg.src, seg.dst.1);
                 self.conn(place).on_syn(now, seg, isn);
             }
             _ => self.unaddressed.push(reset_for(seg)),
         }
+    }
+
+    fn on_too_large(&mut self, told: &TooLarge) {
+        let is_of = |conn: &&mut Conn| {
+            conn.port() == told.src.1 && conn.peer() == Some(told.dst) && told.src.0 == self.ip
+        };
+        if let Some(conn) = self.conns.iter_mut().flatten().find(is_of) {
+            conn.on_too_large(told.seq, told.mtu);
+        }
+    }
+
+    // ---- SYN cookies (RFC 4987 3.6, as Linux) ------------------------------------------------
+
+    /// A stranger where nothing is kept before the handshake is over.
+    fn on_cookie(&mut self, now: u64, seg: &Seg<'_>, place: usize) {
+        if seg.has(SYN) && !seg.has(ACK) {
+            let answer = self.cookie(now, seg, place);
+            return self.unaddressed.push(answer);
+        }
+        let isn = seg.ack.wrapping_sub(1);
+        let seq = seg.seq.wrapping_sub(1);
+        let index = (isn & 7) as usize;
+        let is_ours = self.cookie_number(seg, seq, index) == isn;
+        let is_first = self.redeemed.insert((seg.src.0, seg.src.1, isn));
+        let mss = COOKIE_MSS.get(index).filter(|_| is_ours && is_first && seg.has(ACK));
+        let Some(&mss) = mss else {
+            return self.unaddressed.push(reset_for(seg));
+        };
+        // Without a timestamp there is no room to remember any other option in.
+        let bits = seg.stamps.map_or(NO_SCALE, |(_, echo)| echo & COOKIE_BITS);
+        let scale = u8::try_from(bits & NO_SCALE).ok().filter(|&s| u32::from(s) != NO_SCALE);
+        let sack_ok = bits & COOKIE_SACK != 0;
+        let (mss, stamps) = (Some(mss), seg.stamps);
+        let syn = Seg { seq, mss, scale, sack_ok, stamps, flags: SYN, window: 0, ..seg.clone() };
+        let conn = self.conns[place].as_mut().expect("the place was found");
+        conn.recall(now, &syn, isn, seg, &mut self.unaddressed);
+    }
+
+    fn cookie_number(&self, seg: &Seg<'_>, seq: u32, index: usize) -> u32 {
+        let peer = u64::from(u32::from_be_bytes(seg.src.0)) << 16 | u64::from(seg.src.1);
+        (mix(mix(self.seed, peer), u64::from(seq)) as u32) & !7 | index as u32
+    }
+
+    fn cookie(&mut self, now: u64, seg: &Seg<'_>, place: usize) -> Vec<u8> {
+        let conn = self.conn(place);
+        let (own_mss, own_scale, window) = (conn.own_mss(), conn.own_scale(), conn.syn_window());
+        let mss = seg.mss.unwrap_or(536);
+        let index = COOKIE_MSS.iter().rposition(|&m| m <= mss).unwrap_or(0);
+        let clock = self.habits.clock.filter(|_| seg.stamps.is_some());
+        let scale = seg.scale.filter(|_| clock.is_some() && self.habits.scale.is_some());
+        let sack_ok = seg.sack_ok && clock.is_some() && self.habits.has_sack;
+        let bits = scale.map_or(NO_SCALE, |s| u32::from(s.min(14)))
+            | if sack_ok { COOKIE_SACK } else { 0 };
+        let value = clock.map(|clock| {
+            let now = clock.at(now);
+            let value = now & !COOKIE_BITS | bits;
+            // Not ahead of the clock.
+            if now & COOKIE_BITS < bits { value.wrapping_sub(COOKIE_BITS + 1) } else { value }
+        });
+        let answer = Segment {
+            src: seg.dst,
+            dst: seg.src,
+            seq: self.cookie_number(seg, seg.seq, index),
+            ack: seg.seq.wrapping_add(1),
+            flags: segment::SYN | segment::ACK,
+            window,
+            mss: Some(own_mss as u16),
+            scale: scale.map(|_| own_scale),
+            sack_ok,
+            stamps: value.zip(seg.stamps.map(|(value, _)| value)),
+            ..Segment::default()
+        };
+        answer.write(&[])
     }
 
     fn on_arp(&mut self, frame: &[u8]) {

@@ -2,6 +2,7 @@
 //! bytes arrive, both ends close, nothing comes after the end.
 
 use super::habits::Habits;
+use crate::sim::frames::frag_needed;
 use crate::sim::host::{Handle, Host, PORT, SERVICE, State};
 use crate::sim::net::Pipe;
 use crate::sim::rng::{Rng, mix};
@@ -25,6 +26,16 @@ fn smol(rng: &mut Rng) -> StackPlan {
 
 fn model(rng: &mut Rng) -> StackPlan {
     StackPlan { model: Some(Habits::draw(rng)), ..smol(rng) }
+}
+
+/// With what few hosts do.
+fn odd(rng: &mut Rng) -> Habits {
+    Habits {
+        super_bytes: rng.pick(&[0, 8_000, 64_000]),
+        urgent_at: rng.chance(300).then(|| rng.skewed(2, 20_000)),
+        offers_ecn: rng.chance(300),
+        ..Habits::draw(rng)
+    }
 }
 
 fn pipe(rng: &mut Rng, is_bad: bool) -> PipePlan {
@@ -90,10 +101,26 @@ impl End {
 
 /// Runs one connection; returns when it was over (ns).
 fn transfer(seed: u64, plans: [StackPlan; 2], is_bad: bool) -> u64 {
+    transfer_through(seed, plans, is_bad, |_| ())
+}
+
+/// The same, with links changed.
+fn transfer_through(
+    seed: u64,
+    plans: [StackPlan; 2],
+    is_bad: bool,
+    change: impl Fn(&mut PipePlan),
+) -> u64 {
     let mut rng = Rng::new(mix(seed, 7));
-    let mut pipes = [0, 1].map(|i| Pipe::new(&pipe(&mut rng, is_bad), mix(seed, i)));
+    let mut pipes = [0, 1].map(|i| {
+        let mut plan = pipe(&mut rng, is_bad);
+        change(&mut plan);
+        Pipe::new(&plan, mix(seed, i))
+    });
+    let has_cookies = plans[1].model.as_ref().is_some_and(|habits| habits.has_cookies);
     let mut bytes = |max: u64| -> Vec<u8> {
-        let len = rng.skewed(0, max);
+        // A lost ack that carried a cookie comes again only with data.
+        let len = rng.skewed(u64::from(has_cookies), max);
         (0..len).map(|_| rng.next() as u8).collect()
     };
     let says = [bytes(60_000), bytes(150_000)];
@@ -130,6 +157,11 @@ fn transfer(seed: u64, plans: [StackPlan; 2], is_bad: bool) -> u64 {
             sent.extend(end.host.poll(now));
             for frame in sent {
                 pipes[i].send(now, frame, &mut arrivals);
+                for large in std::mem::take(&mut pipes[i].too_large) {
+                    let mtu = pipes[i].mtu().expect("it is too large for something");
+                    count += 1;
+                    flying.push((now + 1, count, i, frag_needed(&large, mtu)));
+                }
                 for (at, frame) in arrivals.drain(..) {
                     count += 1;
                     flying.push((at, count, 1 - i, frame));
@@ -192,6 +224,43 @@ fn model_to_smoltcp() {
 #[test]
 fn smoltcp_to_model() {
     seeds(1000, |rng| [smol(rng), model(rng)]);
+}
+
+#[test]
+fn super_frames_urgent_data_and_cookies() {
+    for seed in 0..1000 {
+        let mut rng = Rng::new(mix(seed, 2));
+        let (client, mut server) = (odd(&mut rng), odd(&mut rng));
+        // Where the ack that carries a cookie is lost, and data is not, the server resets.
+        let is_bad = seed % 4 > 0;
+        server.has_cookies = !is_bad;
+        let plans = [client, server].map(|h| StackPlan { model: Some(h), ..smol(&mut rng) });
+        let truncate = if is_bad { 20 } else { 0 };
+        transfer_through(seed, plans, is_bad, |pipe| {
+            (pipe.truncate, pipe.mark) = (truncate, 200);
+        });
+    }
+}
+
+#[test]
+fn super_frames_to_smoltcp() {
+    for seed in 0..200 {
+        let mut rng = Rng::new(mix(seed, 3));
+        let habits = Habits { super_bytes: 64_000, ..odd(&mut rng) };
+        let plan = smol(&mut rng);
+        let server = StackPlan { isn_near_wrap: None, ..plan.clone() };
+        transfer(seed, [StackPlan { model: Some(habits), ..plan }, server], false);
+    }
+}
+
+#[test]
+fn a_path_that_takes_less_is_heard_of() {
+    for seed in 0..500 {
+        let mut rng = Rng::new(mix(seed, 4));
+        let plans = [model(&mut rng), model(&mut rng)];
+        let mtu = Some(rng.pick(&[576, 1000, 1400]));
+        transfer_through(seed, plans, seed % 4 > 0, |pipe| pipe.mtu = mtu);
+    }
 }
 
 #[test]
