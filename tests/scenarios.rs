@@ -31,10 +31,11 @@ fn every_scenario_is_where_the_table_says() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
-    let numbers: Vec<u32> = rows
+    let mut numbers: Vec<u32> = rows
         .iter()
         .flat_map(|row| row[0].split(','))
         .filter_map(|number| number.trim().parse().ok())
         .collect();
+    numbers.dedup(); // one may be proved in several places
     assert_eq!(numbers, (1..=52).collect::<Vec<_>>(), "all of them, in order");
 }
