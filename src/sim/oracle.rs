@@ -264,7 +264,8 @@ impl Oracle {
         }
         let before = (leg.acked, leg.edge);
         if let Some(ack) = rel(iss, seg.ack, leg.acked).filter(|_| seg.has(ACK)) {
-            if seg.data.is_empty() && ack == leg.acked {
+            // A probe of a closed window may have a byte (RFC 9293 3.8.6.1).
+            if seg.data.len() <= 1 && ack == leg.acked {
                 leg.bare_acks += 1;
             } else if ack > leg.acked {
                 leg.bare_acks = 0;

@@ -417,7 +417,8 @@ impl FlowTrack {
     /// 1.3: a server's probe is answered for a client that is surely alive, and seldom passed on.
     fn check_probe(&self, now: u64, seg: &Seg<'_>, at: u64) -> Result<(), String> {
         let is_probe = seg.data.is_empty() && !seg.has(FIN) && at > 0 && at < self.c_una;
-        let is_alive = now - self.c_heard_at < FRESH && self.c_edge > self.c_una;
+        let room = self.c_edge.saturating_sub(self.c_una) >> self.c_scale.unwrap_or(0);
+        let is_alive = now - self.c_heard_at < FRESH && room > 0;
         match is_probe && is_alive && !self.was_restored {
             true => Err(format!("1.3: a probe at {at} passed to a client that was just heard")),
             false => Ok(()),
