@@ -4,10 +4,12 @@
 //! and [`Leg::seq_at`]. RFC 9293, RFC 2018, RFC 2883, RFC 7323.
 
 use super::clock::LegClock;
+use super::flow::DeferredError;
 use super::limits::SACKED_RANGES_MAX;
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::Instant;
+use super::told_blocks::ToldBlocks;
 use crate::wire::{ClientSpace, L2, L3, LegSpace, Offset, Segment, Seq};
 
 /// How a leg takes part in its flow.
@@ -104,6 +106,11 @@ pub struct Leg {
     pub told_ack: Offset,
     /// The window edge it was told.
     pub told_edge: Offset,
+    /// The window edge of the last segment that it was sent, if known. Below `told_edge` where an
+    /// ack that moved on left less than a unit of the window's scale.
+    pub room_to: Option<Offset>,
+    /// Blocks of its own bytes that it was told of last, while it alone misses some.
+    pub told_islands: ToldBlocks,
     /// It is owed an ack now.
     pub owes_ack: bool,
     /// A duplicate range that was absorbed, to be reported once an ack covers it.
@@ -123,6 +130,8 @@ pub struct Leg {
     pub resend_count: u32,
     /// A hole is left alone until then.
     pub hole_quiet_until: Instant,
+    /// An error about bytes that it has still to send.
+    pub deferred_error: Option<Box<DeferredError>>,
     /// Positions are known (false right after a restart of the gateway).
     pub is_learned: bool,
 }
@@ -151,6 +160,8 @@ impl Leg {
             gso_size: None,
             told_ack: Offset::SYN,
             told_edge: Offset::SYN,
+            room_to: None,
+            told_islands: ToldBlocks::default(),
             owes_ack: false,
             duplicate: None,
             clock: LegClock::default(),
@@ -160,6 +171,7 @@ impl Leg {
             resend_at: None,
             resend_count: 0,
             hole_quiet_until: Instant::ZERO,
+            deferred_error: None,
             is_learned: true,
         }
     }
@@ -220,6 +232,11 @@ impl Leg {
                 self.sacked.insert(left, right);
             }
         }
+    }
+
+    /// Whether it was told of no room beyond what it said.
+    pub fn has_no_room(&self) -> bool {
+        self.room_to.is_some_and(|edge| edge <= self.said())
     }
 
     /// Since when it could have got further, and has not.

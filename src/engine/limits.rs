@@ -49,6 +49,8 @@ pub const RESET_KEPT: Duration = ms(5000);
 pub const HALF_OPEN_MAX: Duration = ms(75_000);
 /// A flow that one side has closed and on which nothing more is heard.
 pub const CLOSING_MAX: Duration = ms(600_000);
+/// Longest round trip of a client that servers are waited for because of.
+pub const ROUND_TRIP_MAX: Duration = ms(1000);
 /// A leg short of window is late only after this: its own persist timer (200 ms) comes first.
 pub const TIGHT_WAIT: Duration = ms(300);
 /// A leg all of whose bytes were shown is late only after this, while the client's ack is due: by

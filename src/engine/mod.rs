@@ -9,6 +9,7 @@ pub mod config;
 pub mod event;
 pub mod planted;
 pub mod time;
+mod told_blocks;
 mod twins;
 
 mod bridge;

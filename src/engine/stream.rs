@@ -104,6 +104,11 @@ impl Stream {
         self.chunks.range(at..).next().map(|(&f, _)| f)
     }
 
+    /// Whether anything is held beyond the contiguous run.
+    pub fn has_island(&self) -> bool {
+        self.chunks.range(self.contiguous..).next().is_some()
+    }
+
     /// The first ranges held beyond the contiguous run, at most `max`.
     pub fn islands(&self, max: usize) -> Vec<(Offset, Offset)> {
         let mut islands: Vec<(Offset, Offset)> = Vec::new();

@@ -13,18 +13,10 @@ impl World<'_> {
         let stack = &self.scenario.servers[leg.index()].stack;
         let has_nagle = stack.model.as_ref().map_or(stack.nagle, |habits| habits.nagle);
         self.oracle.flows.get(&tuple).is_some_and(|f| {
-            self.is_client_far()
-                || f.was_window_closed(self.now)
-                || f.is_narrow_at_the_end(leg)
+            f.was_window_closed(self.now)
                 || (has_nagle && f.is_inside_span(leg))
                 || (stack.model.is_none() && stack.nagle && f.lacks_a_small_segment(leg))
         })
-    }
-
-    /// Fault: `waits_for_ack` grants a server that waits for the client's ack no more than a
-    /// delayed ack takes, however long the way to the client and back is.
-    fn is_client_far(&self) -> bool {
-        self.scenario.links[0].iter().any(|p| p.delay_us > 20_000)
     }
 
     /// Fault: after a restart within a handshake the connection passes to the primary untouched,
@@ -41,11 +33,6 @@ impl FlowTrack {
     /// nothing but an ack, and says more only then.)
     fn was_window_closed(&self, now: u64) -> bool {
         self.closed_at.is_some_and(|at| now - at < 2_000_000_000)
-    }
-
-    /// Fault: `pins_window` asks for room although the client has ended and nobody needs it.
-    fn is_narrow_at_the_end(&self, leg: LegId) -> bool {
-        self.c_fin.is_some() && self.leg(leg).edge < self.leg(leg.other()).edge
     }
 
     /// Fault: `waits_for_ack` grants nothing when the other server has said more. By Nagle's

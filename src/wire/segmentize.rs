@@ -2,7 +2,8 @@
 //!
 //! What leaves is what the kernel's own segmentation would have made: headers repeated, sequence
 //! numbers and IPv4 identifications counted up, FIN and PSH on the last piece only, CWR on the
-//! first only. The payload is shared, not copied. Read first: Linux's
+//! first only. The urgent pointer keeps its place in the stream, which kernels do not see to. The
+//! payload is shared, not copied. Read first: Linux's
 //! `Documentation/networking/segmentation-offloads.rst`, RFC 3168 6.1.2 (CWR).
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,7 @@ use super::parse::{self, Layout, protocol};
 /// says: no link would take it.
 pub fn for_link(frame: Frame, has_gso: bool, has_csum: bool, out: &mut Vec<Frame>) -> bool {
     let first = out.len();
-    if frame.offload().gso.is_some() && !(has_gso && has_csum) {
+    if frame.offload().gso.is_some() && (!(has_gso && has_csum) || is_urgent(&frame)) {
         if !cut(frame, out) {
             return false;
         }
@@ -33,6 +34,16 @@ pub fn for_link(frame: Frame, has_gso: bool, has_csum: bool, out: &mut Vec<Frame
     true
 }
 
+/// The pointer counts from where its segment begins, and who else would cut it repeats it as it is.
+fn is_urgent(frame: &Frame) -> bool {
+    let Some(tcp) = frame.offload().needs_csum.filter(|spot| spot.offset == TCP_CHECKSUM_FIELD)
+    else {
+        return false;
+    };
+    let flags = frame.head().get(usize::from(tcp.start) + 13);
+    flags.is_some_and(|&flags| TcpFlags(flags).has(TcpFlags::URG))
+}
+
 /// What all pieces share.
 struct Cut {
     layout: Layout,
@@ -41,6 +52,7 @@ struct Cut {
     id: Option<u16>,
     seq: u32,
     flags: TcpFlags,
+    urgent: u16,
     size: usize,
 }
 
@@ -80,9 +92,10 @@ fn prepare(frame: &Frame) -> Option<(Cut, usize)> {
     let is_tcp = layout.protocol == protocol::TCP;
     let seq = if is_tcp { parse::be32(head, layout.l4_at + 4)? } else { 0 };
     let flags = if is_tcp { TcpFlags(*head.get(layout.l4_at + 13)?) } else { TcpFlags(0) };
+    let urgent = if is_tcp { parse::be16(head, layout.l4_at + 18)? } else { 0 };
     let payload_len = parse::ip_end(frame)?.checked_sub(head.len())?;
     let size = usize::from(gso.size);
-    Some((Cut { layout, src_dst: (src, dst), id, seq, flags, size }, payload_len))
+    Some((Cut { layout, src_dst: (src, dst), id, seq, flags, urgent, size }, payload_len))
 }
 
 impl Cut {
@@ -93,9 +106,11 @@ impl Cut {
         let ip_len = head.len() - l3_at + payload.len();
         set_ip(&mut head, l3_at, ip_len, self.id, index);
         let offset = if protocol == protocol::TCP {
-            let seq = self.seq.wrapping_add((index * self.size) as u32);
+            let before = index * self.size;
+            let seq = self.seq.wrapping_add(before as u32);
             put(&mut head, l4_at + 4, &seq.to_be_bytes());
             put(&mut head, l4_at + 13, &[self.flags_of(index, is_last).0]);
+            put(&mut head, l4_at + 18, &self.urgent_of(before).to_be_bytes());
             TCP_CHECKSUM_FIELD
         } else {
             put(&mut head, l4_at + 4, &(len as u16).to_be_bytes());
@@ -117,7 +132,18 @@ impl Cut {
         if index > 0 {
             flags = flags.without(TcpFlags::CWR);
         }
+        if index > 0 && self.urgent_of(index * self.size) == 0 {
+            flags = flags.without(TcpFlags::URG);
+        }
         flags
+    }
+
+    /// The urgent pointer of a piece with `before` bytes before it: the same place in the stream.
+    fn urgent_of(&self, before: usize) -> u16 {
+        match self.flags.has(TcpFlags::URG) {
+            true => self.urgent.saturating_sub(u16::try_from(before).unwrap_or(u16::MAX)),
+            false => self.urgent,
+        }
     }
 }
 

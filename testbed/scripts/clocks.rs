@@ -1,8 +1,9 @@
 //! Timestamps: clocks that begin anywhere, and segments from the past (RFC 7323 5, PAWS).
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 
 use shadowvm::engine::Link;
+use shadowvm::wire::Tsval;
 
 use super::closing::answers;
 use super::conn::{ACK, Offer, Seen};
@@ -13,6 +14,7 @@ use super::{Outcome, Script};
 pub const SCRIPTS: &[Script] = &[
     ("restart-with-a-late-clock", restart_with_a_late_clock),
     ("client-clock-wraps", client_clock_wraps),
+    ("old-stamp-after-a-failover", old_stamp_after_a_failover),
 ];
 
 /// A client whose clock stands beyond 2^31, and a gateway that begins again in between: the
@@ -57,4 +59,27 @@ fn client_clock_wraps() -> Outcome {
     // What b said last echoes the new clock.
     let is_new = |s: &Seen| s.seg.options.timestamps.is_some_and(|(_, echo)| echo.0 < 100);
     ensure(rig.said_by(B, conn.port).last().is_some_and(is_new), || rig.last_seen())
+}
+
+/// RFC 7323 5.3, E5: a segment of the client two ticks older than what the server has heard "is
+/// dropped and acknowledged", by the survivor of a failover too, whatever its sequence number. The
+/// gateway carries the client's clock; it does not renew it.
+fn old_stamp_after_a_failover() -> Outcome {
+    let mut rig = Rig::equal(false)?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    conn.tsval += 100_000;
+    answers(&mut rig, &mut conn, &mut streams)?;
+    rig.fail(A)?;
+    rig.settle_alone(B)?;
+    let mut past = conn.clone();
+    past.tsval -= 50_000;
+    let old = rig.frame_at(&mut past, conn.sent, ACK, b"from the past", &[]);
+    let stamp = Tsval(past.tsval);
+    rig.client_says(old)?;
+    rig.settle_alone(B)?;
+    let got = streams[1].read(&mut [0; 100]).map_err(|e| e.kind());
+    ensure(got == Err(ErrorKind::WouldBlock), || format!("b read {got:?}, stamped {stamp:?}"))?;
+    rig.say(&mut conn, ACK, b"of now")?;
+    let got = rig.read(&mut streams[1], 6)?;
+    ensure(got == b"of now", || format!("{got:?}"))
 }

@@ -25,6 +25,7 @@ pub const TWINS: &[Twin] = &[
     ("three-duplicate-acks", three_duplicate_acks),
     ("fast-retransmit-of-the-servers", fast_retransmit_of_the_servers),
     ("response-lost-from-the-primary", response_lost_from_the_primary),
+    ("first-response-lost-from-the-primary", first_response_lost_from_the_primary),
     ("last-response-lost-from-the-backup", last_response_lost_from_the_backup),
 ];
 
@@ -254,6 +255,26 @@ fn response_lost_from_the_primary(is_v6: bool) -> Outcome {
     let shown = rig.shown(port).find(|s| !s.data.is_empty() && conn.offset(s) == 2000);
     let is_after = shown.zip(said).is_some_and(|(shown, said)| said.at <= shown.at);
     ensure(is_after, || "shown before a said it".into())
+}
+
+/// 1.6, "P->G data lost: out-of-order release + SACK; SACK agent": the first segment of the
+/// response, behind which nothing can be shown yet. a's further segments come before b's, so that
+/// the hole is a's alone only when b speaks; a is told of it then, and the flow stays with it.
+fn first_response_lost_from_the_primary(is_v6: bool) -> Outcome {
+    let mut rig = Rig::new(&Setup::over(is_v6).patient().in_packets())?;
+    let (mut conn, mut streams) = rig.open(Offer::FULL)?;
+    let all = pattern(12_000);
+    lose_once(&mut rig, A, |_| true);
+    streams[0].write_all(&all).map_err(|e| e.to_string())?;
+    rig.settle()?;
+    streams[1].write_all(&all).map_err(|e| e.to_string())?;
+    rig.settle()?;
+    let has_block = |s: &Seen| !s.seg.options.sack.is_empty();
+    ensure(rig.sent_to(A, conn.port).any(has_block), || "a was told of no hole".into())?;
+    rig.receive(&mut conn, all.len())?;
+    ensure(conn.received == all, || "the response arrived changed".into())?;
+    let primary = rig.engine.flows(1).first().map(|f| f.primary);
+    ensure(primary == Some(A), || "the flow left a for one lost segment".into())
 }
 
 /// LV1: "whenever S_l grows under c_una, send leg l ACK = min(c_una, NXT_l) immediately": b's last

@@ -15,6 +15,7 @@ use crate::engine::event::{Event, FlowKey, FlowState, SoloReason};
 use crate::engine::leg::{Leg, LegState};
 use crate::engine::limits;
 use crate::engine::stream::Stream;
+use crate::engine::time::Duration;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
 use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
 
@@ -239,7 +240,10 @@ impl Flow {
             window_max: 0,
             fin: None,
             clock: (Tsval(0), Tsval(0)),
+            recent: None,
             sacked: Vec::new(),
+            round_trip: Duration::ZERO,
+            timed: None,
             heard_at: cx.now,
             asked_at: cx.now,
             is_learned: false,
@@ -348,6 +352,7 @@ impl Flow {
         for leg in &mut self.legs {
             leg.stream.restart(ack);
             leg.owes_ack = true;
+            leg.room_to = None;
             leg.sent = leg.sent.max(at);
             if !leg.is_learned {
                 leg.nxt = ack;

@@ -16,6 +16,15 @@ use crate::engine::{LegId, Link};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Offset, SackBlocks, TcpFlags, TcpOptions, Tsval};
 
+/// What a copy keeps of the client's segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    /// The urgent pointer; 0 without one.
+    pub(super) urgent: u16,
+    /// The timestamp: an old one stays old, so that the server can tell (PAWS, RFC 7323 5).
+    pub(super) stamp: Option<Tsval>,
+}
+
 impl Flow {
     /// Sends each open leg what it is owed.
     pub(super) fn feed_legs(&mut self, cx: &mut Cx<'_>) {
@@ -28,6 +37,7 @@ impl Flow {
                 self.feed_custody(cx, id);
             }
             self.refresh_leg(cx, id);
+            self.deliver_error(cx, id);
         }
     }
 
@@ -177,21 +187,22 @@ impl Flow {
         flags: TcpFlags,
         payload: Bytes,
     ) {
-        self.send_leg_urgent(cx, id, at, flags, payload, 0);
+        self.send_leg_copy(cx, id, at, flags, payload, Copied::default());
     }
 
-    /// Like [`Self::send_leg`], with the urgent pointer of the client's segment.
-    pub(super) fn send_leg_urgent(
+    /// Like [`Self::send_leg`], for a copy of a segment of the client.
+    pub(super) fn send_leg_copy(
         &mut self,
         cx: &mut Cx<'_>,
         id: LegId,
         at: Offset,
         flags: TcpFlags,
         payload: Bytes,
-        urgent: u16,
+        copied: Copied,
     ) {
         let ack = self.ack_to_leg(id);
         let edge = self.edge_to_leg(cx, id);
+        let options = self.options_to_leg(cx, id, ack, copied.stamp);
         let leg = self.leg(id);
         let shift = match (leg.options.window_scale, self.client.window_scale) {
             (Some(_), Some(shift)) => shift,
@@ -199,7 +210,6 @@ impl Flow {
         };
         let unit = if on(Bug::EdgeRoundedUp) { (1 << shift) - 1 } else { 0 };
         let window = u16::try_from((edge.since(ack) + unit) >> shift).unwrap_or(u16::MAX);
-        let options = self.options_to_leg(cx, id, ack);
         let room = leg.options.mss.saturating_sub(build::tcp_options_len(&options) as u16).max(1);
         let delta_sign = on(Bug::DeltaSign) && id == self.backup();
         let leg_ack = match delta_sign {
@@ -213,7 +223,7 @@ impl Flow {
             ack: leg_ack,
             flags,
             window,
-            urgent,
+            urgent: copied.urgent,
             options,
         };
         let leg = self.leg_mut(id);
@@ -223,6 +233,7 @@ impl Flow {
         }
         leg.told_ack = leg.told_ack.max(ack);
         leg.told_edge = leg.told_edge.max(told_edge);
+        leg.room_to = Some(told_edge);
         leg.owes_ack = false;
         if leg.duplicate.is_some_and(|(_, to)| to <= ack) {
             leg.duplicate = None;
@@ -246,7 +257,23 @@ impl Flow {
         }
     }
 
-    fn options_to_leg(&self, cx: &Cx<'_>, id: LegId, ack: Offset) -> TcpOptions {
+    /// `stamp` is the timestamp of the segment that is copied; a segment of the gateway's own
+    /// carries the client's latest.
+    fn options_to_leg(
+        &mut self,
+        cx: &Cx<'_>,
+        id: LegId,
+        ack: Offset,
+        stamp: Option<Tsval>,
+    ) -> TcpOptions {
+        // What this leg alone misses is told by its islands, which hold the client's blocks:
+        // one range told twice would read as a duplicate (RFC 2883 4).
+        let misses_alone = self.misses_alone(id);
+        let leg = self.leg_mut(id);
+        let islands = match leg.options.has_sack && misses_alone {
+            true => leg.told_islands.tell(leg.stream.islands(limits::SACKED_RANGES_MAX)).to_vec(),
+            false => Vec::new(),
+        };
         let leg = self.leg(id);
         let mut options = TcpOptions::default();
         // Right after a restart the client's clock is not known, and only questions leave. Some
@@ -255,7 +282,7 @@ impl Flow {
         let is_left_out = is_unknown && self.asked % 2 == 1;
         if leg.options.has_timestamps && !is_left_out {
             let value = match self.visible.has_timestamps {
-                true => self.client.clock.0,
+                true => stamp.unwrap_or(self.client.clock.0),
                 // The client has none: a millisecond clock of our own stands in.
                 false => own_clock(cx.now).shift(leg.clock.offset),
             };
@@ -278,18 +305,13 @@ impl Flow {
             if let Some((f, t)) = leg.duplicate.filter(|&(_, t)| t <= ack) {
                 push(f, t);
             }
-            // What this leg alone misses is told by its islands, which hold the client's blocks:
-            // one range told twice would read as a duplicate (RFC 2883 4).
-            let misses_alone = self.misses_alone(id);
             for &(f, t) in self.client.sacked.iter().filter(|_| !misses_alone) {
                 let is_own_duplicate = t <= self.client.una;
                 if !is_own_duplicate && f > ack && (t <= leg.nxt || on(Bug::SackUnclamped)) {
                     push(f, t);
                 }
             }
-            if misses_alone {
-                leg.stream.islands(max).into_iter().for_each(|(f, t)| push(f, t));
-            }
+            islands.into_iter().for_each(|(f, t)| push(f, t));
             options.sack = blocks;
         }
         options

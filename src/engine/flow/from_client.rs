@@ -5,13 +5,15 @@
 
 use bytes::Bytes;
 
+use super::feed::Copied;
 use super::{Cx, Flow};
 use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
+use crate::engine::time::Instant;
 use crate::engine::{LegId, Link};
-use crate::wire::{Offset, Segment, Seq, TcpFlags};
+use crate::wire::{Offset, Segment, Seq, TcpFlags, TsDelta};
 
 /// Client bytes are taken this far beyond the edge that it was shown.
 const AHEAD_BYTES_MAX: u64 = 1 << 20;
@@ -91,12 +93,15 @@ impl Flow {
             // Above what the client can know or send, or of an older connection: RFC 5961 5.
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
-        self.note_client_ack(seg, ack);
+        self.note_client_ack(cx.now, seg, ack);
         self.resume_protocol(cx, at, &body);
-        if at + len > self.client.nxt {
-            self.client.asked_at = cx.now;
+        let is_outdated = self.is_outdated(seg, at);
+        if !is_outdated {
+            if at + len > self.client.nxt {
+                self.client.asked_at = cx.now;
+            }
+            self.note_client_data(seg, at, &body);
         }
-        self.note_client_data(seg, at, &body);
         let is_fin = seg.flags.has(TcpFlags::FIN);
         if self.state == FlowState::TimeWait
             && at + len + u64::from(is_fin) <= self.visible.told_ack
@@ -108,14 +113,27 @@ impl Flow {
         let is_old = at + len <= self.visible.told_ack && (len > 0 || at < self.visible.told_ack);
         let is_probe = len == 0 && !is_fin && at < self.client.nxt;
         let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;
-        let is_asking = is_old || is_probe || is_zero_window_probe;
+        let is_asking = is_old || is_probe || is_zero_window_probe || (is_outdated && len > 0);
         self.visible.is_asking |= is_asking && !on(Bug::ClientProbeUnanswered);
-        self.mirror(cx, seg, at, body);
+        self.mirror(cx, seg, at, body, is_outdated);
+    }
+
+    /// An old duplicate by its timestamp: the servers drop it (PAWS, RFC 7323 5.3), so nothing of
+    /// it is kept for them. They allow for a tick.
+    fn is_outdated(&mut self, seg: &Segment, at: Offset) -> bool {
+        let Some((value, _)) = seg.options.timestamps else { return false };
+        let client = &mut self.client;
+        let recent = *client.recent.get_or_insert(value);
+        if value.is_after(recent) && at <= self.visible.told_ack {
+            client.recent = Some(value);
+        }
+        recent.is_after(value.shift(TsDelta(1)))
     }
 
     /// The ack, the window and the SACK blocks. Edges only grow (RFC 7323 2.4 lets the field step
     /// back by rounding; the offset does not).
-    fn note_client_ack(&mut self, seg: &Segment, ack: Offset) {
+    fn note_client_ack(&mut self, now: Instant, seg: &Segment, ack: Offset) {
+        let shift = self.client_shift();
         let client = &mut self.client;
         if let Some((value, echo)) = seg.options.timestamps
             && !client.clock.0.is_after(value)
@@ -125,11 +143,12 @@ impl Flow {
         if ack < client.una {
             return;
         }
+        if let Some((_, shown_at)) = client.timed.filter(|&(end, _)| ack >= end) {
+            let sample = now.since(shown_at);
+            client.round_trip = sample.max(client.round_trip * 7 / 8 + sample / 8);
+            client.timed = None;
+        }
         client.una = ack;
-        let shift = match self.visible.window_scale {
-            Some(_) => client.window_scale.unwrap_or(0),
-            None => 0,
-        };
         let window = u64::from(seg.window) << shift;
         client.window_max = client.window_max.max(window);
         client.edge = client.edge.max(ack + window);
@@ -142,6 +161,17 @@ impl Flow {
                 self.client.sacked.push((left, right));
             }
         }
+    }
+
+    /// The scale of the client's window fields.
+    pub(super) fn client_shift(&self) -> u8 {
+        self.visible.window_scale.and(self.client.window_scale).unwrap_or(0)
+    }
+
+    /// Whether the client's window is closed. What is left of the edge that it once granted may be
+    /// less than its scale can say.
+    pub(super) fn is_client_closed(&self) -> bool {
+        self.client.edge.since(self.client.una) >> self.client_shift() == 0
     }
 
     /// Data and FIN: kept while a leg may need them again.
@@ -164,7 +194,14 @@ impl Flow {
     }
 
     /// One copy to each live leg.
-    fn mirror(&mut self, cx: &mut Cx<'_>, seg: &Segment, at: Offset, body: Bytes) {
+    fn mirror(
+        &mut self,
+        cx: &mut Cx<'_>,
+        seg: &Segment,
+        at: Offset,
+        body: Bytes,
+        is_outdated: bool,
+    ) {
         let keep = TcpFlags::FIN.with(TcpFlags::PSH).with(TcpFlags::ACK).with(TcpFlags::URG);
         let flags = TcpFlags(seg.flags.0 & keep.0);
         let end = at + body.len() as u64;
@@ -184,9 +221,13 @@ impl Flow {
             if is_late && (end > self.leg(id).edge || at > self.leg(id).sent) {
                 continue; // custody: the gateway sends it when the leg can take it
             }
-            let leg = self.leg_mut(id);
-            leg.sent = leg.sent.max(end);
-            self.send_leg_urgent(cx, id, at, flags, body.clone(), seg.urgent);
+            if !is_outdated {
+                let leg = self.leg_mut(id);
+                leg.sent = leg.sent.max(end);
+            }
+            let stamp = seg.options.timestamps.map(|(value, _)| value);
+            let copied = Copied { urgent: seg.urgent, stamp };
+            self.send_leg_copy(cx, id, at, flags, body.clone(), copied);
         }
     }
 }

@@ -112,6 +112,9 @@ impl Flow {
         if at < leg.nxt && at < leg.told_ack {
             return self.on_leg_probe(cx, id);
         }
+        if at > leg.nxt.max(leg.told_edge) + limits::BEYOND_EDGE_BYTES_MAX {
+            return cx.reject(Link::Server(id), RejectReason::OutOfWindow);
+        }
         leg.nxt = leg.nxt.max(at);
         if self.visible.is_asking && (id == self.primary || on(Bug::ChallengeTwice)) {
             self.visible.is_asking = on(Bug::ChallengeTwice);
@@ -122,7 +125,7 @@ impl Flow {
     /// A server's keep-alive or window probe. Answered here while the client is surely alive and
     /// its window open; passed on, seldom, when only the client can know.
     pub(super) fn on_leg_probe(&mut self, cx: &mut Cx<'_>, id: LegId) {
-        let is_closed = self.client.edge <= self.client.una;
+        let is_closed = self.is_client_closed();
         let is_fresh = cx.now.since(self.client.heard_at) <= limits::CLIENT_FRESH;
         if !is_closed && is_fresh && !on(Bug::ProbesPassed) {
             self.leg_mut(id).owes_ack = true;
@@ -133,7 +136,8 @@ impl Flow {
             false => limits::PROBE_PASS_EVERY,
         };
         let passed = self.visible.probe_passed_at;
-        if passed.is_none_or(|p| cx.now.since(p) >= every) {
+        let is_open = self.client.una >= Offset::START;
+        if is_open && passed.is_none_or(|p| cx.now.since(p) >= every) {
             self.visible.probe_passed_at = Some(cx.now);
             let at = self.client.una.back(1);
             self.send_client(cx, at, TcpFlags::ACK, Bytes::new());
@@ -171,8 +175,20 @@ impl Flow {
         if shows_hole && self.misses_alone(id) {
             self.leg_mut(id).owes_ack = true;
         }
+        let other = self.leg_mut(id.other());
+        if had <= other.said() && other.stream.has_island() {
+            // Its hole may be its own only now, that this leg has said those bytes.
+            let is_alone = other.is_open() && self.misses_alone(id.other());
+            self.leg_mut(id.other()).owes_ack |= is_alone;
+        }
         if new < len || (len == 0 && self.visible.fin.is_some()) {
             self.on_repeated_data(cx, id, at, end, is_known, seg.flags.has(TcpFlags::FIN));
+        }
+        let is_probe = self.leg(id).room_to.is_some_and(|edge| at >= edge) && end > at;
+        let other = self.leg(id.other());
+        if is_probe && other.is_open() && other.said() < end && other.has_no_room() {
+            // A window probe of one byte, which waits for the other leg's: the client is asked.
+            self.on_leg_probe(cx, id);
         }
         let is_paired = self.state == FlowState::Paired && self.client.is_learned;
         if at > self.comparison.agreed() && is_paired {

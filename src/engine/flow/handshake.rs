@@ -18,6 +18,7 @@ use crate::engine::planted::{Bug, on};
 use crate::engine::ranges::Ranges;
 use crate::engine::stream::Stream;
 use crate::engine::time::{Duration, Instant};
+use crate::engine::told_blocks::ToldBlocks;
 use crate::engine::{LegId, Link};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, TsDelta, Tsval};
@@ -69,7 +70,10 @@ impl Flow {
             window_max: 0,
             fin: None,
             clock: options.timestamps.unwrap_or_default(),
+            recent: options.timestamps.map(|(value, _)| value),
             sacked: Vec::new(),
+            round_trip: Duration::ZERO,
+            timed: None,
             heard_at: now,
             asked_at: now,
             is_learned: true,
@@ -397,11 +401,13 @@ impl Flow {
         let l3 = cx.number(l3);
         let frame = build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX);
         self.visible.syn_ack = Some(frame.clone());
+        self.client.timed = Some((Offset::START, cx.now));
         cx.transmit(Link::Client, frame);
     }
 
     /// Answers a repeated SYN, byte for byte.
     pub(super) fn repeat_syn_ack(&mut self, cx: &mut Cx<'_>) {
+        self.client.timed = None;
         if let Some(frame) = self.visible.syn_ack.clone() {
             cx.transmit(Link::Client, frame);
         }
@@ -449,7 +455,7 @@ impl Visible {
             told_ack: Offset::SYN,
             told_edge: Offset::SYN,
             dup_acks: 0,
-            told_sack: Ranges::default(),
+            told_sack: ToldBlocks::default(),
             owes_ack: false,
             is_asking: false,
             clock: ShownClock::default(),

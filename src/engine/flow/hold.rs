@@ -9,7 +9,7 @@ use crate::engine::config::Mode;
 use crate::engine::event::{Event, FlowState, SoloReason};
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
-use crate::engine::time::Instant;
+use crate::engine::time::{Duration, Instant};
 use crate::wire::Offset;
 
 impl Flow {
@@ -60,13 +60,21 @@ impl Flow {
         let since = self.leg(id).stands_since();
         if self.waits_for_ack(id) {
             let behind = self.behind[id.index()].unwrap_or(since);
-            return Some(since.max(behind) + limits::DELAYED_ACK_WAIT);
+            return Some(since.max(behind) + self.patience(limits::DELAYED_ACK_WAIT));
         }
-        self.is_tight(id).then(|| since + limits::TIGHT_WAIT)
+        self.is_tight(id).then(|| since + self.patience(limits::TIGHT_WAIT))
+    }
+
+    /// `least`, longer for a distant client: the server's timer counts its round trips too, three
+    /// of them before it knows better (RFC 6298 2.2).
+    fn patience(&self, least: Duration) -> Duration {
+        least + self.client.round_trip.min(limits::ROUND_TRIP_MAX) * 3
     }
 
     fn says_less(&self, id: LegId) -> bool {
-        if self.leg(id).ended_at().is_some() {
+        // Without any room a leg waits for the client's window, however far the other one got.
+        let waits = self.leg(id).has_no_room() && self.is_client_closed();
+        if self.leg(id).ended_at().is_some() || waits {
             return false;
         }
         let (said, other) = (self.leg(id).said(), self.leg(id.other()).said());
@@ -89,10 +97,13 @@ impl Flow {
         leg.told_edge < leg.said() + segments.min(self.client.window_max / 2)
     }
 
-    /// The window of `id` is the lower one and the client has run out of it.
+    /// The window of `id` is the lower one; the client has run out of it, and may have more to say.
     fn pins_window(&self, id: LegId) -> bool {
+        if self.client.fin.is_some() {
+            return false;
+        }
         let (leg, other) = (self.leg(id), self.leg(id.other()));
-        let little = (2 * u64::from(self.client.mss)).min(leg.window_max / 2);
+        let little = (2 * u64::from(self.client.mss)).min(leg.window_max.min(other.window_max) / 2);
         let is_short = self.client.nxt + little > leg.edge;
         leg.edge < other.edge && is_short && other.edge.since(leg.edge) >= little
     }

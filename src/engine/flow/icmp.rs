@@ -9,9 +9,17 @@ use crate::wire::{Frame, Icmp, Offset, Quote, Seq, rewrite};
 const MTU_MIN_V4: u32 = 552;
 const MTU_MIN_V6: u32 = 1280;
 
+/// An error about bytes that a leg has not sent yet: it would be refused as forged (RFC 5927 4).
+#[derive(Clone, Debug)]
+pub struct DeferredError {
+    at: Offset,
+    icmp: Icmp,
+    frame: Frame,
+}
+
 impl Flow {
     /// An error about one of this flow's packets: believed only if it quotes a byte that is in
-    /// flight, and delivered to every leg in that leg's own numbers.
+    /// flight, and delivered to every leg in that leg's own numbers, once the leg has sent it.
     pub fn on_icmp_error(
         &mut self,
         cx: &mut Cx<'_>,
@@ -32,12 +40,25 @@ impl Flow {
             self.client.mss = self.client.mss.min(u16::try_from(mss).unwrap_or(u16::MAX));
         }
         for id in LegId::ALL {
-            let leg = self.leg(id);
-            if leg.is_open() && at < leg.nxt {
-                let mut copy = frame.clone();
-                rewrite::icmp_quote(&mut copy, icmp, None, leg.seq_at(at));
-                cx.transmit(Link::Server(id), copy);
-            }
+            let error = DeferredError { at, icmp: *icmp, frame: frame.clone() };
+            self.leg_mut(id).deferred_error = Some(Box::new(error));
+            self.deliver_error(cx, id);
+        }
+    }
+
+    /// Delivers the latest error to leg `id`, if the leg has sent what it is about by now.
+    pub(super) fn deliver_error(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let una = self.client.una;
+        let leg = self.leg_mut(id);
+        let (is_open, nxt) = (leg.is_open(), leg.nxt);
+        let Some(error) = leg.deferred_error.take_if(|e| e.at < nxt || e.at < una || !is_open)
+        else {
+            return;
+        };
+        if is_open && error.at >= una {
+            let mut copy = error.frame;
+            rewrite::icmp_quote(&mut copy, &error.icmp, None, leg.seq_at(error.at));
+            cx.transmit(Link::Server(id), copy);
         }
     }
 }

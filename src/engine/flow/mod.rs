@@ -28,6 +28,7 @@ use bytes::Bytes;
 
 pub use compare::Comparison;
 pub use handshake::Profile;
+pub use icmp::DeferredError;
 pub use roles::Fate;
 
 use super::clock::ShownClock;
@@ -39,6 +40,7 @@ use super::planted::{Bug, on};
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
+use super::told_blocks::ToldBlocks;
 use super::{FlowSnapshot, LegId, Link, Output, Record};
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
@@ -130,8 +132,14 @@ pub struct ClientEnd {
     fin: Option<Offset>,
     /// Its latest timestamp, and the one it echoed.
     clock: (Tsval, Tsval),
-    /// SACK blocks of its latest ack.
+    /// The latest timestamp of what was next in order (TS.Recent, RFC 7323 4.3).
+    recent: Option<Tsval>,
+    /// SACK blocks of its latest ack, in its order.
     sacked: Vec<(Offset, Offset)>,
+    /// Its round trip, as measured last; it falls slowly.
+    round_trip: Duration,
+    /// What is being timed for that: the end of a range that was shown once, and when.
+    timed: Option<(Offset, Instant)>,
     heard_at: Instant,
     /// When it sent its latest new bytes.
     asked_at: Instant,
@@ -164,7 +172,7 @@ pub struct Visible {
     /// Duplicate acks shown at `told_ack`.
     dup_acks: u32,
     /// SACK blocks shown last.
-    told_sack: Ranges,
+    told_sack: ToldBlocks,
     /// A pure ack is owed to the client now.
     owes_ack: bool,
     /// The client asked for an ack that advances nothing (keep-alive, window probe, old data).

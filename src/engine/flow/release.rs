@@ -9,7 +9,6 @@ use crate::engine::event::{Event, FlowState};
 use crate::engine::leg::Leg;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
-use crate::engine::ranges::Ranges;
 use crate::engine::time::{Duration, Instant};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Offset, SackBlocks, TcpFlags, TcpOptions, Tsval};
@@ -58,6 +57,9 @@ impl Flow {
             self.shown.insert(at, chunk.clone());
             let flags = self.push_flag(self.visible.released);
             self.send_client(cx, at, flags, chunk);
+        }
+        if self.visible.released > from {
+            self.client.timed.get_or_insert((self.visible.released, cx.now));
         }
         self.visible.ahead.trim(self.visible.released);
         self.note_released(cx, from, ahead);
@@ -113,6 +115,7 @@ impl Flow {
     /// Shows `[from, to)` again, the bytes that were shown; not in the small segments of the first
     /// time, which one large repetition of a leg would turn into a storm.
     pub(super) fn show_again(&mut self, cx: &mut Cx<'_>, mut from: Offset, to: Offset) {
+        self.client.timed = None; // an ack would not say which of the two it means (RFC 6298 3)
         while from < to {
             let Some(mut bytes) = self.shown.chunk_at(from) else { break };
             let mut next = from + bytes.len() as u64;
@@ -230,16 +233,14 @@ impl Flow {
             self.visible.dup_acks = due;
             is_due = true;
         }
-        if self.visible.has_sack && self.sack_to_client(ack) != self.visible.told_sack {
-            is_due |= !self.sack_to_client(ack).is_empty();
-        }
-        is_due
+        let sack = self.sack_to_client(ack);
+        is_due || (!sack.is_empty() && self.visible.told_sack.differ_from(&sack))
     }
 
-    /// What both legs have beyond the ack shown.
-    fn sack_to_client(&self, ack: Offset) -> Ranges {
+    /// What both legs have beyond the ack shown, lowest first.
+    fn sack_to_client(&self, ack: Offset) -> Vec<(Offset, Offset)> {
         if !self.visible.has_sack || !self.request.slice_at(ack).is_empty() {
-            return Ranges::default();
+            return Vec::new();
         }
         let with_acked = |id: LegId| {
             let leg = self.leg(id);
@@ -259,7 +260,7 @@ impl Flow {
             false => with_acked(self.primary),
         };
         both.trim(ack);
-        both
+        both.iter().collect()
     }
 
     /// The position of a segment without data to the client.
@@ -310,7 +311,7 @@ impl Flow {
         let sack = self.sack_to_client(ack);
         let max = if timestamps.is_some() { 3 } else { 4 };
         let mut blocks = SackBlocks::default();
-        for (f, t) in sack.iter().take(max) {
+        for &(f, t) in self.visible.told_sack.tell(sack).iter().take(max) {
             blocks.push(self.client.iss.at(f).raw(), self.client.iss.at(t).raw());
         }
         let options = TcpOptions { timestamps, sack: blocks, ..TcpOptions::default() };
@@ -334,7 +335,6 @@ impl Flow {
         let v = &mut self.visible;
         v.told_ack = v.told_ack.max(ack);
         v.told_edge = v.told_edge.max(ack + (u64::from(window) << shift));
-        v.told_sack = sack;
         v.owes_ack = false;
         let mut l3 = cx.number(l3);
         l3.ttl -= u8::from(on(Bug::TtlAged));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::kit::{CLIENT, Kit, SERVICE, client_mac, config, server_mac};
+use super::kit::{ACK, CLIENT, CLIENT_ISS, ISS, Kit, SERVICE, client_mac, config, say, server_mac};
 use crate::engine::{EngineConfig, Event, Input, LegId, Link, RejectReason, Signal, UdpPolicy};
 use crate::wire::{Frame, IcmpKind, L2, L3, Mac, NdKind, Packet, TcpFlags, Vlans, build, parse};
 
@@ -73,13 +73,18 @@ fn echo_reply(seq: u16, text: &[u8]) -> Frame {
     icmp(bytes)
 }
 
-/// An ICMP message of the service's side, its checksum filled in.
-fn icmp(mut bytes: Vec<u8>) -> Frame {
+/// An ICMP message of the service's side.
+fn icmp(bytes: Vec<u8>) -> Frame {
+    icmp_from(true, bytes)
+}
+
+/// An ICMP message, its checksum filled in.
+fn icmp_from(is_service: bool, mut bytes: Vec<u8>) -> Frame {
     let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     bytes[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    ip(true, ICMP, &bytes)
+    ip(is_service, ICMP, &bytes)
 }
 
 #[test]
@@ -207,6 +212,40 @@ fn nobody_is_told_that_a_server_cannot_be_reached() {
     // A port that nobody serves is an answer like any other, the primary's.
     assert_eq!(kit.links_after(A, error(3)), [Link::Client]);
     assert_eq!(kit.links_after(B, error(3)), []);
+}
+
+/// A server is told of a path's limit in its own numbers, and not before it has said what the
+/// error is about: it would take the error for a forged one (RFC 5927 4.1).
+#[test]
+fn an_error_waits_for_the_server_that_has_not_said_what_it_is_about() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, CLIENT_ISS + 1, ISS[0] + 1).data("GET"));
+    let answers = |leg: LegId| say(ACK, ISS[leg.index()] + 1, CLIENT_ISS + 4).data([b'x'; 1400]);
+    kit.leg(LegId::A, answers(LegId::A));
+    kit.wait_ms(200);
+    let shown = kit.on(Link::Client).pop().expect("the primary's bytes are shown");
+    let quoted = [&shown.seg.src_port.to_be_bytes()[..], &shown.seg.dst_port.to_be_bytes()];
+    let tcp = [&quoted.concat()[..], &shown.seg.seq.to_be_bytes()].concat();
+    let packet = ip(true, 6, &tcp).to_vec();
+    let error = [&[3, 4, 0, 0, 0, 0, 5, 0][..], &packet[14..]].concat();
+    assert_eq!(kit.links_after(Link::Client, icmp_from(false, error)), [A]);
+    let told = |kit: &Kit| match &kit.passed()[..] {
+        [(link, Packet::Icmp(icmp))] => (*link, icmp.kind),
+        other => panic!("{other:?}"),
+    };
+    let of = |kind: IcmpKind| match kind {
+        IcmpKind::TooBig { quote: Some(quote), mtu } => (quote.seq, mtu),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(told(&kit).1), (ISS[0] + 1, 1280));
+    kit.frames.clear();
+    kit.leg(LegId::B, answers(LegId::B));
+    assert_eq!(told(&kit).0, B);
+    assert_eq!(of(told(&kit).1), (ISS[1] + 1, 1280));
+    kit.frames.clear();
+    kit.leg(LegId::B, answers(LegId::B));
+    assert_eq!(kit.passed(), [], "once");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bridge;
 mod kit;
+mod lateness;
 mod probes;
 mod properties;
 mod servers;

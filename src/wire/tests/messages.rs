@@ -336,6 +336,10 @@ fn a_link_gets_what_it_can_take() {
     assert_eq!(partial.len(), 3);
     assert!(partial.iter().all(|piece| piece.offload().needs_csum.is_some()));
     assert!(partial.iter().all(|piece| piece.offload().gso.is_none()));
+    // A pointer counts from its own segment: nobody else may cut what bears one.
+    let urgent = TcpFields { flags: TcpFlags::ACK.with(TcpFlags::URG), urgent: 2000, ..fields() };
+    let urgent = build::tcp(&l2(), &l3(), &urgent, payload(3000), 1448);
+    assert_eq!(on(&urgent, true, true), on(&urgent, false, true));
     let mut lie = frame;
     let gso = Some(Gso { kind: GsoKind::TcpV6, size: 1448, hdr_len: 0 });
     lie.set_offload(Offload { gso, ..lie.offload() });

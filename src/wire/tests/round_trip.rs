@@ -39,6 +39,7 @@ fn a_super_frame_is_cut_into_what_would_have_been_built() {
         for len in [1449, 2896, 2897, 60_000] {
             let mut fields = fields();
             fields.flags = TcpFlags(0xff).without(TcpFlags::SYN.with(TcpFlags::RST));
+            fields.urgent = 3000;
             let all = payload(len);
             let frame = build::tcp(&l2(), &l3, &fields, all.clone(), 1448);
             assert_eq!(segment(&frame).gso_size, Some(1448));
@@ -52,6 +53,12 @@ fn a_super_frame_is_cut_into_what_would_have_been_built() {
                 fields.seq = fields.seq.wrapping_add(at as u32);
                 if index > 0 {
                     fields.flags = fields.flags.without(TcpFlags::CWR);
+                }
+                match 3000usize.checked_sub(at) {
+                    Some(left) => fields.urgent = left as u16,
+                    None => {
+                        (fields.urgent, fields.flags) = (0, fields.flags.without(TcpFlags::URG))
+                    }
                 }
                 if at + 1448 < len {
                     fields.flags = fields.flags.without(TcpFlags::FIN.with(TcpFlags::PSH));

@@ -1,0 +1,98 @@
+//! Who is late, and who only waits for the client.
+
+use super::*;
+
+/// Client with a far end: its round trip is 600 ms.
+fn distant() -> Kit {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460));
+    kit.wait_ms(600);
+    kit.client(say(ACK, R, P));
+    kit
+}
+
+/// A server with a small window of its own says no more before the client's ack, which takes a
+/// round trip: it is as healthy as the other.
+#[test]
+fn a_primary_that_waits_for_a_distant_clients_ack_is_not_late() {
+    let mut kit = distant();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abcdef"));
+    kit.wait_ms(800);
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.client(say(ACK, R + 3, P + 3));
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Solo, "nothing keeps it from going on now");
+}
+
+/// The wait has its end all the same (LV5): the client may be gone.
+#[test]
+fn a_distant_clients_ack_is_not_waited_for_without_end() {
+    let mut kit = distant();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abcdef"));
+    kit.wait_ms(300 + 3 * 600 + 200);
+    assert_eq!(state(&kit), FlowState::Solo);
+}
+
+/// What is left of the window is less than a unit of its scale: a server is told of none, and the
+/// other one, which said more before that, is no reason to blame it.
+#[test]
+fn a_primary_whose_window_closed_by_rounding_waits_for_the_client() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460).scale(14).window(16_384));
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460).scale(7));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460).scale(7));
+    kit.client(say(ACK, R, P).window(1).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data([b'x'; 3000]));
+    kit.leg(B, say(ACK, Q, R + 3).data([b'x'; 8000]));
+    kit.forget();
+    kit.client(say(ACK, R + 3, P + 3000).window(0));
+    let told = kit.on(TO_A)[0].seg;
+    assert_eq!((told.ack, told.window), (P + 3000, 0));
+    kit.wait_ms(2000);
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.client(say(ACK, R + 3, P + 3000).window(2));
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Solo, "it has room now");
+}
+
+/// The client's window was closed and the update that opened it is lost: a server's probe, a byte
+/// that the other server does not say, makes the client repeat it. Then the silent one is late.
+#[test]
+fn a_probe_of_one_server_asks_the_client() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460).window(3));
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460));
+    kit.client(say(ACK, R, P).window(3).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abc"));
+    kit.client(say(ACK, R + 3, P + 3).window(0));
+    kit.wait_ms(300);
+    kit.forget();
+    kit.leg(B, say(ACK, Q + 3, R + 3).data("d"));
+    assert_eq!(kit.on(Link::Client).iter().map(|h| h.seg.seq).collect::<Vec<_>>(), [P + 2]);
+    kit.wait_ms(1000);
+    assert_eq!(state(&kit), FlowState::Paired, "nobody has room");
+    kit.client(say(ACK, R + 3, P + 3));
+    kit.wait_ms(1000);
+    assert_eq!(state(&kit), FlowState::Solo, "a has room now");
+    assert_eq!(kit.on(Link::Client).last().map(|h| h.data.clone()), Some(b"d".to_vec()));
+}
+
+/// A client that has said everything needs no window.
+#[test]
+fn a_backup_without_room_is_not_late_when_the_client_has_ended() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(FIN, R, P).data("last words"));
+    kit.leg(A, say(ACK, P, R + 11));
+    kit.leg(B, say(ACK, Q, R + 11).window(0));
+    kit.wait_ms(2000);
+    assert_eq!(state(&kit), FlowState::Paired);
+}
