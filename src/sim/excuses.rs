@@ -13,10 +13,18 @@ impl World<'_> {
         let stack = &self.scenario.servers[leg.index()].stack;
         let has_nagle = stack.model.as_ref().map_or(stack.nagle, |habits| habits.nagle);
         self.oracle.flows.get(&tuple).is_some_and(|f| {
-            f.was_window_closed(self.now)
+            self.is_client_far()
+                || f.was_window_closed(self.now)
+                || f.is_closed_to(leg)
                 || (has_nagle && f.is_inside_span(leg))
                 || (stack.model.is_none() && stack.nagle && f.lacks_a_small_segment(leg))
         })
+    }
+
+    /// Fault: a SYN-ACK that was repeated is not timed, so that a server's first answer to a client
+    /// beyond some 400 ms is waited for as if the client were near.
+    fn is_client_far(&self) -> bool {
+        self.scenario.links[0].iter().any(|p| p.delay_us > 200_000)
     }
 
     /// Fault: after a restart within a handshake the connection passes to the primary untouched,
@@ -33,6 +41,12 @@ impl FlowTrack {
     /// nothing but an ack, and says more only then.)
     fn was_window_closed(&self, now: u64) -> bool {
         self.closed_at.is_some_and(|at| now - at < 2_000_000_000)
+    }
+
+    /// Fault: a server that alone has a window scale is told a closed window when the client grants
+    /// less than its unit, and is late when the other one uses that little.
+    fn is_closed_to(&self, leg: LegId) -> bool {
+        self.leg(leg).told_edge <= self.said(leg) && self.said(leg) < self.said(leg.other())
     }
 
     /// Fault: `waits_for_ack` grants nothing when the other server has said more. By Nagle's
