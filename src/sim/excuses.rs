@@ -56,8 +56,8 @@ impl FlowTrack {
         self.said(leg.other()).saturating_sub(self.said(leg)) < 536
     }
 
-    /// Fault: `pins_window` takes half of the largest window of the leg that has less room for
-    /// little, even if the other leg never grants as much.
+    /// No fault: `pins_window` counts less than two segments, or than half of a small window, as no
+    /// room worth waiting for.
     pub(super) fn is_shorter_by_a_little(&self, leg: LegId) -> bool {
         let (leg, other) = (self.leg(leg), self.leg(leg.other()));
         let little = (2 * u64::from(self.c_mss)).min(leg.window_max / 2);
