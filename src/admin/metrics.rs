@@ -84,6 +84,9 @@ fn flows(page: &mut Page, status: &Status) {
     ] {
         page.sample(name, &[("state", state)], f64::from(count));
     }
+    let name = "shadowvm_flows_half_open";
+    page.family(name, "gauge", "Connections whose client has not completed the handshake.");
+    page.sample(name, &[], f64::from(flows.half_open));
     let name = "shadowvm_held_bytes";
     page.family(name, "gauge", "Bytes held by all connections.");
     page.sample(name, &[], status.held_bytes as f64);

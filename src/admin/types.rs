@@ -86,6 +86,9 @@ pub struct FlowCounts {
     pub solo: u32,
     /// Closed by both ends.
     pub time_wait: u32,
+    /// Of all these, those whose client has not completed the handshake.
+    #[serde(default)]
+    pub half_open: u32,
 }
 
 /// How long released bytes waited, in seconds.

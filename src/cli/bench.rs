@@ -15,7 +15,9 @@ use super::stage::StageError;
 use super::{Format, exit};
 use crate::lab::Haven;
 
+mod crowd;
 mod failover;
+mod flood;
 mod paths;
 mod real;
 
@@ -26,6 +28,9 @@ mod real;
   shadowvm bench throughput --runs 9 --real
   shadowvm bench failover --fault cut --workload keepalive --runs 30
   shadowvm bench failover --planned 1000
+  shadowvm bench crowd --connections 10000 --failovers 100
+  shadowvm bench crowd --connections 100000            memory of idle connections
+  shadowvm bench flood --rate 50000
 
 Exit status: 0 measured, 1 a byte was wrong or a connection was lost, 77 not permitted.")]
 pub struct Args {
@@ -44,6 +49,10 @@ enum What {
     Throughput(paths::ThroughputArgs),
     /// The longest wait of a client when the primary dies, or when roles are swapped
     Failover(failover::Args),
+    /// Thousands of connections at once: deaths, swaps, and the memory of idle ones
+    Crowd(crowd::Args),
+    /// One download beside a flood of SYNs from addresses that do not exist
+    Flood(flood::Args),
 }
 
 /// Measures.
@@ -55,6 +64,8 @@ pub fn run(args: Args) -> ExitCode {
             What::Latency(what) => paths::latency(what, haven.dir()),
             What::Throughput(what) => paths::throughput(what, haven.dir()),
             What::Failover(what) => failover::run(what, haven.dir()),
+            What::Crowd(what) => crowd::run(what, haven.dir()),
+            What::Flood(what) => flood::run(what, haven.dir()),
         }
     });
     match measured {
@@ -102,6 +113,8 @@ struct Row {
 enum Unit {
     Seconds,
     BytesPerSecond,
+    Bytes,
+    Count,
     Ratio,
 }
 
@@ -121,6 +134,8 @@ impl Row {
         let key = match self.unit {
             Unit::Seconds => "seconds",
             Unit::BytesPerSecond => "bytes_per_second",
+            Unit::Bytes => "bytes",
+            Unit::Count => "count",
             Unit::Ratio => "ratio",
         };
         json!({
@@ -136,6 +151,9 @@ impl Row {
             (value, Unit::Seconds) if value < 0.01 => format!("{:.0} us", value * 1e6),
             (value, Unit::Seconds) => format!("{:.1} ms", value * 1e3),
             (value, Unit::BytesPerSecond) => format!("{:.2} Gbit/s", value * 8.0 / 1e9),
+            (value, Unit::Bytes) if value >= 1e6 => format!("{:.1} MB", value / 1e6),
+            (value, Unit::Bytes) => format!("{value:.0} B"),
+            (value, Unit::Count) => format!("{value:.0}"),
             (value, Unit::Ratio) => format!("{value:.2}"),
         };
         let shares = [0.5, 0.99, 0.0, 1.0].map(show);

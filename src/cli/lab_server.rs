@@ -1,11 +1,12 @@
 //! `shadowvm lab-server`: hidden; the embedded web server, started inside a host of a lab.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::exit;
+use crate::lab::web::crowd;
 use crate::lab::web::server::{self, Faults};
 
 /// Arguments.
@@ -20,14 +21,27 @@ pub struct Args {
     /// While this file is there, answers come slowly
     #[arg(long, value_name = "FILE")]
     slow: Option<PathBuf>,
+    /// For thousands of connections and small answers
+    #[arg(long, conflicts_with_all = ["wrong", "slow"])]
+    crowd: bool,
 }
 
 /// Serves until killed; says `ready` once it listens.
 pub fn run(args: Args) -> ExitCode {
-    let listen = || {
-        let listeners = args.listen.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
+    let ready = || {
         println!("ready");
-        std::io::stdout().flush()?;
+        std::io::stdout().flush()
+    };
+    let listen = || {
+        if args.crowd {
+            let addresses = args.listen.iter().map(|text| text.parse());
+            let addresses: Vec<_> =
+                addresses.collect::<Result<_, _>>().map_err(io::Error::other)?;
+            // Who started it sees that the line is missing.
+            return crowd::serve(&addresses, || drop(ready()));
+        }
+        let listeners = args.listen.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
+        ready()?;
         server::serve(listeners, Faults { wrong: args.wrong.clone(), slow: args.slow.clone() })
     };
     match listen() {

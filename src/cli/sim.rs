@@ -334,6 +334,9 @@ fn print_summary(run: &Progress, missing: &[&str], is_baseline: bool) {
         "{seeds} seeds in {seconds:.1} s ({rate:.0}/s), {failovers} failovers, {got} frames in, \
          {sent} out"
     );
+    if !is_baseline {
+        println!("each ran without the gateway first; {} did not end there either", summary.unfit);
+    }
     if let Some(tree) = &run.tree {
         println!("tree {tree} of src, from seed {}, in {} parts", run.from, run.parts);
     }
@@ -365,7 +368,7 @@ fn print_json(run: &Progress, missing: &[&str], commit: &str) {
         "commit": commit, "tree": run.tree, "parts": run.parts, "from": run.from,
         "seeds": summary.seeds, "seconds": run.seconds,
         "failovers": summary.failovers, "frames_in": summary.frames.0,
-        "frames_out": summary.frames.1, "failures": failures, "rare": rare,
+        "frames_out": summary.frames.1, "unfit": summary.unfit, "failures": failures, "rare": rare,
         "seldom_reached": missing,
     });
     println!("{report}");

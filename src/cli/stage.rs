@@ -51,6 +51,8 @@ pub(super) struct Stage {
     dir: PathBuf,
     gateway: Option<Child>,
     servers: [Option<Child>; 2],
+    /// The servers are those for thousands of connections.
+    pub(super) is_crowd: bool,
     seen: u64,
     facts: Vec<Fact>,
     /// Bytes of the event log that are in `facts`.
@@ -63,18 +65,20 @@ impl Stage {
         let world = Arc::new(World::new(options)?);
         let dir = dir.to_owned();
         let (gateway, servers) = (None, [None, None]);
-        Ok(Self { world, dir, gateway, servers, seen: 0, facts: Vec::new(), log_read: 0 })
+        let is_crowd = false;
+        Ok(Self { world, dir, gateway, servers, is_crowd, seen: 0, facts: Vec::new(), log_read: 0 })
     }
 
     /// Starts a server and waits until it listens.
     pub(super) fn start_server(&mut self, leg: LegId) -> Result<(), StageError> {
-        let program = Program::new(MYSELF)
-            .arg("lab-server")
-            .arg("--wrong")
-            .arg(self.wrong_file(leg))
-            .arg("--slow")
-            .arg(self.slow_file(leg))
-            .stdout(Io::Pipe);
+        let program = Program::new(MYSELF).arg("lab-server").stdout(Io::Pipe);
+        let program = match self.is_crowd {
+            true => program.arg("--crowd"),
+            false => {
+                let (wrong, slow) = (self.wrong_file(leg), self.slow_file(leg));
+                program.arg("--wrong").arg(wrong).arg("--slow").arg(slow)
+            }
+        };
         let mut child = self.world.spawn(HostId::Server(leg), program)?;
         let mut line = String::new();
         if let Some(out) = child.stdout.take() {
@@ -128,6 +132,13 @@ impl Stage {
     /// What the gateway has counted.
     pub(super) fn counters(&self) -> Result<Counters, ClientError> {
         client::get(&self.socket(), "/api/v1/counters")
+    }
+
+    /// Memory that the gateway's process has in use, in bytes.
+    pub(super) fn gateway_memory(&self) -> Result<u64, StageError> {
+        let gateway = self.gateway.as_ref().ok_or(WorldError::Gone(HostId::Gateway))?;
+        let read = gateway.resident_bytes();
+        read.map_err(|source| StageError::Io { what: "reading the gateway's memory", source })
     }
 
     /// Swaps the roles, if both servers are equal.

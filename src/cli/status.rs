@@ -114,8 +114,15 @@ fn text(status: &Status) -> String {
     let flows = &status.flows;
     let _ = writeln!(
         out,
-        "\nconnections: {} paired, {} lagging, {} diverged, {} solo, {} opening, {} closing",
-        flows.paired, flows.lagging, flows.diverged, flows.solo, flows.opening, flows.time_wait,
+        "\nconnections: {} paired, {} lagging, {} diverged, {} solo, {} opening, {} closing; \
+         {} half-open",
+        flows.paired,
+        flows.lagging,
+        flows.diverged,
+        flows.solo,
+        flows.opening,
+        flows.time_wait,
+        flows.half_open,
     );
     let wait = &status.release_wait;
     let _ = writeln!(

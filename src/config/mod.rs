@@ -156,6 +156,12 @@ pub struct Failover {
 pub struct Limits {
     /// Flows tracked at once.
     pub flows_max: usize,
+    /// The same of one network (/24, /56).
+    pub flows_per_source_max: usize,
+    /// Handshakes under way at once that no client has completed.
+    pub half_open_max: usize,
+    /// The same of one network.
+    pub half_open_per_source_max: usize,
     /// Bytes that all flows may hold together.
     pub hold_bytes_max: usize,
 }
@@ -257,6 +263,9 @@ impl Config {
             flap_window: self.failover.flap_window,
             fence: self.failover.fence,
             flows_max: self.limits.flows_max,
+            flows_per_source_max: self.limits.flows_per_source_max,
+            half_open_max: self.limits.half_open_max,
+            half_open_per_source_max: self.limits.half_open_per_source_max,
             hold_bytes_max: self.limits.hold_bytes_max,
         }
     }

@@ -475,10 +475,20 @@ fn failover(reader: &Reader<'_>, root: &DeTable<'_>) -> Failover {
 fn limits(reader: &Reader<'_>, root: &DeTable<'_>) -> Limits {
     let defaults = EngineConfig::default();
     let section = Section::top(reader, root, "limits");
-    let flows = section.integer("flows_max", 1..=1 << 20);
+    let flows = |key, default| {
+        let number = section.integer(key, 1..=1 << 20);
+        number.and_then(|n| n.try_into().ok()).unwrap_or(default)
+    };
+    let flows_max = flows("flows_max", defaults.flows_max);
     let bytes = section.bytes("hold_bytes_max", 1 << 20..=1 << 40);
     Limits {
-        flows_max: flows.and_then(|n| n.try_into().ok()).unwrap_or(defaults.flows_max),
+        flows_max,
+        flows_per_source_max: flows("flows_per_source_max", flows_max),
+        half_open_max: flows("half_open_max", defaults.half_open_max),
+        half_open_per_source_max: flows(
+            "half_open_per_source_max",
+            defaults.half_open_per_source_max,
+        ),
         hold_bytes_max: bytes.and_then(|n| n.try_into().ok()).unwrap_or(defaults.hold_bytes_max),
     }
 }

@@ -36,7 +36,16 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "fence_timeout",
         ],
     ),
-    ("limits", &["flows_max", "hold_bytes_max"]),
+    (
+        "limits",
+        &[
+            "flows_max",
+            "flows_per_source_max",
+            "half_open_max",
+            "half_open_per_source_max",
+            "hold_bytes_max",
+        ],
+    ),
     ("capture", &["record"]),
     ("state", &["file"]),
     ("admin", &["socket"]),

@@ -50,6 +50,9 @@ pub(super) fn to_toml(config: &Config) -> String {
         "[limits]",
         &[
             ("flows_max", limits.flows_max.to_string()),
+            ("flows_per_source_max", limits.flows_per_source_max.to_string()),
+            ("half_open_max", limits.half_open_max.to_string()),
+            ("half_open_per_source_max", limits.half_open_per_source_max.to_string()),
             ("hold_bytes_max", quote(&show_bytes(limits.hold_bytes_max as u64))),
         ],
     );

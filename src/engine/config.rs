@@ -100,6 +100,12 @@ pub struct EngineConfig {
     pub fence: Fence,
     /// Most flows tracked at once; beyond it new ones pass unprotected, counted.
     pub flows_max: usize,
+    /// Handshakes under way at once that no client has completed; beyond it the oldest gives way.
+    pub half_open_max: usize,
+    /// The same of one network (/24 of IPv4, /56 of IPv6).
+    pub half_open_per_source_max: usize,
+    /// Most flows of one network; beyond it new ones pass unprotected, counted.
+    pub flows_per_source_max: usize,
     /// Bytes that all flows may hold together.
     pub hold_bytes_max: usize,
 }
@@ -128,6 +134,9 @@ impl Default for EngineConfig {
             flap_window: Duration::from_secs(60),
             fence: Fence::None,
             flows_max: 1 << 17,
+            half_open_max: 1 << 16,
+            half_open_per_source_max: 1 << 13,
+            flows_per_source_max: 1 << 17,
             hold_bytes_max: 1 << 30,
         }
     }

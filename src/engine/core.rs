@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use super::allowance::Allowance;
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
 use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState, SoloReason};
 use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
+use super::half_open::Source;
 use super::health::{OWN_STALL, Waiting};
 use super::planted;
 use super::probes::Prober;
@@ -39,6 +41,7 @@ pub struct Engine {
     fragments: Fragments,
     prober: Prober,
     profile: Profile,
+    allowance: Allowance,
     reports: Vec<Report>,
     ip_id: u16,
     tick_at: Instant,
@@ -59,6 +62,7 @@ impl Engine {
             bridge: Bridge::default(),
             fragments: Fragments::default(),
             profile: Profile::default(),
+            allowance: Allowance::full(),
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
@@ -119,6 +123,7 @@ impl Engine {
             mode: self.config.mode,
             is_paused: self.control.is_paused(),
             flows: self.table.counts(),
+            half_open: self.table.half_open() as u32,
             held_bytes: self.table.held() as u64,
             sync: self.control.resync.in_flight(),
         }
@@ -287,19 +292,29 @@ impl Engine {
     }
 
     fn open_flow(&mut self, key: FlowKey, seg: &Segment, frame: Frame) {
-        let view = self.view();
-        let id = self.table.next_id(self.config.flows_max);
-        let unprotected = match id {
-            _ if seg.options.is_authenticated => Some(SoloReason::AuthOption),
-            None => Some(SoloReason::Budget),
-            Some(_) => None,
+        let id = match seg.options.is_authenticated {
+            true => Err(SoloReason::AuthOption),
+            false => self.make_room(Source::of(key.client.ip())),
         };
-        let (Some(id), None) = (id, unprotected) else {
-            let reason = unprotected.unwrap_or(SoloReason::Budget);
-            self.event(Event::Unprotected { flow: key, reason });
-            return self.bridge.to_primary(view, frame, &mut self.outputs);
-        };
-        self.begin_flow(key, id, seg);
+        match id {
+            Ok(id) => self.begin_flow(key, id, seg),
+            Err(reason) => {
+                self.event(Event::Unprotected { flow: key, reason });
+                self.bridge.to_primary(self.view(), frame, &mut self.outputs);
+            }
+        }
+    }
+
+    /// The number of a new flow from `source`. Handshakes give way to it; connections never do.
+    fn make_room(&mut self, source: Source) -> Result<FlowId, SoloReason> {
+        if let Some(id) = self.table.displaced(self.now, source, &self.config) {
+            let primary = self.control.roles().primary;
+            self.with_flow(id, |flow, cx| flow.give_way(cx, primary));
+        }
+        if self.table.flows_of(source) >= self.config.flows_per_source_max {
+            return Err(SoloReason::SourceLimit);
+        }
+        self.table.next_id(self.config.flows_max).ok_or(SoloReason::Budget)
     }
 
     fn begin_flow(&mut self, key: FlowKey, id: FlowId, seg: &Segment) {
@@ -369,7 +384,8 @@ impl Engine {
         let service = ServiceId::default();
         let key = FlowKey { service, vlan, client: quote.dst, server: quote.src };
         let Some(id) = self.table.find(&key) else {
-            return self.reject(Link::Client, RejectReason::IcmpQuote);
+            // Of a connection that passes unprotected, if of any: its server judges the error.
+            return self.bridge.to_primary(self.view(), frame, &mut self.outputs);
         };
         self.with_flow(id, |flow, cx| flow.on_icmp_error(cx, icmp, quote, mtu, &frame));
     }
@@ -621,6 +637,7 @@ impl Engine {
             out: &mut self.outputs,
             reports: &mut self.reports,
             profile: &mut self.profile,
+            allowance: &mut self.allowance,
             pool_held,
             ip_id: &mut self.ip_id,
             is_fit,
@@ -647,6 +664,7 @@ impl Engine {
             out: &mut self.outputs,
             reports: &mut self.reports,
             profile: &mut self.profile,
+            allowance: &mut self.allowance,
             pool_held: self.table.held(),
             ip_id: &mut self.ip_id,
             is_fit: self.control.fit(),

@@ -100,6 +100,10 @@ pub enum SoloReason {
     BackupStale,
     /// Taken over from before a restart without its twin.
     Restored,
+    /// Its handshake gave way to newer ones before the client had completed it.
+    HalfOpen,
+    /// Its client's network has too many flows.
+    SourceLimit,
 }
 
 /// Why a failover happened (semantics H1 to H4, or the operator).

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{FlowKey, FlowState};
 use super::flow::Flow;
+use super::half_open::{HalfOpen, Source};
 use super::time::Instant;
-use super::{FlowSnapshot, LegId};
+use super::{EngineConfig, FlowSnapshot, LegId};
 
 /// A flow's number, and its slot in the state file.
 pub type FlowId = u32;
@@ -19,6 +20,7 @@ pub struct FlowTable {
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
     pins: [BTreeSet<(Instant, FlowId)>; 2],
+    half_open: HalfOpen,
     held: usize,
     /// Flows by state, in the order of [`FlowState`].
     counts: [u32; 6],
@@ -30,6 +32,7 @@ struct Entry {
     state: FlowState,
     timer: Option<Instant>,
     pinned: [Option<Instant>; 2],
+    half_open: Option<Instant>,
     held: usize,
 }
 
@@ -42,6 +45,22 @@ impl FlowTable {
     /// Flows by state, in the order of [`FlowState`].
     pub fn counts(&self) -> [u32; 6] {
         self.counts
+    }
+
+    /// Handshakes that clients have not completed.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// The handshake that gives way to another one of `source`, if one has to.
+    pub fn displaced(&self, now: Instant, source: Source, config: &EngineConfig) -> Option<FlowId> {
+        let is_full = self.next_id(config.flows_max).is_none();
+        self.half_open.displaced(now, source, is_full, config)
+    }
+
+    /// Flows of a network.
+    pub fn flows_of(&self, source: Source) -> usize {
+        self.half_open.flows_of(source)
     }
 
     /// The flow of `key`.
@@ -57,8 +76,9 @@ impl FlowTable {
 
     /// Adds a flow under the number that [`Self::next_id`] gave, or its restored slot.
     pub fn insert(&mut self, id: FlowId, flow: Flow) {
-        if self.free.last() == Some(&id) {
-            self.free.pop();
+        match self.free.last() == Some(&id) {
+            true => drop(self.free.pop()),
+            false => self.free.retain(|&free| free != id), // a restored one
         }
         while self.slots.len() <= id as usize {
             let slot = self.slots.len() as FlowId;
@@ -67,11 +87,11 @@ impl FlowTable {
                 self.free.push(slot);
             }
         }
-        self.free.retain(|&f| f != id);
         self.by_key.insert(flow.key, id);
+        self.half_open.flow_begins(Source::of(flow.key.client.ip()));
         self.counts[flow.state() as usize] += 1;
         let state = flow.state();
-        let entry = Entry { flow, state, timer: None, pinned: [None; 2], held: 0 };
+        let entry = Entry { flow, state, timer: None, pinned: [None; 2], half_open: None, held: 0 };
         self.slots[id as usize] = Some(entry);
         self.refresh(id);
     }
@@ -114,6 +134,17 @@ impl FlowTable {
                 entry.pinned[i] = pinned;
             }
         }
+        let source = Source::of(entry.flow.key.client.ip());
+        let half_open = entry.flow.half_open_since().filter(|_| !is_gone);
+        if half_open != entry.half_open {
+            if let Some(since) = entry.half_open {
+                self.half_open.ends(source, since, id);
+            }
+            if let Some(since) = half_open {
+                self.half_open.begins(source, since, id);
+            }
+            entry.half_open = half_open;
+        }
         self.counts[entry.state as usize] -= 1;
         entry.state = entry.flow.state();
         self.counts[entry.state as usize] += u32::from(!is_gone);
@@ -122,6 +153,7 @@ impl FlowTable {
         entry.held = held;
         if is_gone {
             self.by_key.remove(&entry.flow.key);
+            self.half_open.flow_ends(source);
             self.slots[id as usize] = None;
             self.free.push(id);
         }

@@ -28,6 +28,10 @@ pub const SACKED_RANGES_MAX: usize = 64;
 
 /// When the stored SYN is sent again to a leg that has not answered.
 pub const SYN_RESEND: [Duration; 3] = [ms(10), ms(30), ms(70)];
+/// What one server is sent again in a second, and at once after a quiet time.
+pub const RESENDS_PER_SECOND: u32 = 1000;
+/// See [`RESENDS_PER_SECOND`].
+pub const RESENDS_AT_ONCE: u32 = 500;
 /// How long one leg's SYN-ACK waits for the other's.
 pub const SYNACK_HOLD: Duration = ms(100);
 /// How long one refusal waits for the other leg.
@@ -47,6 +51,10 @@ pub const TIME_WAIT: Duration = ms(65_000);
 pub const RESET_KEPT: Duration = ms(5000);
 /// A handshake that the client does not complete: a little more than servers wait for it.
 pub const HALF_OPEN_MAX: Duration = ms(75_000);
+/// The same once handshakes under way are so many that older ones give way to new ones.
+pub const HALF_OPEN_PRESSED_MAX: Duration = ms(3000);
+/// Share of `half_open_max` at which that begins.
+pub const HALF_OPEN_PRESSED_PERCENT: usize = 75;
 /// A flow that one side has closed and on which nothing more is heard.
 pub const CLOSING_MAX: Duration = ms(600_000);
 /// Longest round trip of a client that servers are waited for because of.

@@ -12,6 +12,7 @@ pub mod time;
 mod told_blocks;
 mod twins;
 
+mod allowance;
 mod bridge;
 mod clock;
 mod control;
@@ -19,6 +20,7 @@ mod core;
 mod flow;
 mod flow_table;
 mod fragments;
+mod half_open;
 mod health;
 mod leg;
 mod limits;
@@ -338,6 +340,8 @@ pub struct Status {
     pub is_paused: bool,
     /// Flows by state: Opening, Paired, Lagging, Diverged, Solo, TimeWait.
     pub flows: [u32; 6],
+    /// Handshakes that clients have not completed.
+    pub half_open: u32,
     /// Bytes held by all flows.
     pub held_bytes: u64,
     /// A sync under way.

@@ -193,6 +193,15 @@ impl Child {
         self.wait().map(Some)
     }
 
+    /// Memory that it has in use, in bytes (`VmRSS`).
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        // Its number in our namespace is another than in its host.
+        let info = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let pid = field(&std::fs::read_to_string(info)?, "Pid:")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        Ok(field(&status, "VmRSS:")? * 1024)
+    }
+
     /// Its exit status if it has ended.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.wait_timeout(Duration::ZERO)
@@ -209,6 +218,13 @@ impl Child {
         });
         Ok(Output { status: self.wait()?, stdout: stdout?, stderr: stderr? })
     }
+}
+
+/// The number behind `name` in a file of /proc.
+fn field(text: &str, name: &str) -> io::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("no {name} there")))
 }
 
 /// The init of a host, or of the world.

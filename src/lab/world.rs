@@ -97,6 +97,8 @@ pub struct WorldOptions {
     pub servers: [ServerOptions; 2],
     /// Whether IPv6 looks for duplicates of its addresses when an interface comes up.
     pub dad: bool,
+    /// Whether the servers send what is for other networks to the client, as to a router.
+    pub is_client_router: bool,
 }
 
 /// A host of a world.
@@ -486,6 +488,9 @@ impl World {
     fn server_interface(&self, leg: LegId) -> Interface {
         let options = &self.options.servers[leg.index()];
         let mut routes = Vec::new();
+        if self.options.is_client_router {
+            routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(CLIENT.0.into())));
+        }
         if self.options.topology == Topology::Routed {
             let (v4, v6) = routed(leg, 254);
             routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(v4.into())));

@@ -215,6 +215,8 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::Budget => "the hold budget was used up",
         SoloReason::BackupStale => "the backup's content is stale",
         SoloReason::Restored => "it was taken over from before a restart",
+        SoloReason::HalfOpen => "its handshake gave way to newer ones",
+        SoloReason::SourceLimit => "its network has too many connections",
     }
 }
 

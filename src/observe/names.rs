@@ -61,6 +61,8 @@ names!(SoloReason, SOLO_REASONS, {
     Self::Budget => "budget",
     Self::BackupStale => "backup_stale",
     Self::Restored => "restored",
+    Self::HalfOpen => "half_open",
+    Self::SourceLimit => "source_limit",
 });
 
 names!(Finding, FINDINGS, {

@@ -93,9 +93,7 @@ impl FlowTrack {
 
     /// LV6: a server that speaks on a flow that goes on without it is reset.
     fn check_detached(&self, now: u64) -> Result<(), String> {
-        let lingers = |l: &LegTrack| {
-            l.lingers_since.is_some_and(|at| now - at > AT_ONCE) && !l.is_left_half_open()
-        };
+        let lingers = |l: &LegTrack| l.lingers_since.is_some_and(|at| now - at > AT_ONCE);
         match self.state == FlowState::Solo && self.legs.iter().any(lingers) {
             true => Err("LV6: a detached server speaks and is not reset".into()),
             false => Ok(()),
@@ -195,17 +193,22 @@ impl FlowTrack {
     fn check_hold(&mut self, now: u64, hold: u64) -> Result<(), String> {
         let backup = self.primary.other();
         let released = self.released();
+        // A server may say a little only when the client has acknowledged what it said before
+        // (Nagle), and what is lost on the way to the client only the servers can repeat.
+        let is_heard = self.c_una >= released;
         let waits = self.said(self.primary) > self.said(backup)
             && self.said(self.primary) > released
-            && self.c_edge > released;
+            && self.c_edge > released
+            && is_heard;
         let (leg, other) = (self.leg(backup), self.leg(self.primary));
         let is_ending = leg.fin.is_some() || leg.was_reset; // another rule's matter
         let pins = (waits || leg.acked < other.acked) && !is_ending;
         // The client has filled the window, which ends early because of the backup alone.
         let is_full = self.c_nxt >= self.told_edge && self.told_edge >= leg.edge;
-        let closes = is_full && leg.edge + 3_000 < other.edge && !is_ending;
-        let closes = closes && !self.is_shorter_by_a_little(backup);
-        let since = leg.progress_at;
+        let half = leg.window_max.min(other.window_max) / 2;
+        let little = half.min(2 * u64::from(self.c_mss)).max(3_000);
+        let closes = is_full && leg.edge + little < other.edge && !is_ending;
+        let since = leg.progress_at.max(leg.given_at);
         if pins && self.held_since.is_none_or(|s| s < since) {
             self.held_since = Some(now);
         }

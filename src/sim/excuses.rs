@@ -2,7 +2,7 @@
 //! when the fault is mended.
 
 use super::oracle::Tuple;
-use super::track::{FlowTrack, LegTrack};
+use super::track::FlowTrack;
 use super::world::World;
 use crate::engine::LegId;
 
@@ -13,25 +13,11 @@ impl World<'_> {
         let stack = &self.scenario.servers[leg.index()].stack;
         let has_nagle = stack.model.as_ref().map_or(stack.nagle, |habits| habits.nagle);
         self.oracle.flows.get(&tuple).is_some_and(|f| {
-            self.is_client_far()
-                || f.was_window_closed(self.now)
+            f.was_window_closed(self.now)
                 || f.is_closed_to(leg)
                 || (has_nagle && f.is_inside_span(leg))
                 || (stack.model.is_none() && stack.nagle && f.lacks_a_small_segment(leg))
         })
-    }
-
-    /// Fault: a SYN-ACK that was repeated is not timed, so that a server's first answer to a client
-    /// beyond some 400 ms is waited for as if the client were near.
-    fn is_client_far(&self) -> bool {
-        self.scenario.links[0].iter().any(|p| p.delay_us > 200_000)
-    }
-
-    /// Fault: after a restart within a handshake the connection passes to the primary untouched,
-    /// but what a router says about it (ICMP) does not: its server never learns the path's size.
-    pub fn is_passed_over_a_narrow_path(&self, tuple: Tuple) -> bool {
-        let is_narrow = self.scenario.links[0].iter().any(|p| p.mtu.is_some());
-        is_narrow && self.gateway.was_restarted() && !self.oracle.flows.contains_key(&tuple)
     }
 }
 
@@ -54,21 +40,5 @@ impl FlowTrack {
     /// comes with bytes it has already.
     fn lacks_a_small_segment(&self, leg: LegId) -> bool {
         self.said(leg.other()).saturating_sub(self.said(leg)) < 536
-    }
-
-    /// No fault: `pins_window` counts less than two segments, or than half of a small window, as no
-    /// room worth waiting for.
-    pub(super) fn is_shorter_by_a_little(&self, leg: LegId) -> bool {
-        let (leg, other) = (self.leg(leg), self.leg(leg.other()));
-        let little = (2 * u64::from(self.c_mss)).min(leg.window_max / 2);
-        other.edge.saturating_sub(leg.edge) < little
-    }
-}
-
-impl LegTrack {
-    /// Fault: a server that takes no part in a connection is not told so, if it was asked while an
-    /// older connection of the 4-tuple lived: what it has opened by half stays until it gives up.
-    pub(super) fn is_left_half_open(&self) -> bool {
-        self.was_asked_early && self.told_ack == 0
     }
 }

@@ -30,6 +30,8 @@ pub struct Summary {
     pub frames: (u64, u64),
     /// Promotions and detachments.
     pub failovers: u64,
+    /// Seeds that the hosts without the gateway do not carry to their end either.
+    pub unfit: u64,
 }
 
 impl Summary {
@@ -41,6 +43,7 @@ impl Summary {
         self.frames.0 += other.frames.0;
         self.frames.1 += other.frames.1;
         self.failovers += other.failovers;
+        self.unfit += other.unfit;
     }
 
     fn take(&mut self, outcome: &Outcome) {
@@ -52,6 +55,7 @@ impl Summary {
         self.frames.0 += outcome.report.frames.0;
         self.frames.1 += outcome.report.frames.1;
         self.failovers += outcome.report.failovers;
+        self.unfit += u64::from(outcome.report.is_unfit);
     }
 }
 

@@ -14,8 +14,8 @@ use super::rng::mix;
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
-    Command, Engine, EngineConfig, Epoch, Event, Fence, FlowState, Input, Instant, LegId, Link,
-    LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason,
+    Command, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input, Instant, LegId,
+    Link, LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason,
     SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
@@ -373,24 +373,21 @@ impl World<'_> {
                 self.gateway.primary = *primary;
                 self.report.failovers += 1;
                 self.gateway.blamed[primary.other().index()] = true;
-                let is_asked = *finding == crate::engine::Finding::Operator;
+                let is_asked = *finding == Finding::Operator;
                 let plan = &self.scenario.gateway;
                 if plan.fence == Fence::Required && !plan.is_fence_good && !is_asked {
                     let what = "2.3: promoted although the required fence failed";
                     self.gateway.unjustified.get_or_insert(what.into());
                 }
                 let old = primary.other();
-                let is_gray = *finding == crate::engine::Finding::H3;
-                let waits = |tuple: &Tuple| self.waits_for_client(*tuple, old);
-                let is_excused = is_gray && self.oracle.flows.keys().any(waits);
-                if !is_asked && !is_excused {
-                    self.judge_finding(old, &format!("promoted by {finding:?}"));
+                if !is_asked {
+                    self.judge_finding(old, *finding, "promoted");
                 }
             }
             Event::Detached { server, finding, .. } => {
                 self.report.failovers += 1;
                 self.gateway.blamed[server.index()] = true;
-                self.judge_finding(*server, &format!("detached by {finding:?}"));
+                self.judge_finding(*server, *finding, "detached");
             }
             Event::Unprotected { flow, .. } => {
                 let backup = self.gateway.primary.other().index();
@@ -471,9 +468,11 @@ impl World<'_> {
     }
 
     /// A server was declared failed: something must have been wrong with it.
-    fn judge_finding(&mut self, server: LegId, what: &str) {
-        if !self.truth[server.index()].is_faulted && !self.is_rough(server) {
-            let what = format!("{server:?} was {what}, nothing was wrong with it");
+    fn judge_finding(&mut self, server: LegId, finding: Finding, what: &str) {
+        let waits = |tuple: &Tuple| self.waits_for_client(*tuple, server);
+        let is_excused = finding == Finding::H3 && self.oracle.flows.keys().any(waits);
+        if !self.truth[server.index()].is_faulted && !self.is_rough(server) && !is_excused {
+            let what = format!("{server:?} was {what} by {finding:?}, nothing was wrong with it");
             self.gateway.unjustified.get_or_insert(what);
         }
     }
@@ -508,6 +507,7 @@ impl World<'_> {
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption => false,
+            SoloReason::HalfOpen | SoloReason::SourceLimit => false,
             SoloReason::Lag if self.waits_for_client(tuple, leg) => true,
             SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
             // One FIN waits for the other; whichever is late, the backup loses.

@@ -52,8 +52,6 @@ pub struct Oracle {
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
-    /// SYNs that went to a server inside an older connection of their 4-tuple.
-    asked_early: BTreeMap<(Tuple, usize), u32>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
     limits: Limits,
     is_restoring: bool,
@@ -72,7 +70,6 @@ impl Oracle {
             arp_replies: 0,
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
-            asked_early: BTreeMap::new(),
             spans: BTreeMap::new(),
             limits,
             is_restoring: false,
@@ -182,7 +179,7 @@ impl Oracle {
 
     fn on_leg(&mut self, now: u64, id: LegId, seg: &Seg<'_>) {
         let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
-        let (iss, c_una) = (flow.iss, flow.c_una);
+        let (iss, c_una, c_nxt) = (flow.iss, flow.c_una, flow.c_nxt);
         let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
         let leg = &mut flow.legs[id.index()];
         // Neither what was late on its way nor a question of the server's own.
@@ -191,7 +188,6 @@ impl Oracle {
         if is_answer && is_recent && flow.dues.asked && id == flow.primary {
             flow.dues.answered.get_or_insert(now);
         }
-        leg.heard_at = now;
         if let Some((value, _)) = seg.stamps {
             if leg.stamps.len() == 4096 {
                 leg.stamps.pop_front();
@@ -205,7 +201,8 @@ impl Oracle {
         }
         if seg.has(SYN | ACK) && leg.stale_iss != Some(seg.seq) {
             let pending = self.pending_syns.get(&seg.dst).map(|syn| syn.number);
-            if leg.iss.is_none() && seg.ack == iss.wrapping_add(1) {
+            let is_new = leg.iss.is_none() || (leg.is_answer_void && leg.iss != Some(seg.seq));
+            if is_new && seg.ack == iss.wrapping_add(1) {
                 leg.answer(now, seg);
             } else if pending
                 .is_some_and(|number| number != iss && seg.ack == number.wrapping_add(1))
@@ -222,6 +219,10 @@ impl Oracle {
             return;
         };
         let Some(at) = rel(leg_iss, seg.seq, leg.nxt) else { return };
+        let is_stray = rel(iss, seg.ack, leg.acked).is_none_or(|ack| ack > c_nxt);
+        if seg.has(ACK) && is_stray {
+            return; // it acknowledges what nobody said: a late segment of an older connection
+        }
         leg.ip = Some(seg.ip);
         if seg.has(RST) {
             leg.was_reset = true;
@@ -250,12 +251,15 @@ impl Oracle {
                 leg.unanswered.get_or_insert(now);
             }
             note_urgent(&mut leg.urgent, seg, at);
-            if seg.has(PSH) {
-                leg.psh_at = end;
-            }
+        }
+        if seg.has(PSH) {
+            leg.psh_at = end;
         }
         if at > 0 {
             leg.said.insert(at, seg.data);
+        }
+        if end > at || seg.has(FIN) {
+            leg.said_at = now;
         }
         leg.nxt = leg.nxt.max(end);
         if seg.has(FIN) {
@@ -303,8 +307,6 @@ impl Oracle {
                     for (i, leg) in track.legs.iter_mut().enumerate() {
                         let answer = self.answered.remove(&(tuple, i));
                         *leg = answer.unwrap_or_default();
-                        let asked = self.asked_early.remove(&(tuple, i));
-                        leg.was_asked_early = asked == Some(syn.number);
                     }
                     self.used.insert(tuple);
                     self.flows.insert(tuple, track);
@@ -413,11 +415,8 @@ impl Oracle {
                 if seg.has(RST) {
                     self.answered.remove(&(tuple, leg.index()));
                 }
-                if seg.has(SYN) && self.flows.get(&tuple).is_some_and(|f| f.iss != seg.seq) {
-                    self.asked_early.insert((tuple, leg.index()), seg.seq);
-                }
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
-                let checked = flow.check_to_leg(leg, &seg);
+                let checked = flow.check_to_leg(now, leg, &seg);
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {
                     self.fail(tuple, what);

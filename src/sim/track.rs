@@ -21,6 +21,8 @@ const URGENT_MAX: usize = 64;
 pub struct LegTrack {
     pub(super) iss: Option<u32>,
     pub(super) stale_iss: Option<u32>,
+    /// It was reset before the client was answered: asked again, it may begin at another number.
+    pub(super) is_answer_void: bool,
     /// What it said; offset 0 is the SYN.
     pub said: Known,
     /// Highest offset sent, FIN included.
@@ -38,6 +40,8 @@ pub struct LegTrack {
     pub(super) stamps: VecDeque<u32>,
     pub(super) told_ack: u64,
     pub(super) told_edge: u64,
+    /// When it was last told of more: what kept it from reading may be gone.
+    pub(super) given_at: u64,
     pub(super) pending_duplicate: Option<(u64, u64)>,
     pub(super) bare_acks: u64,
     pub(super) behind_since: Option<u64>,
@@ -60,12 +64,10 @@ pub struct LegTrack {
     pub(super) lingers_since: Option<u64>,
     /// It ended the connection by a reset in its right place.
     pub(super) reset_at: Option<u64>,
-    /// The flow's SYN went to it while an older connection of the 4-tuple lived.
-    pub(super) was_asked_early: bool,
     /// The largest window that it told.
     pub(super) window_max: u64,
-    /// When it said anything.
-    pub(super) heard_at: u64,
+    /// When it said bytes or its end, new or again.
+    pub(super) said_at: u64,
 }
 
 /// One flow.
@@ -135,10 +137,11 @@ impl LegTrack {
     /// It answers a SYN.
     pub(super) fn answer(&mut self, now: u64, seg: &Seg<'_>) {
         self.iss = Some(seg.seq);
+        self.is_answer_void = false;
         (self.scale, self.has_sack) = (seg.scale, seg.sack_ok);
         (self.nxt, self.acked) = (1, 1);
-        self.edge = 1 + u64::from(seg.window);
         self.window_max = u64::from(seg.window);
+        self.edge = 1 + self.window_max;
         (self.mss, self.ip) = (seg.mss.unwrap_or(536), Some(seg.ip));
         self.progress_at = now;
         self.stamps.extend(seg.stamps.map(|(value, _)| value));
@@ -285,9 +288,13 @@ impl FlowTrack {
         self.client.has_hole(1)
     }
 
-    /// What `leg` said was not acknowledged for a minute, and it does not repeat it.
+    /// What `leg` said was not acknowledged for a minute, or it has taken the client's end and its
+    /// own was not heard, and it does not repeat it.
     pub fn has_given_up(&self, leg: LegId, now: u64) -> bool {
-        self.said(leg) > self.c_una.max(1) && now >= self.leg(leg).heard_at + 60_000_000_000
+        let own = self.leg(leg);
+        let lacks_end = own.fin.is_none() && self.c_fin.is_some_and(|fin| own.acked > fin);
+        let is_due = self.said(leg) > self.c_una.max(1) || lacks_end;
+        is_due && now >= own.said_at + 60_000_000_000
     }
 
     /// End of what `leg` said without a hole.
@@ -579,6 +586,9 @@ impl FlowTrack {
             return Err(format!("I3: the window shrank from {} to {edge}", self.told_edge));
         }
         let is_bare = seg.data.is_empty() && !seg.has(FIN) && seg.sack.is_empty();
+        // A probe stands before what the client expects: its ack is not looked at (RFC 9293 3.10.7.4).
+        let is_probe = self.v_iss.and_then(|iss| rel(iss, seg.seq, self.c_una)) < Some(self.c_una);
+        let is_bare = is_bare && !is_probe;
         if ack > self.told_ack {
             (self.repeats, self.asks) = (0, 0);
         } else if is_bare && edge <= self.told_edge {
@@ -616,12 +626,19 @@ impl FlowTrack {
         Ok(())
     }
 
-    pub(super) fn check_to_leg(&mut self, id: LegId, seg: &Seg<'_>) -> Result<(), String> {
+    pub(super) fn check_to_leg(
+        &mut self,
+        now: u64,
+        id: LegId,
+        seg: &Seg<'_>,
+    ) -> Result<(), String> {
         if seg.has_ecn {
             return Err(format!("1.3: a segment to {id:?} with ECN bits"));
         }
         if seg.has(RST) {
-            self.legs[id.index()].lingers_since = None;
+            let leg = &mut self.legs[id.index()];
+            leg.lingers_since = None;
+            leg.is_answer_void = self.v_iss.is_none();
         }
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
@@ -683,6 +700,9 @@ impl FlowTrack {
             if has_sack && !is_told && !is_restored {
                 return Err(format!("1.3: {id:?} repeated bytes up to {to} and got no D-SACK"));
             }
+        }
+        if ack > leg.told_ack || edge > leg.told_edge {
+            leg.given_at = now;
         }
         leg.told_ack = leg.told_ack.max(ack);
         leg.told_edge = leg.told_edge.max(edge);

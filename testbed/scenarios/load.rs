@@ -26,16 +26,16 @@ const APART: Duration = Duration::from_secs(11);
 /// A server that is back is taken back, and new connections pair, within this time.
 const BACK_MAX: Duration = Duration::from_secs(60);
 
-/// All of them.
-pub fn scenarios(content: &Content, is_long: bool) -> Vec<Scenario<'_>> {
-    let (load, quiet) = match is_long {
-        true => (Duration::from_secs(600), Duration::from_secs(600)),
-        false => (Duration::from_secs(10), Duration::from_secs(20)),
-    };
-    vec![
-        ("full-load".into(), Box::new(move |at| full_load(at, content, load))),
-        ("idle-then-traffic".into(), Box::new(move |at| special::idle(at, content, quiet))),
-    ]
+/// Full load, ten minutes of it if `is_long`.
+pub fn full(content: &Content, is_long: bool) -> Scenario<'_> {
+    let time = Duration::from_secs(if is_long { 600 } else { 10 });
+    ("full-load".into(), Box::new(move |at| full_load(at, content, time)))
+}
+
+/// No traffic, for ten minutes if `is_long`, and then some.
+pub fn idle(content: &Content, is_long: bool) -> Scenario<'_> {
+    let quiet = Duration::from_secs(if is_long { 600 } else { 20 });
+    ("idle-then-traffic".into(), Box::new(move |at| special::idle(at, content, quiet)))
 }
 
 /// Downloads without pause beside a busy loop on every core: nothing is found, until at the end of

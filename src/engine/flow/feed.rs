@@ -114,7 +114,9 @@ impl Flow {
         leg.hole_quiet_until = cx.now + limits::HOLE_QUIET;
         let next = self.resend_wait(id, hinted);
         self.leg_mut(id).resend_at = Some(cx.now + next);
-        self.resend_from(cx, id, from);
+        if cx.allowance.take(cx.now, id) {
+            self.resend_from(cx, id, from);
+        }
     }
 
     /// The other leg has acknowledged the range, or this leg shows what it misses.

@@ -17,20 +17,18 @@ impl Flow {
         match self.leg(id).state {
             LegState::SynSent => self.on_leg_answer(cx, id, seg),
             LegState::Open => self.on_open_leg(cx, id, seg, body),
-            LegState::Scrub => return self.scrub(cx, id, seg),
+            // Absent too may speak: of a SYN that it was sent before it was left out.
+            LegState::Scrub | LegState::Absent => return self.scrub(cx, id, seg),
             LegState::Fenced if on(Bug::FencedLegHeard) => {
                 (self.leg_mut(id).state, self.primary) = (LegState::Open, id);
                 self.on_open_leg(cx, id, seg, body);
             }
             LegState::Fenced => return cx.reject(Link::Server(id), RejectReason::Fenced),
-            LegState::Absent => {
-                return cx.reject(Link::Server(id), RejectReason::OldGeneration);
-            }
         }
         self.settle(cx);
     }
 
-    /// A detached leg still speaks: reset it exactly, with the number it asks for (LV6).
+    /// A leg that takes no part speaks: reset it exactly, with the number it asks for (LV6).
     fn scrub(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
         let speaks = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
         if speaks && !on(Bug::DetachedNotReset) {

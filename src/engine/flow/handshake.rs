@@ -216,6 +216,23 @@ impl Flow {
         self.forget(cx);
     }
 
+    /// Gives way to newer handshakes. Should the client complete this one after all, it goes on
+    /// with `primary`, untouched: that is what became of it if the client was shown nothing else
+    /// than what that server said. Otherwise the legs are reset.
+    pub fn give_way(&mut self, cx: &mut Cx<'_>, primary: LegId) {
+        let (v, leg) = (&self.visible, self.leg(primary));
+        let options = (v.window_scale, v.has_sack, v.has_timestamps);
+        let own = (leg.options.window_scale, leg.options.has_sack, leg.options.has_timestamps);
+        let is_its = v.iss.raw() == leg.iss.raw() && options == own && leg.is_open();
+        if v.is_open && !is_its {
+            self.reset_legs(cx);
+        }
+        if !self.is_closed() {
+            cx.event(Event::Unprotected { flow: self.key, reason: SoloReason::HalfOpen });
+        }
+        self.forget(cx);
+    }
+
     /// A segment from a leg whose SYN is unanswered.
     pub(super) fn on_leg_answer(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
         let expected = self.client.iss.at(Offset::START).raw();
@@ -315,7 +332,11 @@ impl Flow {
                 break;
             }
             self.syn_resent += 1;
-            self.send_syn(cx);
+            for id in LegId::ALL {
+                if self.leg(id).state == LegState::SynSent && cx.allowance.take(cx.now, id) {
+                    self.send_syn_to(cx, id);
+                }
+            }
         }
     }
 
@@ -401,13 +422,14 @@ impl Flow {
         let l3 = cx.number(l3);
         let frame = build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX);
         self.visible.syn_ack = Some(frame.clone());
+        // Repeated before a distant client could answer, it is timed from here all the same: what
+        // is too long is forgotten soon.
         self.client.timed = Some((Offset::START, cx.now));
         cx.transmit(Link::Client, frame);
     }
 
     /// Answers a repeated SYN, byte for byte.
     pub(super) fn repeat_syn_ack(&mut self, cx: &mut Cx<'_>) {
-        self.client.timed = None;
         if let Some(frame) = self.visible.syn_ack.clone() {
             cx.transmit(Link::Client, frame);
         }

@@ -31,6 +31,7 @@ pub use handshake::Profile;
 pub use icmp::DeferredError;
 pub use roles::Fate;
 
+use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
@@ -72,6 +73,8 @@ pub struct Cx<'a> {
     pub reports: &'a mut Vec<Report>,
     /// Option profile of the service.
     pub profile: &'a mut Profile,
+    /// What may be sent again to each server now.
+    pub allowance: &'a mut Allowance,
     /// Bytes held by all flows.
     pub pool_held: usize,
     /// IPv4 identification of built frames.
@@ -263,6 +266,12 @@ impl Flow {
         self.held
     }
 
+    /// Since when its handshake is under way, while the client has not completed it.
+    pub fn half_open_since(&self) -> Option<Instant> {
+        let is_open = self.client.is_learned && self.client.una < Offset::START;
+        is_open.then_some(self.opened_at)
+    }
+
     /// Whether it waits for a sync.
     pub fn is_diverged(&self) -> bool {
         self.state == FlowState::Diverged
@@ -349,6 +358,8 @@ impl Flow {
         }
         if to == FlowState::Solo {
             self.comparison.stop();
+        }
+        if matches!(to, FlowState::Solo | FlowState::TimeWait) {
             (self.pinned, self.behind) = ([None; 2], [None; 2]);
         }
         self.persist(cx);

@@ -201,8 +201,8 @@ impl Kit {
         self.now = end;
     }
 
-    fn frame(from_client: bool, say: &Say, port: u16) -> Frame {
-        let (src, dst) = if from_client { (CLIENT, SERVICE) } else { (SERVICE, CLIENT) };
+    pub(super) fn frame(from_client: bool, say: &Say, client: Ipv4Addr, port: u16) -> Frame {
+        let (src, dst) = if from_client { (client, SERVICE) } else { (SERVICE, client) };
         let (smac, dmac) =
             if from_client { (client_mac(), server_mac()) } else { (server_mac(), client_mac()) };
         let l2 = L2 { dst: dmac, src: smac, vlans: Vlans::default() };
@@ -240,8 +240,19 @@ impl Kit {
     }
 
     pub(super) fn say(&mut self, link: Link, say: Say, port: u16) -> Vec<Heard> {
+        self.say_of(link, say, CLIENT, port)
+    }
+
+    /// The same about the connection of any client.
+    pub(super) fn say_of(
+        &mut self,
+        link: Link,
+        say: Say,
+        client: Ipv4Addr,
+        port: u16,
+    ) -> Vec<Heard> {
         let from = self.heard.len();
-        let frame = Self::frame(link == Link::Client, &say, port);
+        let frame = Self::frame(link == Link::Client, &say, client, port);
         self.input(Input::Frame(link, frame));
         self.heard[from..].to_vec()
     }

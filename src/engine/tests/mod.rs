@@ -2,6 +2,9 @@
 
 mod bad_input;
 mod bridge;
+mod forged;
+mod found;
+mod half_open;
 mod kit;
 mod lateness;
 mod probes;

@@ -4,6 +4,7 @@
 //! themselves, so the client knows what is right without asking anybody.
 
 pub mod client;
+pub mod crowd;
 pub mod server;
 
 use std::sync::OnceLock;

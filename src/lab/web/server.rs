@@ -142,7 +142,7 @@ fn take_body(input: &mut impl BufRead, len: u64) -> io::Result<Option<u64>> {
     Ok(wrong)
 }
 
-fn head(status: &str, kind: &str, len: u64) -> String {
+pub(super) fn head(status: &str, kind: &str, len: u64) -> String {
     let date = http_date(SystemTime::now());
     format!(
         "HTTP/1.1 {status}\r\nServer: shadowvm-lab\r\nDate: {date}\r\nContent-Type: {kind}\r\n\
