@@ -70,7 +70,7 @@ impl Pair {
     }
 
     fn put(&mut self, link: Link, frame: Frame) {
-        self.now = Instant(self.now.0 + 1000);
+        self.now = Instant::from_nanos(self.now.nanos() + 1000);
         self.frames_in += 1;
         self.engine.handle(self.now, Input::Frame(link, frame));
         while let Some(output) = self.engine.poll_output() {

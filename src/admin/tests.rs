@@ -51,8 +51,9 @@ impl World {
         let board = Board::new(config.servers.each_ref().map(|s| s.name.clone()));
         let (asks, asked) = channel();
         let mut engine = Engine::new(config.engine(), 1, Instant::ZERO);
-        let mut observer = Observer::start(Arc::clone(&board), |now| now.0 + 1, None, Level::Info)
-            .expect("a thread");
+        let mut observer =
+            Observer::start(Arc::clone(&board), |now| now.nanos() + 1, None, Level::Info)
+                .expect("a thread");
         std::thread::spawn(move || {
             let mut now = Instant::from_millis(1);
             for ask in asked {

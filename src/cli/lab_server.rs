@@ -21,9 +21,9 @@ pub struct Args {
     /// While this file is there, answers come slowly
     #[arg(long, value_name = "FILE")]
     slow: Option<PathBuf>,
-    /// For thousands of connections and small answers
-    #[arg(long, conflicts_with_all = ["wrong", "slow"])]
-    crowd: bool,
+    /// For so many connections and small answers
+    #[arg(long, value_name = "CONNECTIONS", conflicts_with_all = ["wrong", "slow"])]
+    crowd: Option<usize>,
 }
 
 /// Serves until killed; says `ready` once it listens.
@@ -33,12 +33,12 @@ pub fn run(args: Args) -> ExitCode {
         std::io::stdout().flush()
     };
     let listen = || {
-        if args.crowd {
+        if let Some(connections) = args.crowd {
             let addresses = args.listen.iter().map(|text| text.parse());
             let addresses: Vec<_> =
                 addresses.collect::<Result<_, _>>().map_err(io::Error::other)?;
             // Who started it sees that the line is missing.
-            return crowd::serve(&addresses, || drop(ready()));
+            return crowd::serve(&addresses, connections, || drop(ready()));
         }
         let listeners = args.listen.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
         ready()?;

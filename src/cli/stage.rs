@@ -51,8 +51,8 @@ pub(super) struct Stage {
     dir: PathBuf,
     gateway: Option<Child>,
     servers: [Option<Child>; 2],
-    /// The servers are those for thousands of connections.
-    pub(super) is_crowd: bool,
+    /// The servers are those for so many connections.
+    pub(super) crowd: Option<usize>,
     seen: u64,
     facts: Vec<Fact>,
     /// Bytes of the event log that are in `facts`.
@@ -65,16 +65,16 @@ impl Stage {
         let world = Arc::new(World::new(options)?);
         let dir = dir.to_owned();
         let (gateway, servers) = (None, [None, None]);
-        let is_crowd = false;
-        Ok(Self { world, dir, gateway, servers, is_crowd, seen: 0, facts: Vec::new(), log_read: 0 })
+        let crowd = None;
+        Ok(Self { world, dir, gateway, servers, crowd, seen: 0, facts: Vec::new(), log_read: 0 })
     }
 
     /// Starts a server and waits until it listens.
     pub(super) fn start_server(&mut self, leg: LegId) -> Result<(), StageError> {
         let program = Program::new(MYSELF).arg("lab-server").stdout(Io::Pipe);
-        let program = match self.is_crowd {
-            true => program.arg("--crowd"),
-            false => {
+        let program = match self.crowd {
+            Some(connections) => program.arg("--crowd").arg(connections.to_string()),
+            None => {
                 let (wrong, slow) = (self.wrong_file(leg), self.slow_file(leg));
                 program.arg("--wrong").arg(wrong).arg("--slow").arg(slow)
             }

@@ -57,8 +57,8 @@ pub struct LegClock {
     pub latest: Option<Tsval>,
     /// The latest TSecr this leg sent: a value of the client.
     pub echo: Tsval,
-    /// From leg to client space; of a client without timestamps, from [`own_clock`] to what this
-    /// leg hears.
+    /// From leg to client space; of a leg without timestamps, from [`own_clock`] to client space;
+    /// of a client without, from [`own_clock`] to what this leg hears.
     pub offset: TsDelta,
     /// (value shown, this leg's latest value at that time), oldest first.
     ring: VecDeque<(Tsval, Tsval)>,
@@ -81,6 +81,11 @@ impl LegClock {
         if let Some(latest) = self.latest {
             self.offset = TsDelta::between(latest, shown);
         }
+    }
+
+    /// The same for a leg without timestamps, for which [`own_clock`] stands in.
+    pub fn stand_in_from(&mut self, now: Instant, shown: Tsval) {
+        self.offset = TsDelta::between(own_clock(now), shown);
     }
 
     /// Notes that `shown` went to the client.

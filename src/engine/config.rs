@@ -52,7 +52,7 @@ pub enum Fence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskRule {
     /// Name of the header field, lower case.
-    pub header: String,
+    pub header: std::sync::Arc<str>,
 }
 
 /// The engine's configuration.

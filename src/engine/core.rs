@@ -1,6 +1,7 @@
 //! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
 //! out the control side's orders, and keeps the timers.
 
+mod opening;
 mod probing;
 
 use std::collections::VecDeque;
@@ -11,11 +12,11 @@ use bytes::Bytes;
 use super::allowance::Allowance;
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
-use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState, SoloReason};
+use super::cookies::Cookies;
+use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState};
 use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
-use super::half_open::Source;
 use super::health::{OWN_STALL, Waiting};
 use super::planted;
 use super::probes::Prober;
@@ -41,6 +42,7 @@ pub struct Engine {
     fragments: Fragments,
     prober: Prober,
     profile: Profile,
+    cookies: Cookies,
     allowance: Allowance,
     reports: Vec<Report>,
     ip_id: u16,
@@ -62,6 +64,7 @@ impl Engine {
             bridge: Bridge::default(),
             fragments: Fragments::default(),
             profile: Profile::default(),
+            cookies: Cookies::new(seed),
             allowance: Allowance::full(),
             reports: Vec::new(),
             ip_id: seed as u16,
@@ -286,53 +289,13 @@ impl Engine {
         }
         match is_syn {
             true => self.open_flow(key, seg, frame),
-            // No record of it: from before this process, or never protected.
-            false => self.bridge.to_primary(view, frame, &mut self.outputs),
+            // No record of it: from before this process, never protected, or answered with a
+            // cookie.
+            false => match self.cookies.check(self.now, &key, seg) {
+                Some((syn, promise)) => self.open_promised(key, &syn, promise, seg, frame),
+                None => self.bridge.to_primary(view, frame, &mut self.outputs),
+            },
         }
-    }
-
-    fn open_flow(&mut self, key: FlowKey, seg: &Segment, frame: Frame) {
-        let id = match seg.options.is_authenticated {
-            true => Err(SoloReason::AuthOption),
-            false => self.make_room(Source::of(key.client.ip())),
-        };
-        match id {
-            Ok(id) => self.begin_flow(key, id, seg),
-            Err(reason) => {
-                self.event(Event::Unprotected { flow: key, reason });
-                self.bridge.to_primary(self.view(), frame, &mut self.outputs);
-            }
-        }
-    }
-
-    /// The number of a new flow from `source`. Handshakes give way to it; connections never do.
-    fn make_room(&mut self, source: Source) -> Result<FlowId, SoloReason> {
-        if let Some(id) = self.table.displaced(self.now, source, &self.config) {
-            let primary = self.control.roles().primary;
-            self.with_flow(id, |flow, cx| flow.give_way(cx, primary));
-        }
-        if self.table.flows_of(source) >= self.config.flows_per_source_max {
-            return Err(SoloReason::SourceLimit);
-        }
-        self.table.next_id(self.config.flows_max).ok_or(SoloReason::Budget)
-    }
-
-    fn begin_flow(&mut self, key: FlowKey, id: FlowId, seg: &Segment) {
-        let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
-        let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
-        if is_full {
-            legs.truncate(1);
-        }
-        let solo = match legs.len() {
-            2 => None,
-            _ if is_full => Some(SoloReason::Budget),
-            _ if is_stale => Some(SoloReason::BackupStale),
-            _ => Some(SoloReason::OneServer),
-        };
-        let primary = self.control.roles().primary;
-        let mut cx = self.cx();
-        let flow = Flow::open(&mut cx, key, id, seg, primary, &legs, solo);
-        self.table.insert(id, flow);
     }
 
     fn on_server_tcp(&mut self, leg: LegId, seg: &Segment, frame: Frame) {
@@ -354,7 +317,7 @@ impl Engine {
     /// A connection that the servers have accepted on a 4-tuple of which the gateway still had one.
     fn succeed_flow(&mut self, key: FlowKey, syn: &Segment, answers: [Option<Segment>; 2]) {
         let Some(id) = self.table.next_id(self.config.flows_max) else { return };
-        self.begin_flow(key, id, syn);
+        self.begin_flow(key, id, syn, None);
         for leg in LegId::ALL {
             if let Some(seg) = &answers[leg.index()] {
                 self.with_flow(id, |flow, cx| flow.on_leg_segment(cx, leg, seg, Bytes::new()));
@@ -453,6 +416,7 @@ impl Engine {
     }
 
     fn tick(&mut self) {
+        self.judge_cookies();
         for leg in LegId::ALL {
             if let Some(&target) = self.config.addresses.first() {
                 self.control.detector.of(leg).neighbour.sent(self.now, self.config.probe_every);
@@ -637,6 +601,7 @@ impl Engine {
             out: &mut self.outputs,
             reports: &mut self.reports,
             profile: &mut self.profile,
+            cookies: &mut self.cookies,
             allowance: &mut self.allowance,
             pool_held,
             ip_id: &mut self.ip_id,
@@ -664,6 +629,7 @@ impl Engine {
             out: &mut self.outputs,
             reports: &mut self.reports,
             profile: &mut self.profile,
+            cookies: &mut self.cookies,
             allowance: &mut self.allowance,
             pool_held: self.table.held(),
             ip_id: &mut self.ip_id,

@@ -216,6 +216,23 @@ pub struct Shown {
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A SYN was answered with a cookie: nothing is kept of it.
+    CookieGiven {
+        /// Whose.
+        flow: FlowKey,
+    },
+    /// A client has come back with a cookie.
+    CookieTaken {
+        /// Its flow.
+        flow: FlowKey,
+    },
+    /// Cookies are given from now on, or no more.
+    CookiesTurned {
+        /// Whether they are.
+        on: bool,
+        /// Handshakes under way.
+        half_open: u32,
+    },
     /// A frame was refused.
     Rejected { link: Link, reason: RejectReason },
     /// A flow began.

@@ -15,7 +15,8 @@ pub type FlowId = u32;
 #[derive(Debug, Default)]
 pub struct FlowTable {
     by_key: BTreeMap<FlowKey, FlowId>,
-    slots: Vec<Option<Entry>>,
+    /// Boxed: the table grows without moving them, and who is gone leaves its room to anybody.
+    slots: Vec<Option<Box<Entry>>>,
     free: Vec<FlowId>,
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
@@ -92,23 +93,25 @@ impl FlowTable {
         self.counts[flow.state() as usize] += 1;
         let state = flow.state();
         let entry = Entry { flow, state, timer: None, pinned: [None; 2], half_open: None, held: 0 };
-        self.slots[id as usize] = Some(entry);
+        self.slots[id as usize] = Some(Box::new(entry));
         self.refresh(id);
     }
 
     /// The flow `id`, to be changed; call [`Self::refresh`] afterwards.
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.slots.get_mut(id as usize)?.as_mut().map(|e| &mut e.flow)
+        self.slots.get_mut(id as usize)?.as_deref_mut().map(|e| &mut e.flow)
     }
 
     /// The flow `id`.
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.slots.get(id as usize)?.as_ref().map(|e| &e.flow)
+        self.slots.get(id as usize)?.as_deref().map(|e| &e.flow)
     }
 
     /// Takes over a changed flow's timer, pins and size; forgets it if it is gone.
     pub fn refresh(&mut self, id: FlowId) {
-        let Some(entry) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        let Some(entry) = self.slots.get_mut(id as usize).and_then(Option::as_deref_mut) else {
+            return;
+        };
         let (timer, held) = (entry.flow.timer(), entry.flow.held());
         let is_gone = entry.flow.is_gone();
         let timer = timer.filter(|_| !is_gone);

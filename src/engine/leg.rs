@@ -5,12 +5,13 @@
 
 use super::clock::LegClock;
 use super::flow::DeferredError;
+use super::headers::Headers;
 use super::limits::SACKED_RANGES_MAX;
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::Instant;
 use super::told_blocks::ToldBlocks;
-use crate::wire::{ClientSpace, L2, L3, LegSpace, Offset, Segment, Seq};
+use crate::wire::{ClientSpace, LegSpace, Offset, Segment, Seq, Tsval};
 
 /// How a leg takes part in its flow.
 ///
@@ -72,7 +73,7 @@ pub struct Leg {
     /// What it agreed to.
     pub options: LegOptions,
     /// Headers of its latest frame.
-    pub headers: Option<(L2, L3)>,
+    pub headers: Option<Headers>,
 
     /// Client bytes it has acknowledged (A).
     pub acked: Offset,
@@ -237,6 +238,14 @@ impl Leg {
     /// Whether it was told of no room beyond what it said.
     pub fn has_no_room(&self) -> bool {
         self.room_to.is_some_and(|edge| edge <= self.said())
+    }
+
+    /// The clock that the client sees goes on from `shown` with this leg.
+    pub fn continue_clock(&mut self, now: Instant, shown: Tsval) {
+        match self.options.has_timestamps {
+            true => self.clock.continue_from(shown),
+            false => self.clock.stand_in_from(now, shown),
+        }
     }
 
     /// Since when it could have got further, and has not.

@@ -49,6 +49,8 @@ pub const LAG_FIN_DOUBT: Duration = ms(1000);
 pub const TIME_WAIT: Duration = ms(65_000);
 /// How long a reset flow is kept to reset again whoever missed it.
 pub const RESET_KEPT: Duration = ms(5000);
+/// What only one server agreed to is not offered again for so long.
+pub const PROFILE_KEPT: Duration = ms(60_000);
 /// A handshake that the client does not complete: a little more than servers wait for it.
 pub const HALF_OPEN_MAX: Duration = ms(75_000);
 /// The same once handshakes under way are so many that older ones give way to new ones.

@@ -161,6 +161,13 @@ impl Stream {
         }
     }
 
+    /// Gives back the room of bytes that are gone: the map itself keeps its last node.
+    pub fn give_back(&mut self) {
+        if self.chunks.is_empty() {
+            self.chunks = BTreeMap::new();
+        }
+    }
+
     /// Forgets everything and begins again at `base`.
     pub fn restart(&mut self, base: Offset) {
         *self = Self::new(base);

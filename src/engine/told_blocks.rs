@@ -11,7 +11,7 @@ type Block = (Offset, Offset);
 /// The blocks told last, the one that grew last first.
 #[derive(Clone, Debug, Default)]
 pub struct ToldBlocks {
-    blocks: Vec<Block>,
+    blocks: Box<[Block]>,
 }
 
 impl ToldBlocks {
@@ -25,7 +25,7 @@ impl ToldBlocks {
         let mut blocks = Vec::with_capacity(now.len());
         blocks.extend(now.iter().rev().filter(|b| !self.blocks.contains(b)));
         blocks.extend(self.blocks.iter().filter(|b| now.binary_search(b).is_ok()));
-        self.blocks = blocks;
+        self.blocks = blocks.into();
         &self.blocks
     }
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     fn blocks(pairs: &[(u64, u64)]) -> Vec<Block> {
-        pairs.iter().map(|&(f, t)| (Offset(f), Offset(t))).collect()
+        pairs.iter().map(|&(f, t)| (Offset::new(f), Offset::new(t))).collect()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::engine::Instant;
 /// Engine time.
 pub fn now() -> Instant {
     let t = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or((0, 0), |t| (t.tv_sec(), t.tv_nsec()));
-    Instant(t.0 as u64 * 1_000_000_000 + t.1 as u64)
+    Instant::from_nanos(t.0 as u64 * 1_000_000_000 + t.1 as u64)
 }
 
 /// Nanoseconds since the UNIX epoch.
@@ -20,6 +20,6 @@ pub fn unix_ns() -> u64 {
 
 /// Nanoseconds since the UNIX epoch of an engine time of this boot.
 pub fn to_unix_ns(at: Instant) -> u64 {
-    let behind = now().0.wrapping_sub(at.0) as i64;
+    let behind = now().nanos().wrapping_sub(at.nanos()) as i64;
     unix_ns().wrapping_add_signed(-behind)
 }

@@ -47,6 +47,9 @@ families! {
     "shadowvm_frames_rejected_total", "Frames refused, by link and reason.",
         ["link": LINKS, "reason": REJECT_REASONS];
     "shadowvm_flows_opened_total", "Connections that began.", [];
+    "shadowvm_cookies_total", "SYNs answered with a cookie, and clients that came back with one.",
+        ["cookie": &["given", "taken"]];
+    "shadowvm_cookies_turned_total", "Times that cookies were turned on or off.", ["on": YES_NO];
     "shadowvm_flows_closed_total", "Connections that ended, by whether the gateway reset them.",
         ["reset": YES_NO];
     "shadowvm_flow_changes_total", "Changes of a connection's state, by the new state.",
@@ -139,6 +142,11 @@ impl Counters {
             }
             Event::Rejected { link, reason } => {
                 self.add(("shadowvm_frames_rejected_total", link.name(), reason.name()), 1);
+            }
+            Event::CookieGiven { .. } => self.one("shadowvm_cookies_total", "given"),
+            Event::CookieTaken { .. } => self.one("shadowvm_cookies_total", "taken"),
+            Event::CookiesTurned { on, .. } => {
+                self.one("shadowvm_cookies_turned_total", yes_no(*on));
             }
             Event::FlowOpened { .. } => self.one("shadowvm_flows_opened_total", ""),
             Event::FlowChanged { to, solo, .. } => {

@@ -34,8 +34,10 @@ pub fn level(event: &Event) -> Level {
         Event::Rejected { .. }
         | Event::Released { .. }
         | Event::MaskHit { .. }
+        | Event::CookieGiven { .. }
         | Event::DatagramJudged { .. } => Level::Trace,
         Event::FlowOpened { .. }
+        | Event::CookieTaken { .. }
         | Event::FlowChanged { .. }
         | Event::FlowClosed { .. }
         | Event::Unprotected { .. }
@@ -48,11 +50,13 @@ pub fn level(event: &Event) -> Level {
         | Event::FlowReset { .. }
         | Event::FindingHeld { .. }
         | Event::Promoted { .. }
-        | Event::Detached { .. } => Level::Warn,
+        | Event::Detached { .. }
+        | Event::CookiesTurned { on: true, .. } => Level::Warn,
         Event::ServerChanged { to, .. } => match to {
             ServerState::Failed | ServerState::Unfit => Level::Warn,
             ServerState::Unknown | ServerState::Up | ServerState::Returning => Level::Info,
         },
+        Event::CookiesTurned { on: false, .. } => Level::Info,
         Event::ServiceChanged { to, .. } => match to {
             ServiceState::Degraded(_) | ServiceState::Down => Level::Warn,
             ServiceState::Starting | ServiceState::Syncing | ServiceState::Protected => Level::Info,
@@ -74,6 +78,14 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             format!("refused a frame from link {}: {}", link.name(), reason.name())
         }
         Event::FlowOpened { flow } => format!("{flow}: opened"),
+        Event::CookieGiven { flow } => format!("{flow}: answered with a cookie"),
+        Event::CookieTaken { flow } => format!("{flow}: the client came back with a cookie"),
+        Event::CookiesTurned { on: true, half_open } => {
+            format!("{half_open} handshakes are under way: SYNs are answered with cookies")
+        }
+        Event::CookiesTurned { on: false, half_open } => {
+            format!("{half_open} handshakes are under way: no more cookies")
+        }
         Event::FlowChanged { flow, from, to, primary, solo, .. } => {
             let why = solo.map(|reason| format!(": {}", solo_text(reason))).unwrap_or_default();
             let (from, to, primary) = (from.name(), to.name(), name(primary));

@@ -24,6 +24,9 @@ pub fn event_json(t_ns: u64, event: &Event, names: &[String; 2]) -> Value {
 pub fn event_name(event: &Event) -> &'static str {
     match event {
         Event::Rejected { .. } => "rejected",
+        Event::CookieGiven { .. } => "cookie_given",
+        Event::CookieTaken { .. } => "cookie_taken",
+        Event::CookiesTurned { .. } => "cookies_turned",
         Event::FlowOpened { .. } => "flow_opened",
         Event::FlowChanged { .. } => "flow_changed",
         Event::FlowClosed { .. } => "flow_closed",
@@ -57,7 +60,11 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         Event::Rejected { link, reason } => {
             json!({ "link": link.name(), "reason": reason.name() })
         }
-        Event::FlowOpened { flow } | Event::FlowReset { flow } => {
+        Event::CookiesTurned { on, half_open } => json!({ "on": on, "half_open": half_open }),
+        Event::CookieGiven { flow }
+        | Event::CookieTaken { flow }
+        | Event::FlowOpened { flow }
+        | Event::FlowReset { flow } => {
             json!({ "flow": flow_json(flow) })
         }
         Event::FlowChanged { flow, from, to, primary, solo, shown } => json!({

@@ -204,7 +204,13 @@ impl Drop for Observer {
 
 /// Whether the event may come with every packet, and so is counted only.
 fn is_per_packet(event: &Event) -> bool {
-    matches!(event, Event::Released { .. } | Event::Rejected { .. } | Event::DatagramJudged { .. })
+    matches!(
+        event,
+        Event::Released { .. }
+            | Event::Rejected { .. }
+            | Event::DatagramJudged { .. }
+            | Event::CookieGiven { .. }
+    )
 }
 
 /// A panic elsewhere leaves counters and lists whole: they are changed in one step.

@@ -5,6 +5,8 @@
 
 /// Longest line that is parsed, in bytes.
 pub const LINE_BYTES_MAX: usize = 8192;
+/// Room that most lines need.
+const LINE_BYTES_USUAL: usize = 64;
 
 /// Where in a message the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,11 @@ impl Framing {
             Part::UntilClose | Part::Lost => available,
             Part::Body(left) => {
                 let n = left.min(available as u64);
-                self.part = if left == n { Part::Start } else { Part::Body(left - n) };
+                if left == n {
+                    self.end_message();
+                } else {
+                    self.part = Part::Body(left - n);
+                }
                 n as usize
             }
             Part::Chunk(left) => {
@@ -94,6 +100,9 @@ impl Framing {
             if self.line.last() == Some(&b'\r') || self.line.len() == LINE_BYTES_MAX {
                 self.lose();
                 return Seen::Nothing;
+            }
+            if self.line.is_empty() {
+                self.line.reserve(LINE_BYTES_USUAL);
             }
             self.line.push(byte);
             return Seen::Nothing;
@@ -125,10 +134,10 @@ impl Framing {
                 Seen::Nothing
             }
             Part::Trailer => {
-                if self.line.is_empty() {
-                    self.part = Part::Start;
+                match self.line.is_empty() {
+                    true => self.end_message(),
+                    false => self.line.clear(),
                 }
-                self.line.clear();
                 Seen::Nothing
             }
             Part::Body(_) | Part::Chunk(_) | Part::UntilClose | Part::Lost => Seen::Nothing,
@@ -190,5 +199,14 @@ impl Framing {
             (true, false, None) if until_close => Part::UntilClose,
             (true, false, None) => Part::Start,
         };
+        if self.part == Part::Start {
+            self.end_message();
+        }
+    }
+
+    /// A message is complete. Between messages nothing is kept.
+    fn end_message(&mut self) {
+        self.part = Part::Start;
+        self.line = Vec::new();
     }
 }

@@ -4,6 +4,7 @@
 //! ambiguous, every byte is compared as it is. RFC 9112 for framing, RFC 9110 6.6.1 for `Date`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::framing::{Framing, Part, Seen};
 use super::{Normalizer, Step};
@@ -16,7 +17,7 @@ const OUTSTANDING_MAX: usize = 1 << 16;
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Names of header fields, lower case; the index is the rule.
-    masks: Vec<String>,
+    masks: Vec<Arc<str>>,
     request: Framing,
     response: Framing,
     /// For each outstanding request whether it is HEAD.
@@ -29,7 +30,7 @@ pub struct Http {
 
 impl Http {
     /// Masks for the header fields named (lower case).
-    pub fn new(masks: Vec<String>) -> Self {
+    pub fn new(masks: Vec<Arc<str>>) -> Self {
         Self {
             masks,
             request: Framing::default(),
@@ -73,6 +74,9 @@ impl Http {
         let is_interim = self.status / 100 == 1;
         let is_head =
             if is_interim { false } else { self.outstanding.pop_front().unwrap_or(false) };
+        if self.outstanding.is_empty() {
+            self.outstanding = VecDeque::new(); // between messages nothing is kept
+        }
         let has_body = !(is_interim || is_head || matches!(self.status, 204 | 304));
         self.response.end_headers(has_body, true);
     }

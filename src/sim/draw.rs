@@ -445,6 +445,7 @@ impl Builder {
             sync,
             has_partial_csum: rng.chance(500),
             primary,
+            has_cookies: rng.chance(60),
         }
     }
 }

@@ -67,6 +67,7 @@ impl Gateway {
             sync_scope: plan.sync.map(|_| SyncScope::Content),
             fence: plan.fence,
             flows_max: 64,
+            half_open_max: if plan.has_cookies { 0 } else { 64 },
             ..EngineConfig::default()
         };
         Self {
@@ -154,7 +155,7 @@ impl World<'_> {
             return;
         }
         let seed = mix(self.scenario.seed, 900 + self.gateway.generation);
-        let now = Instant(self.now);
+        let now = Instant::from_nanos(self.now);
         let mut engine = Box::new(Engine::new(self.gateway.config.clone(), seed, now));
         let is_again = self.gateway.generation > 0;
         if is_again {
@@ -185,7 +186,7 @@ impl World<'_> {
     /// Hands the engine an input and carries out what it asks for.
     pub fn input(&mut self, input: Input) {
         let Some(engine) = &mut self.gateway.engine else { return };
-        engine.handle(Instant(self.now), input);
+        engine.handle(Instant::from_nanos(self.now), input);
         self.drain();
         self.arm();
     }
@@ -198,7 +199,7 @@ impl World<'_> {
 
     fn arm(&mut self) {
         let Some(engine) = &self.gateway.engine else { return };
-        if let Some(Instant(at)) = engine.poll_timeout()
+        if let Some(at) = engine.poll_timeout().map(Instant::nanos)
             && at < self.gateway.timer_at
         {
             let at = at.max(self.now);
@@ -213,8 +214,8 @@ impl World<'_> {
         }
         self.gateway.timer_at = u64::MAX;
         let Some(engine) = &self.gateway.engine else { return };
-        match engine.poll_timeout() {
-            Some(Instant(at)) if at <= self.now => {
+        match engine.poll_timeout().map(Instant::nanos) {
+            Some(at) if at <= self.now => {
                 self.input(Input::Timeout);
                 self.oracle.on_time(self.now);
                 self.check_held();
@@ -389,9 +390,14 @@ impl World<'_> {
                 self.gateway.blamed[server.index()] = true;
                 self.judge_finding(*server, *finding, "detached");
             }
-            Event::Unprotected { flow, .. } => {
+            Event::Unprotected { flow, reason } => {
+                let tuple = super::oracle::tuple_of(flow);
                 let backup = self.gateway.primary.other().index();
-                self.gateway.dropped.insert((super::oracle::tuple_of(flow), backup));
+                self.gateway.dropped.insert((tuple, backup));
+                // A late copy of its SYN begins a flow, which ends what lives at the primary.
+                if *reason == SoloReason::HalfOpen {
+                    self.gateway.dropped.insert((tuple, 1 - backup));
+                }
             }
             Event::OwnStall { .. } => self.oracle.forgive(),
             Event::Diverged { flow, .. } if self.scenario.may_differ() => {
@@ -509,6 +515,15 @@ impl World<'_> {
             SoloReason::Budget | SoloReason::AuthOption => false,
             SoloReason::HalfOpen | SoloReason::SourceLimit => false,
             SoloReason::Lag if self.waits_for_client(tuple, leg) => true,
+            // Asked before by a handshake that was given up, smoltcp does not answer the same SYN
+            // again at once.
+            SoloReason::Handshake
+                if self.scenario.gateway.has_cookies
+                    && (self.gateway.was_restarted()
+                        || LegId::ALL.iter().any(|&l| self.gateway.has_dropped(tuple, l))) =>
+            {
+                true
+            }
             SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
             // One FIN waits for the other; whichever is late, the backup loses.
             SoloReason::EarlyEnd if self.truth.iter().any(|t| t.is_faulted) => true,
@@ -644,11 +659,11 @@ impl World<'_> {
         // Nobody says anything any more. The engine is asked when it wants to be until legs are
         // given up, and then every two seconds: whoever comes late has stalled, and forgives.
         while now < begun + 180_000_000_000 {
-            now = match engine.poll_timeout() {
-                Some(Instant(at)) if now < begun + GIVEN_UP => at.max(now + 1_000),
+            now = match engine.poll_timeout().map(Instant::nanos) {
+                Some(at) if now < begun + GIVEN_UP => at.max(now + 1_000),
                 _ => now + 2_000_000_000,
             };
-            engine.handle(Instant(now), Input::Timeout);
+            engine.handle(Instant::from_nanos(now), Input::Timeout);
             while engine.poll_output().is_some() {}
         }
         let held = engine.status().held_bytes;

@@ -23,6 +23,7 @@ mod excuses;
 mod faults;
 mod frames;
 mod gateway;
+mod given;
 mod host;
 mod model;
 mod net;

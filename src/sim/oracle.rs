@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
+use super::given::Cookies;
 use super::host::PORT;
 use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
 use super::world::SERVER_MAC;
@@ -53,6 +54,12 @@ pub struct Oracle {
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
+    /// Answers of the gateway's own.
+    cookies: Cookies,
+    /// A client has come back with one of them.
+    taken: Option<Tuple>,
+    /// Cookies that a process took with it when it ended.
+    lost: BTreeSet<Tuple>,
     limits: Limits,
     is_restoring: bool,
     used: BTreeSet<Tuple>,
@@ -71,6 +78,9 @@ impl Oracle {
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
+            cookies: Cookies::default(),
+            taken: None,
+            lost: BTreeSet::new(),
             limits,
             is_restoring: false,
             used: BTreeSet::new(),
@@ -112,7 +122,12 @@ impl Oracle {
             return;
         }
         match link {
-            Link::Client if seg.dst.1 == PORT => self.on_client(now, &seg),
+            Link::Client if seg.dst.1 == PORT => {
+                if !seg.has(SYN) && !self.flows.contains_key(&seg.src) {
+                    self.cookies.note_stray(now, seg.src, frame);
+                }
+                self.on_client(now, &seg);
+            }
             Link::Server(leg) if seg.src.1 == PORT && !self.fenced[leg.index()] => {
                 self.on_leg(now, leg, &seg);
             }
@@ -297,8 +312,12 @@ impl Oracle {
     /// An event of the engine, in the order of its outputs.
     pub fn on_event(&mut self, event: &Event) {
         match event {
+            Event::CookieTaken { flow } => self.taken = Some(tuple_of(flow)),
             Event::FlowOpened { flow } if !self.is_restoring => {
                 let tuple = tuple_of(flow);
+                if self.taken.take() == Some(tuple) {
+                    return self.on_return(tuple);
+                }
                 let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
                 if let Some(syn) = self.pending_syns.get(&tuple) {
                     let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
@@ -349,12 +368,41 @@ impl Oracle {
         }
     }
 
+    /// A client comes back with a cookie: its flow begins with what it was shown.
+    fn on_return(&mut self, tuple: Tuple) {
+        let Some((at, frame, given)) = self.cookies.taken(&tuple) else {
+            return self.fail(tuple, "a flow with a cookie that was not given");
+        };
+        let frame = frame.to_vec();
+        let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
+        let mut track = FlowTrack::new(given.iss, spans, given.has_sack, self.primary);
+        if let Some(syn) = self.pending_syns.get(&tuple).filter(|s| s.number == given.iss) {
+            (track.c_scale, track.c_mss) = (syn.scale, syn.mss);
+        }
+        track.keep(&given);
+        self.used.insert(tuple);
+        self.flows.insert(tuple, track);
+        if let Read::Tcp(seg) = read(&frame, true) {
+            self.on_client(at, &seg);
+        }
+    }
+
+    /// Whether the client's cookie died with the process that gave it.
+    pub fn has_lost_cookie(&self, tuple: &Tuple) -> bool {
+        self.lost.contains(tuple)
+    }
+
     /// The gateway starts again: what it says while it restores is about flows known already.
     pub fn on_restart(&mut self, is_restoring: bool, flows: &[FlowSnapshot]) {
         self.is_restoring = is_restoring;
         if is_restoring {
             self.fenced = [false; 2];
-            // A handshake leaves no record: what becomes of it passes to the primary.
+            // A handshake leaves no record: what becomes of it passes to the primary. So does a
+            // cookie, whose key is gone.
+            let is_paired = |f: &FlowTrack| f.state != FlowState::Opening;
+            let used = std::mem::take(&mut self.cookies).tuples();
+            let lost = used.filter(|t| !self.flows.get(t).is_some_and(is_paired));
+            self.lost.extend(lost);
             self.flows.retain(|_, flow| flow.state != FlowState::Opening);
             for flow in self.flows.values_mut() {
                 (flow.was_restored, flow.is_unheard, flow.ts_last) = (true, true, None);
@@ -399,7 +447,9 @@ impl Oracle {
             }
             Link::Client if seg.src.1 == PORT => {
                 let tuple = seg.dst;
-                let Some(mut flow) = self.flows.remove(&tuple) else { return };
+                let Some(mut flow) = self.flows.remove(&tuple) else {
+                    return self.cookies.note_shown(&seg);
+                };
                 let had_ended = flow.shown_fin.is_some();
                 let checked = flow.check_to_client(now, &seg);
                 if !had_ended && flow.shown_fin.is_some() {

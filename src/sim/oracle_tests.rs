@@ -312,7 +312,10 @@ fn deadlines_that_pass_are_caught() {
     desk.assert_caught("LV3");
 
     let mut desk = Desk::answered();
-    desk.leg(A, say(ACK, P + 5, C + 3, (502, 2), b"more"));
+    desk.client(say(ACK, C + 3, P + 5, (3, 501), b""));
+    desk.feeds(A, say(ACK, C + 3, P + 5, (3, 501), b""));
+    desk.feeds(B, say(ACK, C + 3, Q + 5, (3, 71), b""));
+    desk.leg(A, say(ACK, P + 5, C + 3, (502, 3), b"more"));
     desk.oracle.on_time(desk.now);
     desk.oracle.on_time(desk.now + 2000 * MS);
     desk.assert_caught("LV5");

@@ -8,7 +8,7 @@ use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -26,6 +26,7 @@ pub const NAMES: [&str; 17] = [
     "a server with SYN cookies",
     "a path that took less than before",
     "a byte changed in a server's memory",
+    "a connection that began with a cookie of the gateway",
 ];
 
 /// How often each was reached.
@@ -66,6 +67,7 @@ impl Rare {
                 self.0[10] += u64::from(oracle.flows.values().any(holds));
             }
             Event::FlowReset { .. } => self.0[9] += 1,
+            Event::CookieTaken { .. } => self.0[17] += 1,
             Event::FlowOpened { flow } => {
                 let std::net::IpAddr::V4(ip) = flow.client.ip() else { return };
                 let key = (ip.octets(), flow.client.port());

@@ -259,6 +259,9 @@ pub struct GatewayPlan {
     /// First primary.
     #[serde(with = "names::Leg")]
     pub primary: LegId,
+    /// It answers SYNs with cookies whenever it can.
+    #[serde(default)]
+    pub has_cookies: bool,
 }
 
 /// The whole.

@@ -263,6 +263,7 @@ const GATEWAY_CUTS: &[fn(&mut GatewayPlan)] = &[
     |g| g.has_partial_csum = false,
     |g| g.hold_hard_ms = 150,
     |g| g.probe_every_ms = 10,
+    |g| g.has_cookies = false,
 ];
 
 const PIPE_CUTS: &[fn(&mut PipePlan)] = &[

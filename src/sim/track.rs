@@ -586,7 +586,8 @@ impl FlowTrack {
             return Err(format!("I3: the window shrank from {} to {edge}", self.told_edge));
         }
         let is_bare = seg.data.is_empty() && !seg.has(FIN) && seg.sack.is_empty();
-        // A probe stands before what the client expects: its ack is not looked at (RFC 9293 3.10.7.4).
+        // A probe stands before what the client expects: its ack is not looked at (RFC 9293
+        // 3.10.7.4).
         let is_probe = self.v_iss.and_then(|iss| rel(iss, seg.seq, self.c_una)) < Some(self.c_una);
         let is_bare = is_bare && !is_probe;
         if ack > self.told_ack {
@@ -638,7 +639,7 @@ impl FlowTrack {
         if seg.has(RST) {
             let leg = &mut self.legs[id.index()];
             leg.lingers_since = None;
-            leg.is_answer_void = self.v_iss.is_none();
+            leg.is_answer_void = self.state == FlowState::Opening;
         }
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());

@@ -550,11 +550,21 @@ impl<'a> World<'a> {
                 .any(is_disturbed)
     }
 
+    /// A cookie is known by the client's first segment, and by the process that gave it.
+    fn has_lost_cookie(&self, id: usize) -> bool {
+        let way = &self.scenario.links[0][0];
+        let may_miss = self.scenario.gateway.has_cookies && (way.is_lossy() || way.reorder > 0);
+        may_miss || self.oracle.has_lost_cookie(&self.tuple(id))
+    }
+
     pub fn is_excused(&self, id: usize) -> bool {
         // Without its fence the gateway may not promote: one death is enough.
         let gateway = &self.scenario.gateway;
         let cannot_fence = gateway.fence == Fence::Required && !gateway.is_fence_good;
         let is_faulted = self.truth.iter().any(|t| t.is_faulted);
+        if self.has_lost_cookie(id) {
+            return true;
+        }
         let alone: &[LegId] = if self.gateway.is_wire() { &[LegId::A] } else { &LegId::ALL };
         alone.iter().all(|&leg| self.is_leg_excused(id, leg)) || (cannot_fence && is_faulted)
     }

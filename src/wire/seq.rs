@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
 
 /// The space of the connection that the client sees.
@@ -51,37 +52,52 @@ impl<S> Seq<S> {
 
     /// The number of stream position `offset`, when `self` is the initial sequence number.
     pub const fn at(self, offset: Offset) -> Self {
-        Self::new(self.0.wrapping_add(offset.0 as u32))
+        Self::new(self.0.wrapping_add(offset.raw() as u32))
     }
 
     /// The stream position of `number`, the one nearest to `near`, when `self` is the initial
     /// sequence number. Exact while live positions differ by less than 2^31 (RFC 9293 3.4).
     pub const fn offset(self, number: Self, near: Offset) -> Offset {
-        let near_raw = self.0.wrapping_add(near.0 as u32);
+        let near_raw = self.0.wrapping_add(near.raw() as u32);
         let step = number.0.wrapping_sub(near_raw) as i32;
-        Offset(near.0.wrapping_add(step as i64 as u64))
+        Offset::new(near.raw().wrapping_add(step as i64 as u64))
     }
 }
 
 /// A position in one direction's byte stream. The SYN stands at [`Offset::SYN`], the first byte
 /// of data right behind it, and the FIN behind the last byte.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Offset(pub u64);
+///
+/// A flow has many that may be absent: never 0, so that an `Option` of it needs no more room.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(NonZeroU64);
 
 impl Offset {
     /// Where the SYN stands: high enough that an old duplicate never underflows.
-    pub const SYN: Self = Self(1 << 32);
+    pub const SYN: Self = Self::new(1 << 32);
     /// The first byte of data.
-    pub const START: Self = Self((1 << 32) + 1);
+    pub const START: Self = Self::new((1 << 32) + 1);
+
+    /// The position `raw`, counted from where no stream reaches; 0 counts as 1.
+    pub const fn new(raw: u64) -> Self {
+        match NonZeroU64::new(raw) {
+            Some(raw) => Self(raw),
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
+    /// What [`Self::new`] was given.
+    pub const fn raw(self) -> u64 {
+        self.0.get()
+    }
 
     /// Bytes from `earlier` to `self`; 0 if `self` is the earlier one.
     pub const fn since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
+        self.raw().saturating_sub(earlier.raw())
     }
 
     /// The position `bytes` earlier.
     pub const fn back(self, bytes: u64) -> Self {
-        Self(self.0.saturating_sub(bytes))
+        Self::new(self.raw().saturating_sub(bytes))
     }
 }
 
@@ -95,13 +111,13 @@ impl Add<u64> for Offset {
 impl Sub for Offset {
     type Output = i64;
     fn sub(self, other: Self) -> i64 {
-        self.0.wrapping_sub(other.0) as i64
+        self.raw().wrapping_sub(other.raw()) as i64
     }
 }
 
 impl fmt::Debug for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "@{}", self.0 as i64 - Self::SYN.0 as i64)
+        write!(f, "@{}", self.raw() as i64 - Self::SYN.raw() as i64)
     }
 }
 
@@ -159,7 +175,7 @@ mod tests {
             for near in [0u64, 7, (1 << 31) - 3, (1 << 32) - 2, (1 << 33) + 9] {
                 let near = Offset::SYN + near;
                 for step in [-(1i64 << 31) + 1, -70_000, -1, 0, 1, 1448, (1 << 31) - 1] {
-                    let there = Offset(near.0.wrapping_add(step as u64));
+                    let there = Offset::new(near.raw().wrapping_add(step as u64));
                     assert_eq!(isn.offset(isn.at(there), near), there);
                 }
             }
@@ -173,8 +189,8 @@ mod tests {
             isn: u32, near in 1u64 << 31..1 << 60, step in -(1i64 << 31)..1 << 31,
         ) {
             let isn = Seq::<ClientSpace>::new(isn);
-            let there = Offset(near.wrapping_add_signed(step));
-            proptest::prop_assert_eq!(isn.offset(isn.at(there), Offset(near)), there);
+            let there = Offset::new(near.wrapping_add_signed(step));
+            proptest::prop_assert_eq!(isn.offset(isn.at(there), Offset::new(near)), there);
         }
 
         /// A delta there and its inverse back leave a timestamp as it was.

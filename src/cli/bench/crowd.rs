@@ -23,7 +23,8 @@ use crate::lab::{HostId, WorldOptions};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Connections open at the same time
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=120_000))]
+    #[arg(long, default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=120_000))]
     connections: u32,
     /// Let the primary die so many times; after each return the connections are opened anew
     #[arg(long, value_name = "TIMES")]
@@ -57,7 +58,8 @@ const LIMITS: &str = "[failover]\nflap_max = 1000\n[limits]\nflows_max = 262144\
 /// Measures.
 pub(super) fn run(args: &Args, dir: &Path) -> Result<Table, StageError> {
     let mut stage = Stage::new(&WorldOptions::default(), &folder(dir, "crowd")?)?;
-    stage.is_crowd = true;
+    let connections = args.connections as usize;
+    stage.crowd = Some(connections + OTHERS);
     for (host, key, value) in [
         // So many ports as a client can have, for each of two addresses, and again after a second.
         (HostId::Client, "net.ipv4.tcp_tw_reuse", "1"),
@@ -74,8 +76,8 @@ pub(super) fn run(args: &Args, dir: &Path) -> Result<Table, StageError> {
     let world = Arc::clone(&stage.world);
     let io = |what| move |source| StageError::Io { what, source };
     world.enter(HostId::Client, || {
-        let crowd = Crowd::new(PATIENCE).map_err(io("making the client"))?;
-        let mut play = Play { stage, crowd, connections: args.connections as usize };
+        let crowd = Crowd::new(connections, PATIENCE).map_err(io("making the client"))?;
+        let mut play = Play { stage, crowd, connections };
         match (args.failovers, args.planned) {
             (Some(times), _) => play.deaths(times, args.fault),
             (_, Some(times)) => play.swaps(times),
@@ -191,9 +193,10 @@ impl Play {
         let mut table = Table::new("crowd", setting, rows);
         let before = self.stage.gateway_memory()?;
         self.open()?;
-        self.ask(|_| Ok(()))?;
+        // Not all at once: they are idle, and what a burst needs is another question.
+        self.crowd.ask_in_turn(ANSWER_BYTES);
         let with = self.stage.gateway_memory()?;
-        self.ask(|_| Ok(()))?;
+        self.crowd.ask_in_turn(ANSWER_BYTES);
         let each = (with.saturating_sub(before)) as f64 / self.connections as f64;
         let values = [before as f64, with as f64, each, self.crowd.len() as f64];
         for (row, value) in table.rows.iter_mut().zip(values) {
@@ -247,7 +250,7 @@ impl Play {
         let setting = json!({ "connections": self.connections, "stalled": time.as_secs() });
         let mut table = Table::new("crowd", setting, rows);
         let io = |what| move |source| StageError::Io { what, source };
-        let mut others = Crowd::new(PATIENCE).map_err(io("making the client"))?;
+        let mut others = Crowd::new(OTHERS, PATIENCE).map_err(io("making the client"))?;
         others.open(&targets(), OTHERS).map_err(io("opening the connections"))?;
         self.open()?;
         let mut ask_others = |row: &mut Row| {

@@ -33,7 +33,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// SYNs a second, if the machine can
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
+    #[arg(long, default_value_t = 20_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(100..=2_000_000))]
     rate: u32,
     /// Bytes of the download
     #[arg(long, default_value_t = 2_000_000_000)]

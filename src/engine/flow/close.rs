@@ -235,9 +235,12 @@ impl Flow {
     }
 
     fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
-        let (l2, l3) = match self.leg(self.primary).headers {
+        let (l2, l3) = match self.leg_headers(self.primary) {
             Some(headers) => headers,
-            None => (self.client.headers.0.reversed(), self.client.headers.1.reversed()),
+            None => {
+                let (l2, l3) = self.client_headers();
+                (l2.reversed(), l3.reversed())
+            }
         };
         let fields = TcpFields {
             src_port: self.key.server.port(),

@@ -3,6 +3,8 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
+use std::sync::Arc;
+
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
@@ -26,7 +28,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Begins at `at`; `masks` are header fields of HTTP/1.x that may differ.
-    pub fn new(at: Offset, masks: Vec<String>) -> Self {
+    pub fn new(at: Offset, masks: Vec<Arc<str>>) -> Self {
         let normalizer: Option<Box<dyn Normalizer>> = match masks.is_empty() {
             true => None,
             false => Some(Box::new(Http::new(masks))),

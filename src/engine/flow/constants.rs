@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::{Cx, Flow, Visible};
 use crate::engine::event::{Event, FlowKey, FlowState, SoloReason};
+use crate::engine::headers::Headers;
 use crate::engine::leg::{Leg, LegState};
 use crate::engine::limits;
 use crate::engine::stream::Stream;
@@ -129,7 +130,7 @@ impl Flow {
             FlowState::TimeWait => 4,
             FlowState::Solo | FlowState::Opening => 2,
         };
-        let (l2, _) = self.client.headers;
+        let (l2, _) = self.client_headers();
         let mut w = Writer { bytes: [0; FLOW_CONSTANTS_LEN], at: 0 };
         w.put(&[VERSION, flags, state | open(LegId::A) | open(LegId::B)]);
         w.put(&[self.primary.index() as u8]);
@@ -213,7 +214,7 @@ impl Flow {
             flow_label: 0,
         };
         for leg in &mut legs {
-            leg.headers = Some((l2.reversed(), l3.reversed()));
+            leg.headers = Some(Headers::of(&l2.reversed(), &l3.reversed()));
         }
         let both = is_open(LegId::A) && is_open(LegId::B);
         let mut visible = Visible::closed();
@@ -233,7 +234,7 @@ impl Flow {
             window_scale: client_scale,
             offers_sack: visible.has_sack,
             offers_timestamps: visible.has_timestamps,
-            headers: (l2, l3),
+            headers: Headers::of(&l2, &l3),
             nxt: Offset::START,
             una: Offset::SYN,
             edge: Offset::START,
@@ -268,13 +269,14 @@ impl Flow {
             syn_resent: 0,
             pinned: [None; 2],
             behind: [None; 2],
+            owes: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
             ask_at: None,
             asked: 0,
             taken: None,
-            stray_syn: None,
-            stray_answers: [None; 2],
+            stray: None,
+            promise: None,
             expires_at: cx.now + life,
             timer: None,
             is_gone: false,

@@ -240,7 +240,7 @@ impl Flow {
         if leg.duplicate.is_some_and(|(_, to)| to <= ack) {
             leg.duplicate = None;
         }
-        let (l2, l3) = self.client.headers;
+        let (l2, l3) = self.client_headers();
         // What cannot stand in one packet of the leg's size is cut; a super-frame has its limit.
         let mut rest = payload;
         loop {
@@ -331,7 +331,7 @@ impl Flow {
             urgent: 0,
             options: TcpOptions::default(),
         };
-        let (l2, l3) = self.client.headers;
+        let (l2, l3) = self.client_headers();
         let l3 = cx.number(l3);
         cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX));
     }

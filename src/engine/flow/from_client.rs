@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::feed::Copied;
 use super::{Cx, Flow};
 use crate::engine::event::{FlowState, RejectReason};
+use crate::engine::headers::Headers;
 use crate::engine::leg::LegState;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
@@ -23,7 +24,7 @@ impl Flow {
     pub fn on_client_segment(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         self.client.heard_at = cx.now;
         self.stay_alive(cx.now);
-        self.client.headers = (seg.l2, seg.l3);
+        self.client.headers = Headers::of(&seg.l2, &seg.l3);
         if self.visible.reset.is_some() {
             return self.reset_client_again(cx, seg);
         }
@@ -33,6 +34,8 @@ impl Flow {
             self.on_client_reset(cx, seg);
         } else if seg.flags.has(TcpFlags::ACK) && self.visible.is_open {
             self.on_client_ack_or_data(cx, seg, body);
+        } else if self.hear_early(seg, body) {
+            return;
         } else {
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
@@ -78,7 +81,7 @@ impl Flow {
         }
     }
 
-    fn on_client_ack_or_data(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
+    pub(super) fn on_client_ack_or_data(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         if !self.client.is_learned {
             self.learn_client(cx, seg);
         }
@@ -149,10 +152,13 @@ impl Flow {
             client.timed = None;
         }
         client.una = ack;
+        if ack >= Offset::START {
+            self.visible.syn_ack = None; // the client has it
+        }
         let window = u64::from(seg.window) << shift;
         client.window_max = client.window_max.max(window);
         client.edge = client.edge.max(ack + window);
-        client.sacked.clear();
+        client.sacked = Vec::new();
         let near = self.visible.released;
         for &(left, right) in seg.options.sack.as_slice() {
             let left = self.visible.iss.offset(Seq::new(left), near);

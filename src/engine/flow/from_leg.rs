@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Cx, Flow, Report};
+use super::{Cx, Flow, Report, Stray};
 use crate::engine::event::{FlowState, RejectReason};
+use crate::engine::headers::Headers;
 use crate::engine::leg::LegState;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
@@ -46,7 +47,7 @@ impl Flow {
         let at = self.leg(id).offset_of(seg.seq);
         let leg = self.leg_mut(id);
         leg.heard_at = now;
-        leg.headers = Some((seg.l2, seg.l3));
+        leg.headers = Some(Headers::of(&seg.l2, &seg.l3));
         if let Some((value, echo)) = seg.options.timestamps {
             leg.clock.heard(value, echo);
         }
@@ -54,9 +55,9 @@ impl Flow {
             return self.on_leg_reset(cx, id, at);
         }
         if seg.flags.has(TcpFlags::SYN) {
-            let accepts = |syn: &Segment| seg.ack == syn.seq.wrapping_add(1);
-            if self.stray_syn.as_ref().is_some_and(accepts) {
-                self.stray_answers[id.index()] = Some(*seg);
+            let accepted = |stray: &&mut Box<Stray>| seg.ack == stray.syn.seq.wrapping_add(1);
+            if let Some(stray) = self.stray.as_mut().filter(accepted) {
+                stray.answers[id.index()] = Some(*seg);
                 return;
             }
             return self.on_repeated_syn_ack(cx, id);

@@ -8,11 +8,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Visible};
+use super::profile::Offer;
+use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
 use crate::engine::config::Mode;
+use crate::engine::cookies::{self, Answer, Offered, Promise};
 use crate::engine::event::{Event, FlowKey, FlowState, RejectReason, SoloReason};
-use crate::engine::leg::{Leg, LegOptions, LegState};
+use crate::engine::headers::Headers;
+use crate::engine::leg::{Leg, LegOptions, LegState, MSS_DEFAULT};
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
 use crate::engine::ranges::Ranges;
@@ -21,58 +24,50 @@ use crate::engine::time::{Duration, Instant};
 use crate::engine::told_blocks::ToldBlocks;
 use crate::engine::{LegId, Link};
 use crate::wire::build::{self, TcpFields};
-use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, TsDelta, Tsval};
+use crate::wire::{Frame, L3, Offset, Segment, Seq, TcpFlags, TcpOptions, TsDelta, Tsval};
 
-/// The options that both servers of the service are known to agree to. Learned from their answers,
-/// so that the next SYN offers nothing that only one of them would take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile {
-    has_sack: bool,
-    has_timestamps: bool,
-    has_window_scale: bool,
-}
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self { has_sack: true, has_timestamps: true, has_window_scale: true }
-    }
+/// How a flow begins.
+#[derive(Debug)]
+pub struct Start {
+    /// Who serves it.
+    pub primary: LegId,
+    /// Who takes part.
+    pub legs: Vec<LegId>,
+    /// Why only one does.
+    pub solo: Option<SoloReason>,
+    /// What the client was shown already.
+    pub promise: Option<Promise>,
 }
 
 impl Flow {
-    /// A flow that begins with the client's SYN `seg`; `legs` take part, `primary` serves it.
-    pub fn open(
-        cx: &mut Cx<'_>,
-        key: FlowKey,
-        slot: u32,
-        seg: &Segment,
-        primary: LegId,
-        legs: &[LegId],
-        solo: Option<SoloReason>,
-    ) -> Self {
+    /// A flow that begins with the client's SYN `seg`.
+    pub fn open(cx: &mut Cx<'_>, key: FlowKey, slot: u32, seg: &Segment, start: Start) -> Self {
         let now = cx.now;
-        let state = |l: LegId| match legs.contains(&l) {
+        let state = |l: LegId| match start.legs.contains(&l) {
             true => LegState::SynSent,
             false => LegState::Absent,
         };
-        let profile = *cx.profile;
+        // What was promised is asked for.
+        let offers = |offer| start.promise.is_some() || cx.profile.offers(now, offer);
         let options = &seg.options;
         let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
         let client = ClientEnd {
             iss: Seq::new(seg.seq),
-            mss: options.mss.unwrap_or(crate::engine::leg::MSS_DEFAULT).max(64),
-            window_scale: options.window_scale.filter(|_| profile.has_window_scale),
-            offers_sack: options.sack_permitted && profile.has_sack,
-            offers_timestamps: options.timestamps.is_some() && profile.has_timestamps,
-            headers: (seg.l2, seg.l3),
+            mss: options.mss.unwrap_or(MSS_DEFAULT).max(64),
+            window_scale: options.window_scale.filter(|_| offers(Offer::WindowScale)),
+            offers_sack: options.sack_permitted && offers(Offer::Sack),
+            offers_timestamps: options.timestamps.is_some() && offers(Offer::Timestamps),
+            headers: Headers::of(&seg.l2, &seg.l3),
             nxt: Offset::START,
-            una: Offset::SYN,
+            // Who was promised something has proved that he exists.
+            una: if start.promise.is_some() { Offset::START } else { Offset::SYN },
             edge: Offset::START + u64::from(seg.window),
             window_max: 0,
             fin: None,
             clock: options.timestamps.unwrap_or_default(),
             recent: options.timestamps.map(|(value, _)| value),
             sacked: Vec::new(),
-            round_trip: Duration::ZERO,
+            round_trip: start.promise.as_ref().map_or(Duration::ZERO, |p| p.round_trip),
             timed: None,
             heard_at: now,
             asked_at: now,
@@ -83,8 +78,8 @@ impl Flow {
             slot,
             opened_at: now,
             state: FlowState::Opening,
-            solo,
-            primary,
+            solo: start.solo,
+            primary: start.primary,
             legs: [Leg::new(state(LegId::A), now), Leg::new(state(LegId::B), now)],
             client,
             visible: Visible::closed(),
@@ -97,13 +92,14 @@ impl Flow {
             syn_resent: 0,
             pinned: [None; 2],
             behind: [None; 2],
+            owes: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
             ask_at: None,
             asked: 0,
             taken: None,
-            stray_syn: None,
-            stray_answers: [None; 2],
+            stray: None,
+            promise: start.promise.map(Box::new),
             expires_at: now + limits::OPENING_MAX,
             timer: None,
             is_gone: false,
@@ -155,7 +151,7 @@ impl Flow {
             urgent: 0,
             options,
         };
-        let (l2, l3) = self.client.headers;
+        let (l2, l3) = self.client_headers();
         let l3 = cx.number(l3);
         cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX));
     }
@@ -168,16 +164,18 @@ impl Flow {
         if seg.options.is_authenticated {
             return;
         }
-        if self.stray_syn.replace(*seg).is_some_and(|known| known.seq != seg.seq) {
-            self.stray_answers = [None; 2];
+        match &mut self.stray {
+            Some(known) if known.syn.seq == seg.seq => known.syn = *seg,
+            other => *other = Some(Box::new(Stray { syn: *seg, answers: [None; 2] })),
         }
-        let profile = *cx.profile;
+        let (profile, now) = (*cx.profile, cx.now);
+        let offers = |offer| profile.offers(now, offer);
         let offered = &seg.options;
         let options = TcpOptions {
             mss: offered.mss,
-            window_scale: offered.window_scale.filter(|_| profile.has_window_scale),
-            sack_permitted: offered.sack_permitted && profile.has_sack,
-            timestamps: offered.timestamps.filter(|_| profile.has_timestamps),
+            window_scale: offered.window_scale.filter(|_| offers(Offer::WindowScale)),
+            sack_permitted: offered.sack_permitted && offers(Offer::Sack),
+            timestamps: offered.timestamps.filter(|_| offers(Offer::Timestamps)),
             ..TcpOptions::default()
         };
         for id in LegId::ALL {
@@ -192,8 +190,8 @@ impl Flow {
     /// connection: no news for the client.)
     pub fn successor(&self) -> Option<(Segment, [Option<Segment>; 2])> {
         let is_over = self.is_gone || self.visible.reset.is_some();
-        let is_accepted = self.stray_answers[self.primary.index()].is_some() && !is_over;
-        self.stray_syn.filter(|_| is_accepted).map(|syn| (syn, self.stray_answers))
+        let stray = self.stray.as_deref().filter(|_| !is_over)?;
+        stray.answers[self.primary.index()].map(|_| (stray.syn, stray.answers))
     }
 
     /// Whether the client was answered by somebody else while the handshake was under way: by the
@@ -203,7 +201,7 @@ impl Flow {
         let is_ack = seg.flags.has(TcpFlags::ACK)
             && !seg.flags.has(TcpFlags::SYN)
             && !seg.flags.has(TcpFlags::RST);
-        self.state == FlowState::Opening && is_first && is_ack
+        self.state == FlowState::Opening && is_first && is_ack && self.promise.is_none()
     }
 
     /// The connection goes on with the primary, untouched; the backup forgets it.
@@ -273,7 +271,7 @@ impl Flow {
         leg.edge = Offset::START + u64::from(seg.window);
         leg.window_max = u64::from(seg.window);
         leg.nxt = Offset::START;
-        leg.headers = Some((seg.l2, seg.l3));
+        leg.headers = Some(Headers::of(&seg.l2, &seg.l3));
         leg.has_progressed(now);
         if let Some((value, echo)) = seg.options.timestamps {
             leg.clock.heard(value, echo);
@@ -360,47 +358,99 @@ impl Flow {
         if let Some((one, _)) = solo {
             self.primary = one;
         }
-        let open = || self.legs.iter().filter(|l| l.is_open());
-        let has_scale = open().all(|l| l.options.window_scale.is_some());
+        let common = self.common_ground();
+        let promise = self.promise.take();
         let v = &mut self.visible;
-        v.iss = Seq::new(self.legs[self.primary.index()].iss.raw());
-        let scales = || open().filter_map(|l| l.options.window_scale);
-        let scale = if on(Bug::ScaleMax) { scales().max() } else { scales().min() };
-        v.window_scale = scale.filter(|_| has_scale && self.client.window_scale.is_some());
-        v.has_sack = self.client.offers_sack && open().all(|l| l.options.has_sack);
-        v.has_timestamps =
-            self.client.offers_timestamps && open().all(|l| l.options.has_timestamps);
         v.is_open = true;
         v.told_ack = Offset::START;
-        v.told_edge = open().map(|l| l.edge).min().unwrap_or(Offset::START);
-        if open().count() == 2 {
-            cx.profile.has_sack &= !self.client.offers_sack || v.has_sack;
-            cx.profile.has_timestamps &= !self.client.offers_timestamps || v.has_timestamps;
-            cx.profile.has_window_scale &= self.client.window_scale.is_none() || has_scale;
+        match &promise {
+            None => {
+                v.iss = Seq::new(self.legs[self.primary.index()].iss.raw());
+                v.window_scale = common.window_scale;
+                v.has_sack = common.has_sack;
+                v.has_timestamps = common.has_timestamps;
+                v.told_edge = Offset::START + common.window;
+            }
+            Some(promise) => {
+                v.iss = Seq::new(promise.iss);
+                v.window_scale = promise.window_scale;
+                v.has_sack = promise.has_sack;
+                v.has_timestamps = promise.has_timestamps;
+                v.told_edge = Offset::START + u64::from(cookies::WINDOW);
+            }
         }
-        let mss = open().map(|l| l.options.mss).min().unwrap_or(crate::engine::leg::MSS_DEFAULT);
+        if self.has_both() && promise.is_none() {
+            self.learn(cx, common);
+        }
         self.expires_at = cx.now + limits::HALF_OPEN_MAX;
         let (state, why) = match (solo, cx.config.mode) {
             (Some((_, why)), _) => (FlowState::Solo, Some(why)),
             (None, Mode::Protect) => (FlowState::Paired, None),
             (None, Mode::Observe | Mode::Passthrough) => (FlowState::Lagging, None),
         };
-        let shown = self.leg(self.primary).clock.latest.unwrap_or_default();
+        let latest = self.leg(self.primary).clock.latest.unwrap_or_default();
+        // No cookie had a later stamp than this moment's.
+        let promised = promise.as_ref().filter(|p| p.has_timestamps);
+        let shown = promised.map_or(latest, |_| own_clock(cx.now));
         // A leg with timestamps where the client has none hears a clock of our own. It goes on from
-        // the client's SYN: what is older would be dropped as a late repetition (RFC 7323 5.3).
-        let stand_in = TsDelta::between(own_clock(cx.now), self.client.clock.0);
+        // the SYN that the leg heard: what is older would be dropped as a late repetition (RFC 7323
+        // 5.3).
         for leg in &mut self.legs {
             match self.visible.has_timestamps {
-                true => leg.clock.continue_from(shown),
-                false => leg.clock.offset = stand_in,
+                true => leg.continue_clock(cx.now, shown),
+                false => {
+                    leg.clock.offset = TsDelta::between(own_clock(cx.now), leg.clock.echo);
+                }
             }
         }
         self.set_state(cx, state, why);
-        self.send_syn_ack(cx, mss);
+        match promise {
+            None => self.send_syn_ack(cx, common.mss),
+            Some(promise) => self.hear_again(cx, *promise),
+        }
+    }
+
+    /// What all servers that take part, and the client, agree to.
+    fn common_ground(&self) -> Answer {
+        let open = || self.legs.iter().filter(|l| l.is_open());
+        let has_scale = open().all(|l| l.options.window_scale.is_some());
+        let scales = || open().filter_map(|l| l.options.window_scale);
+        let scale = if on(Bug::ScaleMax) { scales().max() } else { scales().min() };
+        let client = &self.client;
+        let edge = open().map(|l| l.edge).min().unwrap_or(Offset::START);
+        let ttl = self.leg(self.primary).headers.map_or(L3::TTL, Headers::ttl);
+        Answer {
+            mss: open().map(|l| l.options.mss).min().unwrap_or(MSS_DEFAULT),
+            window_scale: scale.filter(|_| has_scale && client.window_scale.is_some()),
+            has_sack: client.offers_sack && open().all(|l| l.options.has_sack),
+            has_timestamps: client.offers_timestamps && open().all(|l| l.options.has_timestamps),
+            window: edge.since(Offset::START),
+            ttl,
+        }
+    }
+
+    /// Both servers have answered: the next clients' SYNs offer what both take, and a cookie may
+    /// promise as much as this client was shown.
+    fn learn(&self, cx: &mut Cx<'_>, common: Answer) {
+        let offered = Offered {
+            sack: self.client.offers_sack,
+            timestamps: self.client.offers_timestamps,
+            window_scale: self.client.window_scale.is_some(),
+        };
+        cx.cookies.learn(cx.now, self.key.server, common, offered);
+        let taken = |has: fn(&LegOptions) -> bool| self.legs.each_ref().map(|l| has(&l.options));
+        let mut learn = |offer, is_made, has_taken| {
+            if is_made {
+                cx.profile.learn(cx.now, offer, has_taken);
+            }
+        };
+        learn(Offer::Sack, offered.sack, taken(|o| o.has_sack));
+        learn(Offer::Timestamps, offered.timestamps, taken(|o| o.has_timestamps));
+        learn(Offer::WindowScale, offered.window_scale, taken(|o| o.window_scale.is_some()));
     }
 
     fn send_syn_ack(&mut self, cx: &mut Cx<'_>, mss: u16) {
-        let Some((l2, l3)) = self.leg(self.primary).headers else { return };
+        let Some((l2, l3)) = self.leg_headers(self.primary) else { return };
         let stamps = self.visible.has_timestamps.then(|| self.stamps(cx.now)).flatten();
         let v = &self.visible;
         let fields = TcpFields {
@@ -421,27 +471,31 @@ impl Flow {
         };
         let l3 = cx.number(l3);
         let frame = build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX);
-        self.visible.syn_ack = Some(frame.clone());
+        self.visible.syn_ack = Some(Box::new(frame.clone()));
         // Repeated before a distant client could answer, it is timed from here all the same: what
         // is too long is forgotten soon.
         self.client.timed = Some((Offset::START, cx.now));
         cx.transmit(Link::Client, frame);
     }
 
-    /// Answers a repeated SYN, byte for byte.
+    /// Answers a repeated SYN: byte for byte, until the client has the answer; one that comes later
+    /// is an old duplicate, and hears where the connection stands (RFC 5961 4).
     pub(super) fn repeat_syn_ack(&mut self, cx: &mut Cx<'_>) {
-        if let Some(frame) = self.visible.syn_ack.clone() {
-            cx.transmit(Link::Client, frame);
+        match &self.visible.syn_ack {
+            Some(frame) => cx.transmit(Link::Client, Frame::clone(frame)),
+            None => self.visible.owes_ack = true,
         }
     }
 
     /// Nobody takes the connection: the client hears what a closed port says (RFC 9293 3.10.7.1).
     fn refuse_client(&mut self, cx: &mut Cx<'_>) {
-        let (l2, l3) = self.client.headers;
+        let (l2, l3) = self.client_headers();
+        // Whoever was shown a number expects the next one.
+        let next = self.promise.as_ref().map_or(0, |promise| promise.iss.wrapping_add(1));
         let fields = TcpFields {
             src_port: self.key.server.port(),
             dst_port: self.key.client.port(),
-            seq: 0,
+            seq: next,
             ack: self.client.iss.at(Offset::START).raw(),
             flags: TcpFlags::RST.with(TcpFlags::ACK),
             window: 0,

@@ -18,15 +18,18 @@ impl Flow {
         let is_judged = matches!(self.state, FlowState::Paired | FlowState::Lagging);
         // Right after a restart nobody knows yet what the client is waiting for.
         if !is_judged || !self.has_both() || !self.client.is_learned {
-            (self.pinned, self.behind) = ([None; 2], [None; 2]);
+            (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
             return;
         }
         for id in LegId::ALL {
             let i = id.index();
-            self.behind[i] = self.is_behind(id).then(|| self.behind[i].unwrap_or(cx.now));
+            self.behind[i] = self.says_less(id).then(|| self.behind[i].unwrap_or(cx.now));
+            self.owes[i] = self.takes_less(id).then(|| self.owes[i].unwrap_or(cx.now));
             let may_wait = self.may_wait_until(id).is_some_and(|until| cx.now < until);
-            let since = self.behind[i].map(|since| since.max(self.leg(id).stands_since()));
-            let pinned = since.filter(|_| !may_wait);
+            let behind = self.behind[i].filter(|_| !may_wait);
+            let owes = self.owes[i].filter(|_| self.leg(id).is_learned || !may_wait);
+            let since = behind.into_iter().chain(owes).min();
+            let pinned = since.map(|since| since.max(self.leg(id).stands_since()));
             if let (Some(since), None) = (self.pinned[i], pinned) {
                 cx.reports.push(Report::Skew(id, cx.now.since(since)));
                 self.is_soft_told[i] = false;
@@ -38,11 +41,7 @@ impl Flow {
         }
     }
 
-    /// Whether `id` alone keeps the flow from advancing.
-    fn is_behind(&self, id: LegId) -> bool {
-        self.says_less(id) || self.takes_less(id)
-    }
-
+    /// Whether `id` alone keeps an ack or the window from advancing.
     fn takes_less(&self, id: LegId) -> bool {
         let acks_less = self.leg(id).acked < self.leg(id.other()).acked;
         acks_less || (!on(Bug::PinnedWindowNoTimer) && self.pins_window(id))
@@ -54,7 +53,7 @@ impl Flow {
         if !self.leg(id).is_learned {
             return Some(self.leg(id).stands_since() + limits::ANSWER_WAIT);
         }
-        if !self.says_less(id) || self.takes_less(id) {
+        if !self.says_less(id) {
             return None;
         }
         let since = self.leg(id).stands_since();
@@ -71,6 +70,7 @@ impl Flow {
         least + self.client.round_trip.min(limits::ROUND_TRIP_MAX) * 3
     }
 
+    /// Whether `id` alone keeps bytes from being shown.
     fn says_less(&self, id: LegId) -> bool {
         // Without any room a leg waits for the client's window, however far the other one got.
         let waits = self.leg(id).has_no_room() && self.is_client_closed();
@@ -162,14 +162,14 @@ impl Flow {
             return at.filter(|&at| at > cx.now).into_iter().chain(lag).min();
         }
         let due = |id: LegId| {
-            if let (Some(until), None) = (self.may_wait_until(id), self.pinned[id.index()]) {
-                return Some(until);
-            }
-            let since = self.pinned[id.index()]?;
-            let soft = since + cx.config.hold_soft;
-            let hard = since + cx.config.hold_hard;
-            let strict = since + limits::STRICT_HOLD_MAX;
-            [soft, hard, strict].into_iter().find(|&t| t > cx.now).or(Some(strict))
+            let until = self.may_wait_until(id).filter(|&until| until > cx.now);
+            let limit = self.pinned[id.index()].map(|since| {
+                let soft = since + cx.config.hold_soft;
+                let hard = since + cx.config.hold_hard;
+                let strict = since + limits::STRICT_HOLD_MAX;
+                [soft, hard, strict].into_iter().find(|&t| t > cx.now).unwrap_or(strict)
+            });
+            until.into_iter().chain(limit).min()
         };
         LegId::ALL.into_iter().filter_map(due).chain(lag).min()
     }
@@ -201,7 +201,7 @@ impl Flow {
         let short = self.visible.told_edge.since(leg.edge);
         let has_window = self.client.nxt <= leg.edge && short <= limits::LATE_WINDOW_BYTES_MAX;
         if verified && has_acked && has_window && cx.config.mode == Mode::Protect {
-            (self.pinned, self.behind) = ([None; 2], [None; 2]);
+            (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
             return self.set_state(cx, FlowState::Paired, None);
         }
         let custody = self.visible.told_ack.since(leg.acked);
@@ -216,7 +216,7 @@ impl Flow {
     /// Bytes that only the gateway could give the lagging leg are not here.
     fn has_lost_custody(&self) -> bool {
         let from = self.leg(self.backup()).acked.max(Offset::START);
-        let to = self.visible.told_ack.min(self.client.fin.unwrap_or(Offset(u64::MAX)));
+        let to = self.visible.told_ack.min(self.client.fin.unwrap_or(Offset::new(u64::MAX)));
         from < to && !self.request.covers(from, to)
     }
 

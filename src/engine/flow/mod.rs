@@ -19,6 +19,8 @@ mod from_leg;
 mod handshake;
 mod hold;
 mod icmp;
+mod profile;
+mod promised;
 mod release;
 mod roles;
 
@@ -27,14 +29,17 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 pub use compare::Comparison;
-pub use handshake::Profile;
+pub use handshake::Start;
 pub use icmp::DeferredError;
+pub use profile::Profile;
 pub use roles::Fate;
 
 use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
+use super::cookies::{Cookies, Promise};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
+use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
 use super::planted::{Bug, on};
@@ -73,6 +78,8 @@ pub struct Cx<'a> {
     pub reports: &'a mut Vec<Report>,
     /// Option profile of the service.
     pub profile: &'a mut Profile,
+    /// What servers answer, for clients that are answered first.
+    pub cookies: &'a mut Cookies,
     /// What may be sent again to each server now.
     pub allowance: &'a mut Allowance,
     /// Bytes held by all flows.
@@ -122,7 +129,7 @@ pub struct ClientEnd {
     offers_sack: bool,
     offers_timestamps: bool,
     /// Headers of its latest frame: what frames to the legs carry on.
-    headers: (L2, L3),
+    headers: Headers,
     /// Highest byte it sent, a FIN included.
     nxt: Offset,
     /// Highest response byte it acknowledged.
@@ -158,8 +165,8 @@ pub struct Visible {
     has_sack: bool,
     has_timestamps: bool,
     is_open: bool,
-    /// The SYN-ACK, for repeating it byte for byte.
-    syn_ack: Option<Frame>,
+    /// The SYN-ACK, for repeating it byte for byte until the client has it.
+    syn_ack: Option<Box<Frame>>,
     /// Response bytes released, contiguous (REL).
     released: Offset,
     /// Ranges released ahead of a hole.
@@ -193,6 +200,13 @@ pub struct Visible {
     verified_bytes: u64,
 }
 
+/// A SYN with another number inside a connection, and the answers of legs that have accepted it.
+#[derive(Debug)]
+struct Stray {
+    syn: Segment,
+    answers: [Option<Segment>; 2],
+}
+
 /// One TCP flow.
 #[derive(Debug)]
 pub struct Flow {
@@ -220,8 +234,10 @@ pub struct Flow {
     syn_resent: usize,
     /// Since when each leg keeps the flow waiting.
     pinned: [Option<Instant>; 2],
-    /// The same, whether or not it is to blame yet.
+    /// Since when each leg has said less than the other, whether or not it is to blame yet.
     behind: [Option<Instant>; 2],
+    /// Since when each has acknowledged or granted less.
+    owes: [Option<Instant>; 2],
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
     /// After a restart: when ends that have not spoken are asked again, and how often they were.
@@ -229,9 +245,9 @@ pub struct Flow {
     asked: u32,
     /// After a restart: what the client had taken when it was first heard.
     taken: Option<Offset>,
-    /// A SYN with another number, and the answers of legs that have accepted it.
-    stray_syn: Option<Segment>,
-    stray_answers: [Option<Segment>; 2],
+    stray: Option<Box<Stray>>,
+    /// What the client was shown in the servers' name, until they have answered.
+    promise: Option<Box<Promise>>,
     /// When the flow is forgotten.
     expires_at: Instant,
     timer: Option<Instant>,
@@ -323,6 +339,17 @@ impl Flow {
         &mut self.legs[leg.index()]
     }
 
+    /// The headers of a frame from the client.
+    fn client_headers(&self) -> (L2, L3) {
+        self.client.headers.between(self.key.client.ip(), self.key.server.ip())
+    }
+
+    /// The headers of a frame from `leg`, if it ever sent one.
+    fn leg_headers(&self, leg: LegId) -> Option<(L2, L3)> {
+        let headers = self.leg(leg).headers?;
+        Some(headers.between(self.key.server.ip(), self.key.client.ip()))
+    }
+
     fn backup(&self) -> LegId {
         self.primary.other()
     }
@@ -360,7 +387,7 @@ impl Flow {
             self.comparison.stop();
         }
         if matches!(to, FlowState::Solo | FlowState::TimeWait) {
-            (self.pinned, self.behind) = ([None; 2], [None; 2]);
+            (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
         }
         self.persist(cx);
     }
@@ -443,7 +470,8 @@ impl Flow {
             leg.progress_at = later(leg.progress_at);
             leg.reset_at = leg.reset_at.map(later);
         }
-        for since in self.pinned.iter_mut().chain(&mut self.behind).flatten() {
+        for since in self.pinned.iter_mut().chain(&mut self.behind).chain(&mut self.owes).flatten()
+        {
             *since = later(*since);
         }
         self.fin_held_at = self.fin_held_at.map(later);
@@ -452,7 +480,8 @@ impl Flow {
 
     /// A new connection takes the 4-tuple: this one is over, its legs are reset.
     pub fn supersede(&mut self, cx: &mut Cx<'_>) {
-        for (leg, answer) in self.legs.iter_mut().zip(&self.stray_answers) {
+        let answers = self.stray.take().map_or([None; 2], |stray| stray.answers);
+        for (leg, answer) in self.legs.iter_mut().zip(answers) {
             if answer.is_some() {
                 leg.state = LegState::Absent; // it has forgotten this connection already
             }
@@ -508,6 +537,10 @@ impl Flow {
         }
         let streams = self.legs.iter().map(|l| l.stream.held()).sum::<usize>();
         self.held = streams + self.request.held() + self.shown.held();
+        if self.held == 0 {
+            let legs = self.legs.iter_mut().map(|leg| &mut leg.stream);
+            legs.chain([&mut self.request, &mut self.shown]).for_each(Stream::give_back);
+        }
     }
 
     /// Sets the timer to the earliest deadline (LV5: every hold has one).

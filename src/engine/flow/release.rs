@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{Cx, EMPTY, Flow};
 use crate::engine::LegId;
 use crate::engine::Link;
+use crate::engine::clock::own_clock;
 use crate::engine::event::{Event, FlowState};
 use crate::engine::leg::Leg;
 use crate::engine::limits;
@@ -245,7 +246,7 @@ impl Flow {
         let with_acked = |id: LegId| {
             let leg = self.leg(id);
             let mut ranges = leg.sacked.clone();
-            ranges.insert(Offset(0), leg.acked);
+            ranges.insert(Offset::new(0), leg.acked);
             ranges
         };
         let mut both = match self.needs_both() && self.has_both() {
@@ -272,7 +273,12 @@ impl Flow {
     /// The timestamps to show: the primary's clock, never back; the echo of the leg whose ack is
     /// shown.
     pub(super) fn stamps(&mut self, now: Instant) -> Option<(Tsval, Tsval)> {
-        let value = self.leg(self.primary).clock.in_client_space();
+        let leg = self.leg(self.primary);
+        let value = match leg.options.has_timestamps {
+            true => leg.clock.in_client_space(),
+            // It has none, although others of its kind had: the client was promised some.
+            false => Some(own_clock(now).shift(leg.clock.offset)),
+        };
         if !self.client.is_learned {
             // Right after a restart: a question, not yet in the order of what was shown before.
             return value.map(|value| (value, self.leg(self.primary).clock.echo));
@@ -288,7 +294,11 @@ impl Flow {
             },
             false => self.leg(self.primary),
         };
-        Some((shown, lower.clock.echo))
+        let echo = match lower.options.has_timestamps {
+            true => Some(lower.clock.echo),
+            false => self.client.recent,
+        };
+        Some((shown, echo?))
     }
 
     /// Sends the client a segment in its own numbers, with the ack and window of this moment.
@@ -299,7 +309,7 @@ impl Flow {
         flags: TcpFlags,
         payload: Bytes,
     ) {
-        let Some((l2, l3)) = self.leg(self.primary).headers else { return };
+        let Some((l2, l3)) = self.leg_headers(self.primary) else { return };
         let ack = self.ack_to_client();
         let edge = self.edge_to_client(ack);
         let shift = self.visible.window_scale.unwrap_or(0);

@@ -116,7 +116,7 @@ impl Flow {
         self.primary = id;
         let expected = self.visible.clock.expected(cx.now);
         if let Some(expected) = expected.filter(|_| !on(Bug::TsvalBack)) {
-            self.leg_mut(id).clock.continue_from(expected);
+            self.leg_mut(id).continue_clock(cx.now, expected);
         }
     }
 

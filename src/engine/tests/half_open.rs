@@ -12,10 +12,10 @@ fn client(network: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 51, network, 7)
 }
 
-/// A SYN, and the answers of both servers if they answer.
+/// A SYN, and the answers of both servers if they answer. Its segments are too small for a cookie.
 fn begin(kit: &mut Kit, from: Ipv4Addr, port: u16) -> Vec<Heard> {
     let at = kit.heard.len();
-    kit.say_of(Link::Client, say(SYN, C, 0).mss(1460), from, port);
+    kit.say_of(Link::Client, say(SYN, C, 0).mss(500), from, port);
     for leg in LegId::ALL {
         let answer = say(SYN_ACK, ISS[leg.index()], R).mss(1460);
         kit.say_of(Link::Server(leg), answer, from, port);

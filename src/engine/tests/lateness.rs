@@ -96,3 +96,19 @@ fn a_backup_without_room_is_not_late_when_the_client_has_ended() {
     kit.wait_ms(2000);
     assert_eq!(state(&kit), FlowState::Paired);
 }
+
+/// A server that may still be silent has its own time for a request that comes meanwhile.
+#[test]
+fn who_may_be_silent_is_not_late_with_a_request_that_just_came() {
+    let mut kit = distant();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).data("abcdef"));
+    kit.wait_ms(500);
+    kit.client(say(ACK, R + 3, P).data("GET"));
+    kit.leg(B, say(ACK, Q + 6, R + 6));
+    kit.wait_ms(100);
+    assert_eq!(state(&kit), FlowState::Paired, "A has had the second request for 100 ms only");
+    kit.wait_ms(60);
+    assert_eq!(state(&kit), FlowState::Solo, "and 150 ms are the limit");
+}

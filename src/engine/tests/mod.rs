@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod cookies;
 mod forged;
 mod found;
 mod half_open;

@@ -159,7 +159,8 @@ fn door() -> &'static SocketAddr {
         let config = config.expect("the example is valid");
         let board = Board::new(config.servers.each_ref().map(|server| server.name.clone()));
         let (asks, asked) = channel();
-        let observer = Observer::start(Arc::clone(&board), |now| now.0 + 1, None, Level::Error);
+        let observer =
+            Observer::start(Arc::clone(&board), |now| now.nanos() + 1, None, Level::Error);
         let engine = Engine::new(config.engine(), 1, Instant::ZERO);
         let mut observer = observer.expect("a thread");
         std::thread::spawn(move || answer(engine, &mut observer, asked.iter()));

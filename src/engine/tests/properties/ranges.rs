@@ -9,7 +9,7 @@ const SETS: u32 = 1 << SIZE;
 const FIRST: u64 = (1 << 32) - 4;
 
 fn at(x: u32) -> Offset {
-    Offset(FIRST + u64::from(x))
+    Offset::new(FIRST + u64::from(x))
 }
 
 /// The positions from `from` to before `to`.
@@ -32,7 +32,7 @@ fn set_of(ranges: &Ranges) -> u32 {
     for (from, to) in ranges.iter() {
         assert!(from < to && end.is_none_or(|end| end < from), "{ranges:?}");
         end = Some(to);
-        set |= run((from.0 - FIRST) as u32, (to.0 - FIRST) as u32);
+        set |= run((from.raw() - FIRST) as u32, (to.raw() - FIRST) as u32);
     }
     set
 }

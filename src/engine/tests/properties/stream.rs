@@ -10,7 +10,7 @@ use crate::wire::Offset;
 /// Positions looked at.
 const SIZE: usize = 96;
 /// Not a round number of 2^32, and bytes on both sides of it.
-const FIRST: Offset = Offset((2 << 32) - 40);
+const FIRST: Offset = Offset::new((2 << 32) - 40);
 
 fn at(x: usize) -> Offset {
     FIRST + x as u64
