@@ -38,6 +38,8 @@ pub const OWN_STALL: Duration = ms(5);
 const URGENT: [Duration; 3] = [ms(0), ms(2), ms(4)];
 /// How long a stall that moved one flow counts towards a finding about the server.
 const STALL_COUNTS: Duration = ms(2000);
+/// The same of a backup: where clients come one after the other, each may wait for it for seconds.
+const BACKUP_STALL_COUNTS: Duration = ms(10_000);
 /// SYN probes whose answer is still awaited: some seconds of them. An answer may be late by as much
 /// as the machine is busy, and one that is not recognized would be shown to a client.
 const OUTSTANDING_MAX: usize = 256;
@@ -342,7 +344,8 @@ impl Detector {
         if self.is_long_silent(now, leg) && own.neighbour.missed >= MISSES && is_known {
             return Some(Finding::H2);
         }
-        let stalls = own.stalls_since(now - STALL_COUNTS);
+        let counts = if is_primary { STALL_COUNTS } else { BACKUP_STALL_COUNTS };
+        let stalls = own.stalls_since(now - counts);
         let skewed = match is_primary {
             true => waiting.skewed + stalls >= SKEW_FLOWS,
             false => waiting.still + stalls >= SKEW_FLOWS,

@@ -35,6 +35,9 @@ pub enum Fault {
     Gone,
 }
 
+/// Bytes that a capture has room for until they are written.
+const CAPTURE_ROOM: usize = 64 << 20;
+
 /// How the gateway is set up.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayOptions {
@@ -44,6 +47,8 @@ pub struct GatewayOptions {
     pub more: String,
     /// The server whose link will be deleted: tcpdump would lose the last packets.
     pub vanishing: Option<LegId>,
+    /// Room of each capture beyond the usual, in bytes: for what comes faster than it is written.
+    pub capture_room: usize,
 }
 
 /// Programs of the bed that run outside the servers.
@@ -172,6 +177,7 @@ impl<'a> Bed<'a> {
 
     /// One tcpdump on each link, begun when this returns.
     pub fn start_captures(&mut self) -> Result<(), String> {
+        let room = (CAPTURE_ROOM + self.options.capture_room) >> 10;
         for link in ["client", "a", "b"] {
             let file = self.folder.join(format!("{link}.pcap"));
             let said = self.folder.join(format!("{link}.tcpdump"));
@@ -181,7 +187,8 @@ impl<'a> Bed<'a> {
                 Program::new("/usr/bin/python3").arg("-B").arg(listener).arg(link).arg(&file)
             } else {
                 Program::new("tcpdump")
-                    .args(["-i", link, "-s", "0", "-B", "65536", "-Z", "root", "-w"])
+                    .args(["-i", link, "-s", "0", "-Z", "root"])
+                    .args(["-B", &room.to_string(), "-w"])
                     .arg(&file)
                     .args(["--time-stamp-precision=nano", "tcp"])
             };

@@ -83,8 +83,14 @@ fn undisturbed(at: &Path, content: &Content, is_strict: bool) -> Result<String, 
 
 /// Traffic, a long silence, traffic on the same connections.
 pub fn idle(at: &Path, content: &Content, quiet: Duration) -> Result<String, Failure> {
-    let bed = started(at, content, true)?;
-    let mut open = connections(&bed, 4)?;
+    const CONNECTIONS: usize = 4;
+    // A machine that stands idle gives its memory away: what comes then is captured in room that
+    // was taken before.
+    let capture_room = CONNECTIONS * content.big.len as usize;
+    let options = GatewayOptions { is_strict: true, capture_room, ..GatewayOptions::default() };
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    bed.start()?;
+    let mut open = connections(&bed, CONNECTIONS)?;
     std::thread::sleep(quiet);
     for connection in &mut open {
         connection.get(&content.big, &Progress::default())?;
@@ -262,7 +268,7 @@ fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
         "[sync]\nbackend = \"exec\"\ncommand = [\"/bin/sh\", \"{}\"]\ndeadline = \"1s\"\n",
         script.display()
     );
-    let options = GatewayOptions { is_strict: true, more, vanishing: None };
+    let options = GatewayOptions { is_strict: true, more, ..GatewayOptions::default() };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     let text = format!(
         "set -e\necho \"$SHADOWVM_REASON\" >> {log}\n\

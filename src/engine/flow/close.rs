@@ -131,6 +131,9 @@ impl Flow {
                 true => holder,
                 false => self.backup(),
             };
+            if is_behind && holder == self.primary {
+                cx.reports.push(Report::StallMoved(loser));
+            }
             self.lose(cx, loser, SoloReason::EarlyEnd);
         }
     }
@@ -151,6 +154,10 @@ impl Flow {
             FlowState::Opening | FlowState::Diverged => false,
         };
         if may {
+            if self.state == FlowState::Lagging && !ends(self.backup()) {
+                // The client has waited for it, and the next one would.
+                cx.reports.push(Report::StallMoved(self.backup()));
+            }
             self.visible.fin = Some(at);
             self.send_client(cx, at, TcpFlags::FIN_ACK, EMPTY);
         }

@@ -112,3 +112,35 @@ fn who_may_be_silent_is_not_late_with_a_request_that_just_came() {
     kit.wait_ms(60);
     assert_eq!(state(&kit), FlowState::Solo, "and 150 ms are the limit");
 }
+
+/// A frozen backup, and clients that come one after the other: each waits a second for it, and no
+/// two at the same time. The third wait is enough.
+#[test]
+fn a_backup_that_stands_still_is_found_by_short_connections() {
+    let masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = Kit::new(EngineConfig { masks, ..config() });
+    let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (asked, told) = (R + request.len() as u32, P + answer.len() as u32);
+    for port in 1000..1003 {
+        let is_left = |e: &Event| matches!(e, Event::Detached { server: B, .. });
+        assert!(!kit.events.iter().any(is_left), "{port}");
+        kit.say(Link::Client, say(SYN, C, 0).mss(1460), port);
+        for leg in LegId::ALL {
+            kit.say(Link::Server(leg), say(SYN_ACK, ISS[leg.index()], R).mss(1460), port);
+        }
+        kit.say(Link::Client, say(ACK, R, P), port);
+        kit.say(Link::Client, say(ACK, R, P).data(request), port);
+        kit.say(TO_B, say(ACK, Q, asked), port); // its kernel lives
+        kit.say(TO_A, say(FIN, P, asked).data(answer), port);
+        kit.wait_ms(1500);
+        kit.say(Link::Client, say(FIN, asked, told + 1), port);
+        kit.say(TO_A, say(ACK, told + 1, asked + 1), port);
+        kit.say(TO_B, say(ACK, Q, asked + 1), port);
+    }
+    let found = kit.events.iter().find_map(|e| match e {
+        Event::Detached { server: B, finding, .. } => Some(*finding),
+        _ => None,
+    });
+    assert_eq!(found, Some(Finding::H3));
+}
