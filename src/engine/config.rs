@@ -100,7 +100,8 @@ pub struct EngineConfig {
     pub fence: Fence,
     /// Most flows tracked at once; beyond it new ones pass unprotected, counted.
     pub flows_max: usize,
-    /// Handshakes under way at once that no client has completed; beyond it the oldest gives way.
+    /// Handshakes under way at once that no client has completed: from a quarter of it on SYNs are
+    /// answered with cookies, beyond it the oldest gives way.
     pub half_open_max: usize,
     /// The same of one network (/24 of IPv4, /56 of IPv6).
     pub half_open_per_source_max: usize,

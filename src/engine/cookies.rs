@@ -116,10 +116,11 @@ impl Cookies {
     /// offered yet is not promised. As long as a cookie may come back, its promise stands.
     pub fn learn(&mut self, now: Instant, server: SocketAddr, heard: Answer, offered: Offered) {
         let known = self.answers.get(&server);
-        if match known {
+        let is_settled = match known {
             Some(_) => self.may_come_back(now),
             None => self.answers.len() == ANSWERS_MAX,
-        } {
+        };
+        if is_settled {
             return;
         }
         let old = known.copied().unwrap_or(Answer {

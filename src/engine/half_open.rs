@@ -1,9 +1,9 @@
 //! Handshakes that clients have not completed, apart from the connections: from which network, in
 //! what order. Whoever begins more than fit displaces these, and never a connection.
 //!
-//! A gateway whose servers choose the sequence numbers cannot answer with a cookie of its own. It
-//! need not: the oldest handshake gives way, and a client that exists completes its own within a
-//! round trip, long before it is the oldest. Nothing here hashes, so nothing can be made to
+//! From a quarter of the limit on the gateway answers with cookies ([`super::cookies`]). For whom
+//! none can be made, the oldest handshake gives way: a client that exists completes its own within
+//! a round trip, long before it is the oldest. Nothing here hashes, so nothing can be made to
 //! collide.
 
 use std::collections::{BTreeMap, BTreeSet};

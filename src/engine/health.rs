@@ -36,7 +36,7 @@ const REFUSALS_APART: Duration = ms(2);
 pub const OWN_STALL: Duration = ms(5);
 /// Two urgent probes follow at these distances.
 const URGENT: [Duration; 3] = [ms(0), ms(2), ms(4)];
-/// How long a stall that moved one flow counts towards a finding about the server.
+/// How long one flow's stall counts towards a finding about the server.
 const STALL_COUNTS: Duration = ms(2000);
 /// The same of a backup: where clients come one after the other, each may wait for it for seconds.
 const BACKUP_STALL_COUNTS: Duration = ms(10_000);
@@ -171,7 +171,7 @@ impl Health {
         self.app.is_none_or(|p| now.since(p.started) >= APP_PROBE_EVERY)
     }
 
-    /// A flow left it because it stood still.
+    /// A flow went on, or ended, without it because it stood still.
     pub fn stalled(&mut self, now: Instant) {
         self.stalls.push_back(now);
         if self.stalls.len() > 64 {

@@ -59,7 +59,7 @@ pub enum Report {
     UnfinishedEnd(LegId),
     /// A leg refused the handshake while the other accepted.
     Refused(LegId),
-    /// The flow left its primary because that stood still.
+    /// This server stood still until the flow went on, or ended, without it.
     StallMoved(LegId),
     /// The second copy came this much later than the first, from this leg.
     Skew(LegId, Duration),
