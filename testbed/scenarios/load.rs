@@ -21,8 +21,12 @@ const BUSY: Duration = Duration::from_millis(5);
 const CLIENTS: usize = 4;
 /// A server that is gone is found within this time.
 const FOUND_MAX: Duration = Duration::from_secs(1);
-/// After a promotion the gateway wants hard evidence for the next one for so long (10 s).
+/// After a promotion the gateway wants hard evidence for the next one for so long (10 s), and after
+/// two of them for a minute.
 const APART: Duration = Duration::from_secs(11);
+const APART_TWICE: Duration = Duration::from_secs(61);
+/// Clients that connect anew are paired within this time, or try again.
+const ROUND: Duration = Duration::from_secs(10);
 /// A server that is back is taken back, and new connections pair, within this time.
 const BACK_MAX: Duration = Duration::from_secs(60);
 
@@ -39,7 +43,7 @@ pub fn idle(content: &Content, is_long: bool) -> Scenario<'_> {
 }
 
 /// Downloads without pause beside a busy loop on every core: nothing is found, until at the end of
-/// it the primary is stopped, and when it is back, the new primary's link is cut.
+/// it the primary is stopped, and when that is back, the link of who serves then is cut.
 fn full_load(at: &Path, content: &Content, time: Duration) -> Result<String, Failure> {
     let mut bed = Bed::new(at, content, &WorldOptions::default(), GatewayOptions::default())?;
     for leg in LegId::ALL {
@@ -133,14 +137,9 @@ impl Load<'_> {
         self.all_paired()?;
         self.nothing_found()?;
         let stopped = self.strike(Fault::Stop, LegId::A)?;
-        let since = Instant::now();
         self.bed.world.thaw(HostId::Server(LegId::A)).map_err(|e| e.to_string())?;
-        until(BACK_MAX, "the stopped server to be back", || {
-            self.bed.status().ok().filter(|s| s.service.is_protected)
-        })?;
-        self.all_paired()?;
-        std::thread::sleep(APART.saturating_sub(since.elapsed()));
-        let cut = self.strike(Fault::Cut, LegId::B)?;
+        let primary = self.settled()?;
+        let cut = self.strike(Fault::Cut, primary)?;
         Ok([stopped, cut])
     }
 
@@ -156,16 +155,46 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Has the clients connect anew, and waits until all of them are paired.
+    /// Has the clients connect anew, and waits until all of them are paired; once more if one of
+    /// them was late meanwhile, and has one server only.
     fn all_paired(&self) -> Result<(), Failure> {
+        let mut since = Instant::now();
         self.round.fetch_add(1, Ordering::Relaxed);
         until(BACK_MAX, "every client to be paired", || {
+            if since.elapsed() > ROUND {
+                since = Instant::now();
+                self.round.fetch_add(1, Ordering::Relaxed);
+            }
             let flows = self.bed.flows().ok()?;
             let running = || flows.iter().filter(|f| f.state != "time_wait");
             let all = running().all(|f| f.state == "paired") && running().count() == CLIENTS;
             all.then_some(())
         })
         .map_err(Failure::LateUnderLoad)
+    }
+
+    /// Waits until all is well again and the gateway acts on soft evidence; who serves then: under
+    /// such a load a server may have stood still by itself meanwhile.
+    fn settled(&self) -> Result<LegId, Failure> {
+        let promoted = || -> Result<Vec<u64>, String> {
+            let events = self.bed.events()?;
+            let promoted = events.iter().filter(|e| e["event"] == "promoted");
+            Ok(promoted.filter_map(|e| e["t_ns"].as_u64()).collect())
+        };
+        until(BACK_MAX + APART_TWICE, "the gateway to act again", || {
+            let promoted = promoted().ok()?;
+            let apart = if promoted.len() > 1 { APART_TWICE } else { APART };
+            let since = Duration::from_nanos(judge::unix_ns().saturating_sub(*promoted.last()?));
+            (since >= apart).then_some(())
+        })
+        .map_err(Failure::LateUnderLoad)?;
+        self.all_paired()?;
+        let status = self.bed.status()?;
+        let primary = LegId::ALL.into_iter().find(|&leg| leg_name(leg) == status.primary);
+        match primary.filter(|_| status.service.is_protected) {
+            Some(primary) => Ok(primary),
+            None => Err(Failure::LateUnderLoad("nothing failed, and it is not protected".into())),
+        }
     }
 
     /// Strikes the primary; how long it took until the other one was promoted.
@@ -179,7 +208,8 @@ impl Load<'_> {
                 (e["event"] == "promoted" && e["leg"] == survivor && at >= begin).then_some(at)
             };
             events.iter().find_map(is_it)
-        })?;
+        })
+        .map_err(Failure::LateUnderLoad)?;
         let took = Duration::from_nanos(promoted - begin);
         if took > FOUND_MAX {
             let message = format!("{fault:?}, with {survivor} left, was found in {took:?}");
