@@ -176,13 +176,10 @@ impl Load<'_> {
     /// Waits until all is well again and the gateway acts on soft evidence; who serves then: under
     /// such a load a server may have stood still by itself meanwhile.
     fn settled(&self) -> Result<LegId, Failure> {
-        let promoted = || -> Result<Vec<u64>, String> {
-            let events = self.bed.events()?;
-            let promoted = events.iter().filter(|e| e["event"] == "promoted");
-            Ok(promoted.filter_map(|e| e["t_ns"].as_u64()).collect())
-        };
         until(BACK_MAX + APART_TWICE, "the gateway to act again", || {
-            let promoted = promoted().ok()?;
+            let events = self.bed.events().ok()?;
+            let promoted = events.iter().filter(|e| e["event"] == "promoted");
+            let promoted: Vec<_> = promoted.filter_map(|e| e["t_ns"].as_u64()).collect();
             let apart = if promoted.len() > 1 { APART_TWICE } else { APART };
             let since = Duration::from_nanos(judge::unix_ns().saturating_sub(*promoted.last()?));
             (since >= apart).then_some(())
@@ -208,8 +205,7 @@ impl Load<'_> {
                 (e["event"] == "promoted" && e["leg"] == survivor && at >= begin).then_some(at)
             };
             events.iter().find_map(is_it)
-        })
-        .map_err(Failure::LateUnderLoad)?;
+        })?;
         let took = Duration::from_nanos(promoted - begin);
         if took > FOUND_MAX {
             let message = format!("{fault:?}, with {survivor} left, was found in {took:?}");
