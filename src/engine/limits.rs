@@ -82,7 +82,7 @@ pub const RESEND_BLIND: Duration = ms(60);
 pub const RESEND_LAGGING: Duration = ms(200);
 /// The longest time between two local retransmissions.
 pub const RESEND_MAX: Duration = ms(1000);
-/// A hole is not filled again within this time.
+/// A hole is not filled again within this time, doubling while that changes nothing.
 pub const HOLE_QUIET: Duration = ms(4);
 /// Segments in flight to a lagging leg.
 pub const LAG_FLIGHT_SEGMENTS: u64 = 10;

@@ -111,7 +111,8 @@ impl Flow {
             return;
         }
         leg.resend_count += 1;
-        leg.hole_quiet_until = cx.now + limits::HOLE_QUIET;
+        // One that does not hear it either is not asked ever faster.
+        leg.hole_quiet_until = cx.now + limits::HOLE_QUIET * (1 << (leg.resend_count - 1).min(8));
         let next = self.resend_wait(id, hinted);
         self.leg_mut(id).resend_at = Some(cx.now + next);
         if cx.allowance.take(cx.now, id) {

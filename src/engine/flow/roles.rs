@@ -49,6 +49,11 @@ impl Flow {
                 self.send_syn(cx);
                 if self.has_open_leg(other) { Fate::Moved } else { Fate::Reset }
             }
+            _ if !was_primary && !self.leg(other).is_open() => {
+                // It was the only one left, with its proof still to come.
+                self.reset_client(cx);
+                Fate::Reset
+            }
             _ if !was_primary => {
                 self.diverged_until = None;
                 self.set_state(cx, FlowState::Solo, Some(SoloReason::ServerFailed));
