@@ -372,6 +372,12 @@ impl Sink for Outlet {
         }
     }
 
+    fn overwrite(&mut self, id: SyncId) {
+        if let Some(backend) = &mut self.sync {
+            backend.overwrite(id);
+        }
+    }
+
     fn fence(&mut self, epoch: Epoch, server: LegId) {
         let mailbox = self.mailbox.clone();
         let tell = move |ok| {

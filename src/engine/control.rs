@@ -161,7 +161,8 @@ impl Control {
 
     /// Whether each server could carry a flow alone.
     pub fn fit(&self) -> [bool; 2] {
-        LegId::ALL.map(|leg| self.state(leg) == ServerState::Up)
+        let overwritten = self.resync.overwritten();
+        LegId::ALL.map(|leg| self.state(leg) == ServerState::Up && overwritten != Some(leg))
     }
 
     /// The legs of a new flow, the primary first; and whether the backup's content is stale.
@@ -284,7 +285,11 @@ impl Control {
         let waiting = facts.waiting[leg.index()];
         // What was held when the carrier went stays true for as long as that is gone.
         let standing = self.down[leg.index()].map(Finding::H1);
-        let judged = || self.detector.judge(now, leg, is_primary, waiting, config.probe_every);
+        let is_still = self.resync.still_since().is_some(); // and so nobody speaks
+        let judged = || match is_still {
+            true => None,
+            false => self.detector.judge(now, leg, is_primary, waiting, config.probe_every),
+        };
         match standing.or_else(judged) {
             Some(finding) => self.on_finding(now, leg, finding, config, out),
             None => Vec::new(),
@@ -304,7 +309,9 @@ impl Control {
             return self.fail(now, leg, finding, out);
         }
         let is_hard = matches!(finding, Finding::H1(_) | Finding::Operator);
-        let held = if self.state(leg.other()) != ServerState::Up {
+        let is_overwritten = self.resync.overwritten() == Some(leg.other());
+        let is_overwritten = is_overwritten && !on(Bug::OverwrittenPromoted);
+        let held = if self.state(leg.other()) != ServerState::Up || is_overwritten {
             Some(HeldWhy::BackupUnfit)
         } else if finding != Finding::Operator && (self.is_paused || !config.failover_auto) {
             Some(HeldWhy::Manual)
@@ -357,6 +364,9 @@ impl Control {
             return Vec::new();
         }
         self.fence_pause = None;
+        if self.resync.overwritten() == Some(leg.other()) {
+            return Vec::new(); // the finding comes again if it stands
+        }
         self.fail(now, leg, finding, out)
     }
 
@@ -490,6 +500,9 @@ impl Control {
         }
         if self.state(to) != ServerState::Up || self.resync.is_stale() {
             return Err(CommandError::NoPeer);
+        }
+        if self.resync.overwritten().is_some() {
+            return Err(CommandError::Busy);
         }
         if !is_planned {
             return Ok(self.on_finding(now, to.other(), Finding::Operator, config, out));

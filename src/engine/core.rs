@@ -3,6 +3,7 @@
 
 mod opening;
 mod probing;
+mod syncing;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -82,11 +83,7 @@ impl Engine {
             Input::Timeout => self.on_timeout(),
             Input::Command(id, command) => self.on_command(id, command),
             Input::Signal(link, signal) => self.on_signal(link, signal),
-            Input::SyncStep(id, step) => {
-                let decision = self.control.resync.on_step(self.now, id, &step, &mut self.outputs);
-                self.decide(decision);
-                self.refresh_service();
-            }
+            Input::SyncStep(id, step) => self.on_sync_step(id, &step),
             Input::Fenced { epoch, ok } => {
                 let orders = self.control.on_fenced(self.now, epoch, ok, &mut self.outputs);
                 self.carry_out(orders);
@@ -232,6 +229,9 @@ impl Engine {
         }
         if !self.control.is_heard(leg) {
             return self.on_unheard(leg, &packet);
+        }
+        if self.control.resync.overwritten() == Some(leg) {
+            return self.reject(Link::Server(leg), RejectReason::OldGeneration);
         }
         let is_service = self.claims_service(&packet);
         let is_client = |ip| self.bridge.neighbours.is_client(ip);
@@ -405,10 +405,7 @@ impl Engine {
         while self.control.detector.take_urgent(self.now) {
             self.probe_syn();
         }
-        let (roles, has_both) = (self.control.roles(), self.control.has_both());
-        let decision =
-            self.control.resync.on_time(self.now, &self.config, roles, has_both, &mut self.outputs);
-        self.decide(decision);
+        self.time_sync();
         if self.now >= self.tick_at {
             self.tick_at = self.now + self.config.probe_every;
             self.tick();
@@ -516,7 +513,7 @@ impl Engine {
         let same = old.addresses == config.addresses
             && old.mode == config.mode
             && old.server_names == config.server_names
-            && old.sync_scope.is_some() == config.sync_scope.is_some();
+            && old.sync_scope == config.sync_scope;
         if !same {
             return Err(CommandError::NeedsRestart);
         }
@@ -606,6 +603,8 @@ impl Engine {
             pool_held,
             ip_id: &mut self.ip_id,
             is_fit,
+            is_still: self.control.resync.still_since().is_some(),
+            overwritten: self.control.resync.overwritten(),
         };
         let mut successor = None;
         if let Some(flow) = self.table.get_mut(id) {
@@ -634,6 +633,8 @@ impl Engine {
             pool_held: self.table.held(),
             ip_id: &mut self.ip_id,
             is_fit: self.control.fit(),
+            is_still: self.control.resync.still_since().is_some(),
+            overwritten: self.control.resync.overwritten(),
         }
     }
 

@@ -284,6 +284,9 @@ pub enum Event {
     OwnStall { gap: Duration },
     /// A state sync was asked for.
     SyncStarted { id: SyncId, reason: SyncReason, from: LegId, to: LegId },
+    /// Source and target of a sync of scope Machine stand still; nothing of the target counts
+    /// until the sync has ended.
+    SyncFrozen { id: SyncId, from: LegId, to: LegId },
     /// A state sync ended.
     SyncEnded { id: SyncId, ok: bool, message: String, took: Duration },
     /// A divergence joined a sync that was under way or about to be.

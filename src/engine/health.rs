@@ -135,6 +135,12 @@ pub struct Health {
 }
 
 impl Health {
+    /// The machine behind it is another one: what the old one refused or left undone says nothing.
+    pub fn begin_anew(&mut self) {
+        (self.refused, self.accepted_at, self.app) = (None, None, None);
+        self.stalls.clear();
+    }
+
     /// Notes a probe that leaves.
     pub fn syn_sent(&mut self, now: Instant, every: Duration, probe: SynProbe) {
         self.syn.sent(now, every);

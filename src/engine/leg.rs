@@ -87,6 +87,8 @@ pub struct Leg {
     pub dup_acks: u32,
     /// Highest client byte sent to it.
     pub sent: Offset,
+    /// It is a copy, and gets again what was on its way to the other one.
+    pub is_fed: bool,
 
     /// What it said, from the release point on.
     pub stream: Stream,
@@ -152,6 +154,7 @@ impl Leg {
             sacked: Ranges::default(),
             dup_acks: 0,
             sent: Offset::START,
+            is_fed: false,
             stream: Stream::new(Offset::START),
             nxt: Offset::SYN,
             fin: None,

@@ -224,13 +224,24 @@ pub struct SyncRequest {
     pub deadline: Instant,
 }
 
-/// What a backend tells the engine, in this order.
+/// What a backend tells the engine, in this order. The first and the last step belong to syncs of
+/// scope Machine only.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SyncStep {
-    /// The target is equal to the source.
+    /// Source and target stand still, and what they said before has been heard. The target is not
+    /// touched before [`Output::Overwrite`].
+    Frozen,
+    /// The target is equal to the source. After a sync of scope Machine both go on from one state;
+    /// nothing that was sent to the target before [`SyncStep::Frozen`] reaches it any more, and
+    /// nothing that it said before then comes after this.
     TargetReady,
-    /// It is not.
+    /// It is not; it goes on as it was.
     Failed {
+        /// Why, for people.
+        message: String,
+    },
+    /// It is not, and what it was is gone too: it is as good as dead.
+    TargetLost {
         /// Why, for people.
         message: String,
     },
@@ -293,6 +304,9 @@ pub enum Output {
     Sync(SyncRequest),
     /// Stop waiting for a sync.
     CancelSync(SyncId),
+    /// Nobody counts on the target of this sync of scope Machine any more: its state may be
+    /// replaced.
+    Overwrite(SyncId),
     /// Run the fence hook against this server.
     Fence {
         /// The epoch it belongs to.

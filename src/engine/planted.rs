@@ -145,6 +145,14 @@ bugs! {
     ProbeReplyShown: "I10: answers to probes never leave",
     /// A content sync moves TCP positions.
     ContentSyncRewrites: "1.14: a content sync changes no TCP position",
+    /// The comparison with a copied leg leaves out a byte.
+    CopyComparedLate: "1.14: after a machine sync comparison begins where the copy stands",
+    /// A flow whose leg was copied stays with one server.
+    CopyStaysSolo: "1.14: a machine sync pairs every flow that the source has",
+    /// A copied leg is taken to have its own clock.
+    CopyKeepsOldClock: "1.14: a machine sync takes over the source's clock",
+    /// A server whose state is being replaced is promoted.
+    OverwrittenPromoted: "1.16: a server that a sync overwrites is not promoted",
     /// New flows pair with a backup that is known to differ.
     StaleBackupPairs: "1.14: after a failed sync new flows do not pair",
     /// What the client has is kept all the same.

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use super::event::Event;
 use super::planted::{Bug, on};
 use super::time::{Duration, Instant};
-use super::{EngineConfig, Epoch, Output, SyncId, SyncReason, SyncRequest, SyncStep};
+use super::{
+    EngineConfig, Epoch, LegId, Output, SyncId, SyncReason, SyncRequest, SyncScope, SyncStep,
+};
 
 /// More syncs than this within [`STORM_WINDOW`] are a storm: flows go Solo at once and syncs are
 /// spaced out.
@@ -27,9 +29,35 @@ pub enum Decision {
 struct Flight {
     id: SyncId,
     reason: SyncReason,
+    from: LegId,
+    to: LegId,
     started: Instant,
     deadline: Instant,
     is_overdue: bool,
+    /// Since when source and target stand still.
+    frozen: Option<Instant>,
+}
+
+/// What became of a sync's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Its connections are what they were.
+    Kept,
+    /// Its connections are the source's.
+    Copied,
+    /// It has lost everything.
+    Lost,
+}
+
+/// A sync that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The target.
+    pub to: LegId,
+    /// What it is now.
+    pub target: Target,
+    /// Since when both have stood still.
+    pub frozen: Option<Instant>,
 }
 
 /// The state of synchronization.
@@ -52,6 +80,16 @@ impl Resync {
     /// A sync under way.
     pub fn in_flight(&self) -> Option<SyncId> {
         self.flight.as_ref().map(|f| f.id)
+    }
+
+    /// The server whose state is being replaced: nothing is said to it, and nothing of it counts.
+    pub fn overwritten(&self) -> Option<LegId> {
+        self.flight.as_ref().filter(|f| f.frozen.is_some()).map(|f| f.to)
+    }
+
+    /// Since when the servers stand still for a sync, as long as that is waited for.
+    pub fn still_since(&self) -> Option<Instant> {
+        self.flight.as_ref().filter(|f| !f.is_overdue).and_then(|f| f.frozen)
     }
 
     /// The backup's content is known to differ: new flows do not pair.
@@ -177,26 +215,44 @@ impl Resync {
         if self.started.len() > 2 * STORM_SYNCS {
             self.started.pop_front();
         }
-        self.flight = Some(Flight { id, reason, started: now, deadline, is_overdue: false });
+        let (is_overdue, frozen) = (false, None);
+        self.flight =
+            Some(Flight { id, reason, from, to, started: now, deadline, is_overdue, frozen });
         out.push_back(Output::Event(Event::SyncStarted { id, reason, from, to }));
         let epoch: Epoch = roles.epoch;
         out.push_back(Output::Sync(SyncRequest { id, epoch, from, to, reason, deadline }));
     }
 
-    /// A backend reports. Reports about another sync are late, and ignored.
+    /// A backend reports; tells what came of the sync if that has ended. Reports about another sync
+    /// are late, and ignored.
     pub fn on_step(
         &mut self,
         now: Instant,
+        config: &EngineConfig,
         id: SyncId,
         step: &SyncStep,
         out: &mut VecDeque<Output>,
-    ) -> Decision {
-        let Some(flight) = self.flight.take_if(|f| f.id == id) else { return Decision::Wait };
-        let (ok, message) = match step {
-            SyncStep::TargetReady => (true, String::new()),
-            SyncStep::Failed { message } => (false, message.clone()),
+    ) -> Option<Ended> {
+        let is_machine = config.sync_scope == Some(SyncScope::Machine);
+        if *step == SyncStep::Frozen {
+            let flight = self.flight.as_mut().filter(|f| f.id == id && is_machine)?;
+            flight.frozen.get_or_insert(now);
+            let (from, to) = (flight.from, flight.to);
+            out.push_back(Output::Event(Event::SyncFrozen { id, from, to }));
+            out.push_back(Output::Overwrite(id));
+            return None;
+        }
+        let flight = self.flight.take_if(|f| f.id == id)?;
+        let (target, message) = match step {
+            SyncStep::TargetReady if !is_machine => (Target::Kept, ""),
+            SyncStep::TargetReady if flight.frozen.is_some() => (Target::Copied, ""),
+            // What it still hears of an old connection would be taken for news of its new one.
+            SyncStep::TargetReady | SyncStep::Frozen => (Target::Lost, "it was not frozen"),
+            SyncStep::Failed { message } => (Target::Kept, message.as_str()),
+            SyncStep::TargetLost { message } => (Target::Lost, message.as_str()),
         };
-        let took = now.since(flight.started);
+        let ok = *step == SyncStep::TargetReady && target != Target::Lost;
+        let (took, message) = (now.since(flight.started), message.to_owned());
         out.push_back(Output::Event(Event::SyncEnded { id, ok, message, took }));
         self.ended_at = Some(now);
         if ok {
@@ -207,7 +263,7 @@ impl Resync {
         if !ok {
             self.wanted.get_or_insert((now + SPACED, SyncReason::Periodic));
         }
-        Decision::Resolve
+        Some(Ended { to: flight.to, target, frozen: flight.frozen })
     }
 
     /// The source or the target is gone: whatever is under way is worth nothing.

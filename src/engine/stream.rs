@@ -104,6 +104,11 @@ impl Stream {
         self.chunks.range(at..).next().map(|(&f, _)| f)
     }
 
+    /// All that is held, lowest first.
+    pub fn chunks(&self) -> impl Iterator<Item = (Offset, &Bytes)> {
+        self.chunks.iter().map(|(&at, bytes)| (at, bytes))
+    }
+
     /// Whether anything is held beyond the contiguous run.
     pub fn has_island(&self) -> bool {
         self.chunks.range(self.contiguous..).next().is_some()

@@ -78,6 +78,8 @@ pub trait Sink {
     fn sync(&mut self, request: SyncRequest);
     /// A sync is not waited for any more.
     fn cancel_sync(&mut self, id: SyncId);
+    /// The target of this sync of scope Machine may be overwritten.
+    fn overwrite(&mut self, id: SyncId);
     /// The fence hook is to run.
     fn fence(&mut self, epoch: Epoch, server: LegId);
     /// A record is to be written now.
@@ -134,6 +136,7 @@ fn step<D: Driver + ?Sized>(
             Output::Event(event) => sink.event(now, &event),
             Output::Sync(request) => sink.sync(request),
             Output::CancelSync(id) => sink.cancel_sync(id),
+            Output::Overwrite(id) => sink.overwrite(id),
             Output::Fence { epoch, server } => sink.fence(epoch, server),
             Output::Persist(record) => sink.persist(&record),
         }

@@ -88,6 +88,7 @@ families! {
     "shadowvm_syncs_ended_total", "State syncs ended, by success.", ["ok": YES_NO];
     "shadowvm_sync_seconds_total", "Time spent in state syncs.", [];
     "shadowvm_syncs_coalesced_total", "Divergences that joined a sync under way.", [];
+    "shadowvm_syncs_frozen_total", "Syncs for which both servers stood still.", [];
     "shadowvm_datagrams_judged_total", "UDP datagrams said by both servers, or by one only.",
         ["said_by": SAID_BY];
     "shadowvm_commands_total", "Commands of operators, by success.", ["ok": YES_NO];
@@ -188,6 +189,7 @@ impl Counters {
             | Event::Rejoined { .. }
             | Event::OwnStall { .. }
             | Event::SyncStarted { .. }
+            | Event::SyncFrozen { .. }
             | Event::SyncEnded { .. }
             | Event::SyncCoalesced { .. }
             | Event::DatagramJudged { .. }
@@ -223,6 +225,7 @@ impl Counters {
             Event::SyncStarted { reason, .. } => {
                 self.one("shadowvm_syncs_started_total", reason.name());
             }
+            Event::SyncFrozen { .. } => self.one("shadowvm_syncs_frozen_total", ""),
             Event::SyncEnded { ok, took, .. } => {
                 self.one("shadowvm_syncs_ended_total", yes_no(*ok));
                 self.add(("shadowvm_sync_seconds_total", "", ""), nanos(*took));

@@ -65,6 +65,7 @@ pub fn level(event: &Event) -> Level {
         Event::Rejoined { .. }
         | Event::OwnStall { .. }
         | Event::SyncStarted { .. }
+        | Event::SyncFrozen { .. }
         | Event::SyncEnded { ok: true, .. }
         | Event::CommandDone { .. } => Level::Info,
     }
@@ -142,6 +143,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         | Event::Rejoined { .. }
         | Event::OwnStall { .. }
         | Event::SyncStarted { .. }
+        | Event::SyncFrozen { .. }
         | Event::SyncEnded { .. }
         | Event::SyncCoalesced { .. }
         | Event::DatagramJudged { .. }
@@ -185,6 +187,9 @@ fn describe_rare(event: &Event, names: &[String; 2]) -> String {
         Event::OwnStall { gap } => format!(
             "the gateway itself did not run for {gap:?}; findings of that time are not trusted"
         ),
+        Event::SyncFrozen { id, from, to } => {
+            format!("sync {}: {} and {} stand still", id.0, name(from), name(to))
+        }
         Event::SyncStarted { id, reason, from, to } => format!(
             "sync {} started: {} is made equal to {} ({})",
             id.0,

@@ -47,6 +47,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Rejoined { .. } => "rejoined",
         Event::OwnStall { .. } => "own_stall",
         Event::SyncStarted { .. } => "sync_started",
+        Event::SyncFrozen { .. } => "sync_frozen",
         Event::SyncEnded { .. } => "sync_ended",
         Event::SyncCoalesced { .. } => "sync_coalesced",
         Event::DatagramJudged { .. } => "datagram_judged",
@@ -114,6 +115,7 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         | Event::Rejoined { .. }
         | Event::OwnStall { .. }
         | Event::SyncStarted { .. }
+        | Event::SyncFrozen { .. }
         | Event::SyncEnded { .. }
         | Event::SyncCoalesced { .. }
         | Event::DatagramJudged { .. }
@@ -147,6 +149,9 @@ fn rare_fields(event: &Event, names: &[String; 2]) -> Value {
             "epoch": epoch.0, "server": server(*leg), "leg": leg.name(),
         }),
         Event::OwnStall { gap } => json!({ "gap_ns": nanos(*gap) }),
+        Event::SyncFrozen { id, from, to } => {
+            json!({ "id": id.0, "from": server(*from), "to": server(*to) })
+        }
         Event::SyncStarted { id, reason, from, to } => {
             let flow = match reason {
                 SyncReason::Divergence(flow) => Some(flow_json(flow)),

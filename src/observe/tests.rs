@@ -69,6 +69,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             from: server,
             to: server.other(),
         },
+        Event::SyncFrozen { id, from: server, to: server.other() },
         Event::SyncEnded { id, ok: false, message: "disk full".into(), took },
         Event::SyncCoalesced { id },
         Event::DatagramJudged { only: Some(server) },

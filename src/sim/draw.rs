@@ -3,8 +3,8 @@
 use super::model::habits::Habits;
 use super::rng::{Rng, mix};
 use super::scenario::{
-    Close, ConnPlan, Fault, FaultPlan, GatewayPlan, PipePlan, RequestPlan, Scenario, ServerPlan,
-    StackPlan, Target, Trigger,
+    Close, ConnPlan, Fault, FaultPlan, GatewayPlan, MachinePlan, PipePlan, RequestPlan, Scenario,
+    ServerPlan, StackPlan, SyncEnd, Target, Trigger,
 };
 use crate::engine::{Fence, LagPolicy, LegId};
 
@@ -29,6 +29,7 @@ impl Scenario {
             }
         }
         seldom(&mut scenario, Rng::new(mix(seed, 0x0de2)));
+        machine(&mut scenario, Rng::new(mix(seed, 0x0de3)));
         scenario
     }
 
@@ -73,6 +74,100 @@ fn seldom(scenario: &mut Scenario, mut rng: Rng) {
     if rng.chance(SELDOM) {
         crowd(scenario, rng);
     }
+}
+
+/// Scenarios whose syncs copy whole machines, per mille.
+const MACHINES: u64 = 60;
+
+/// Both servers on the model, connections that live for a while, and faults and syncs in turn.
+fn machine(scenario: &mut Scenario, mut rng: Rng) {
+    let rng = &mut rng;
+    if !rng.chance(MACHINES) {
+        return;
+    }
+    for server in &mut scenario.servers {
+        let draw = || Habits::draw(rng);
+        server.stack.model.get_or_insert_with(draw);
+    }
+    for conn in &mut scenario.conns {
+        let like = conn.requests.clone();
+        while conn.requests.len() < 4 {
+            conn.requests.push(one_of(&like, rng));
+        }
+        for request in &mut conn.requests {
+            request.pause_us = rng.pick(&[0, 1_000, 20_000, 100_000, 300_000]);
+        }
+        conn.pipeline = rng.pick(&[1, 1, 2]);
+        let is_first = conn.after.is_none();
+        conn.start_us = if is_first { rng.pick(&[0, 500, 20_000, 200_000]) } else { conn.start_us };
+    }
+    let gateway = &mut scenario.gateway;
+    gateway.is_fence_good = true;
+    gateway.sync = Some((rng.pick(&[0, 1_000, 20_000]), true));
+    let mut ends = vec![SyncEnd::Copied; 3];
+    if rng.chance(300) {
+        ends[rng.below(2) as usize] = rng.pick(&[SyncEnd::Kept, SyncEnd::Lost]);
+    }
+    let still_us = rng.pick(&[200, 200, 200, 3_000, 20_000, 120_000, 1_200_000]);
+    gateway.machine = Some(MachinePlan { still_us, ends });
+    scenario.faults = machine_faults(rng);
+    let last = scenario.faults.iter().filter_map(|f| match f.trigger {
+        Trigger::At(us) => Some(us),
+        _ => None,
+    });
+    scenario.calm_us = last.max().unwrap_or(0) + rng.range(300_000, 800_000);
+}
+
+fn machine_faults(rng: &mut Rng) -> Vec<FaultPlan> {
+    let mut faults = Vec::new();
+    let mut add = |at: u64, target, fault| {
+        faults.push(FaultPlan { trigger: Trigger::At(at), target, fault });
+    };
+    let mut at = rng.range(5_000, 150_000);
+    if rng.chance(300) {
+        let leg = Target::Leg(rng.pick(&LegId::ALL));
+        add(rng.pick(&[0, 30_000]), leg, Fault::Diverge);
+    }
+    for _ in 0..rng.range(1, 2) {
+        match rng.below(4) {
+            // A server is lost, comes back, and is made equal again.
+            0 => {
+                let target = if rng.chance(800) { Target::Primary } else { Target::Backup };
+                add(at, target, Fault::Reboot(rng.pick(&[50_000, 100_000])));
+                at += rng.range(250_000, 400_000);
+                add(at, Target::Backup, Fault::Rejoin);
+            }
+            1 => {
+                add(at, Target::Primary, Fault::Failover { is_planned: false });
+                at += rng.range(20_000, 100_000);
+                add(at, Target::Backup, Fault::Rejoin);
+            }
+            2 => add(at, Target::Primary, Fault::Failover { is_planned: true }),
+            _ => add(at, Target::Backup, Fault::Sync),
+        }
+        at += rng.pick(&[10_000, 50_000, 250_000]) + rng.range(0, 50_000);
+    }
+    // What has been made equal has to be worth something.
+    let mut trigger = Trigger::At(at);
+    if rng.chance(200) {
+        trigger = Trigger::Still;
+    }
+    let target = if rng.chance(850) { Target::Primary } else { Target::Backup };
+    let has_swapped = faults.iter().any(|f| f.fault == Fault::Failover { is_planned: true });
+    let fault = match rng.below(10) {
+        0..=2 => Fault::CarrierDown,
+        3 => Fault::Exited,
+        4 => Fault::Kill,
+        5 => Fault::Crash,
+        6 => Fault::Failover { is_planned: false },
+        // A process that begins inside a masked value does not know that, and may go on with the
+        // other server's if that has become the primary meanwhile.
+        7 if !has_swapped => Fault::GatewayRestart(rng.pick(&[0, 5_000])),
+        8 => Fault::GatewayStall(rng.pick(&[20_000, 200_000])),
+        _ => Fault::Failover { is_planned: true },
+    };
+    faults.push(FaultPlan { trigger, target, fault });
+    faults
 }
 
 /// Urgent data is drawn where nobody says more than this: the pieces of a frame that is cut repeat
@@ -443,6 +538,7 @@ impl Builder {
             fence,
             is_fence_good,
             sync,
+            machine: None,
             has_partial_csum: rng.chance(500),
             primary,
             has_cookies: rng.chance(60),

@@ -22,8 +22,8 @@ const SYN_ACK: u64 = ms(150);
 const RESET: u64 = ms(150);
 /// The FIN of one server is (ns).
 const FINISH: u64 = ms(4_000);
-/// Servers that differ wait for their sync so long at most (ns).
-const DIVERGED: u64 = ms(250);
+/// How much longer than its deadline servers that differ may wait for their sync (ns).
+const DIVERGED_SLACK: u64 = ms(100);
 /// A server that lags and does not move is given up after this (ns).
 const LAG: u64 = ms(7_000);
 /// A masked value may begin so much before its first byte: the blanks in front of it.
@@ -58,7 +58,8 @@ impl FlowTrack {
         }
         self.check_opening(now)?;
         self.check_detached(now)?;
-        self.check_diverged(now)?;
+        self.check_diverged(now, limits.diverged)?;
+        self.check_paired()?;
         self.check_lag(now)?;
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) {
             (self.held_since, self.full_since, self.acked_since) = (None, None, None);
@@ -86,7 +87,7 @@ impl FlowTrack {
     fn check_opening(&mut self, now: u64) -> Result<(), String> {
         let (own, other) = (self.leg(self.primary), self.leg(self.primary.other()));
         let waits = self.state == FlowState::Opening && own.has_answered() && !own.was_reset;
-        let waits = waits && !other.has_answered();
+        let waits = waits && !other.has_answered() && !own.is_detached;
         overdue(now, &mut self.dues.opening, waits, SYN_ACK)
             .map_err(|()| "LV5: the primary's SYN-ACK is held without a limit".into())
     }
@@ -101,10 +102,18 @@ impl FlowTrack {
     }
 
     /// LV5: servers that differ wait for their sync, not for ever.
-    fn check_diverged(&mut self, now: u64) -> Result<(), String> {
+    fn check_diverged(&mut self, now: u64, deadline: u64) -> Result<(), String> {
         let waits = self.state == FlowState::Diverged;
-        overdue(now, &mut self.dues.diverged, waits, DIVERGED)
+        overdue(now, &mut self.dues.diverged, waits, deadline + DIVERGED_SLACK)
             .map_err(|()| "LV5: a divergence is held without a limit".into())
+    }
+
+    /// 1.14: a flow whose server was copied has two again, and says so at once.
+    fn check_paired(&self) -> Result<(), String> {
+        match self.is_to_pair && self.state == FlowState::Solo {
+            true => Err("1.14: a flow stays with one server although that was copied".into()),
+            false => Ok(()),
+        }
     }
 
     /// LV5: a server that lags and does not move is given up.

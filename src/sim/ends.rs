@@ -204,7 +204,7 @@ fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 }
 
 /// A server's end of one connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServerConn {
     handle: Handle,
     /// The connection, once its first bytes have told.
@@ -226,7 +226,7 @@ pub struct ServerConn {
 }
 
 /// A server's application and its sockets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     leg: LegId,
     plan: ServerPlan,
@@ -329,6 +329,15 @@ impl Server {
         }
         self.listen(host);
         Vec::new()
+    }
+
+    /// Its memory becomes a copy of another server's, whose host is copied at the same time.
+    pub fn copy(&mut self, source: &Self) {
+        self.conns.clone_from(&source.conns);
+        self.syns.clone_from(&source.syns);
+        self.inputs.clone_from(&source.inputs);
+        (self.version, self.frozen_until) = (source.version, source.frozen_until);
+        self.is_listening = source.is_listening;
     }
 
     /// The machine has lost its memory.

@@ -11,7 +11,8 @@ impl World<'_> {
     /// the engine takes the server for a late one.
     pub fn waits_for_client(&self, tuple: Tuple, leg: LegId) -> bool {
         let stack = &self.scenario.servers[leg.index()].stack;
-        let has_nagle = stack.model.as_ref().map_or(stack.nagle, |habits| habits.nagle);
+        let habits = self.hosts[self.server_host(leg)].habits();
+        let has_nagle = habits.map_or(stack.nagle, |habits| habits.nagle);
         self.oracle.flows.get(&tuple).is_some_and(|f| {
             f.was_window_closed(self.now)
                 || f.is_closed_to(leg)

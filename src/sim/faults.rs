@@ -30,6 +30,15 @@ impl World<'_> {
         }
     }
 
+    /// Both servers stand still.
+    pub fn on_still(&mut self) {
+        for i in 0..self.scenario.faults.len() {
+            if self.scenario.faults[i].trigger == Trigger::Still && !self.is_calm {
+                self.fire(i);
+            }
+        }
+    }
+
     /// Faults that wait for a state of a flow.
     pub fn check_state_triggers(&mut self) {
         if !self.has_state_triggers {
@@ -70,10 +79,15 @@ impl World<'_> {
                 | Fault::GatewayRestart(_)
                 | Fault::GatewayStall(_)
                 | Fault::Diverge
+                | Fault::Rejoin
+                | Fault::Sync
                 | Fault::Failover { .. }
         );
         self.truth[index].is_faulted |= disturbs;
         self.truth[index].is_dead |= fault.is_fatal() && !matches!(fault, Fault::Reboot(_));
+        if fault.is_fatal() {
+            self.spoil(leg);
+        }
         let link = Link::Server(leg);
         let host = self.server_host(leg);
         match fault {
@@ -117,6 +131,8 @@ impl World<'_> {
                 self.truth[index].is_faulted |= !is_planned;
                 self.command(Command::Failover { to: None, is_planned });
             }
+            Fault::Rejoin => self.command(Command::Rejoin(leg)),
+            Fault::Sync => self.command(Command::SyncNow),
             Fault::Pause(us) => {
                 self.command(Command::Pause);
                 self.at(self.now + us * 1000, Happening::Resume);
@@ -133,6 +149,15 @@ impl World<'_> {
     /// A server that rebooted is back: nothing is left of its connections.
     pub fn on_server_up(&mut self, leg: LegId) {
         self.say(|| format!("server {leg:?} is back"));
+        self.renew(leg);
+        self.truth[leg.index()].is_on = true;
+        let up = Signal::CarrierUp(LinkCaps::default());
+        self.input(Input::Signal(Link::Server(leg), up));
+        self.serve(self.server_host(leg));
+    }
+
+    /// A server's machine begins anew, without a memory.
+    pub fn renew(&mut self, leg: LegId) {
         let host = self.server_host(leg);
         let seed = mix(self.scenario.seed, 500 + self.now);
         let plan = &self.scenario.servers[leg.index()];
@@ -140,10 +165,6 @@ impl World<'_> {
         let server = &mut self.servers[leg.index()];
         server.forget();
         server.listen(&mut self.hosts[host]);
-        self.truth[leg.index()].is_on = true;
-        let up = Signal::CarrierUp(LinkCaps::default());
-        self.input(Input::Signal(Link::Server(leg), up));
-        self.serve(host);
     }
 }
 
@@ -151,7 +172,7 @@ fn is_reached(trigger: Trigger, flow: &FlowTrack) -> bool {
     let (p, b) = (flow.said(flow.primary), flow.said(flow.primary.other()));
     let is_paired = flow.state == FlowState::Paired;
     match trigger {
-        Trigger::At(_) | Trigger::Bytes(_) => false,
+        Trigger::At(_) | Trigger::Bytes(_) | Trigger::Still => false,
         Trigger::PrimaryAhead => is_paired && p > b,
         Trigger::BackupAhead => is_paired && b > p,
         Trigger::InSpan => {

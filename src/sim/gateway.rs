@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::ends::{ClientConn, Progress};
-use super::oracle::{PROBE_PORTS_FROM, Tuple};
+use super::oracle::{Oracle, PROBE_PORTS_FROM, Tuple};
 use super::rng::mix;
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
-    Command, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input, Instant, LegId,
-    Link, LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, SyncId, SyncReason,
-    SyncScope, SyncStep,
+    Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
+    Instant, LegId, Link, LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, SyncId,
+    SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -64,7 +64,11 @@ impl Gateway {
             on_lag: plan.on_lag,
             hold_hard: std::time::Duration::from_millis(plan.hold_hard_ms),
             probe_every: std::time::Duration::from_millis(plan.probe_every_ms),
-            sync_scope: plan.sync.map(|_| SyncScope::Content),
+            sync_scope: plan.sync.map(|_| match scenario.machine() {
+                Some(_) => SyncScope::Machine,
+                None => SyncScope::Content,
+            }),
+            sync_deadline: Self::sync_deadline(scenario),
             fence: plan.fence,
             flows_max: 64,
             half_open_max: if plan.has_cookies { 0 } else { 64 },
@@ -115,6 +119,18 @@ impl Gateway {
         }
     }
 
+    /// How long what differs waits for a sync.
+    pub fn sync_deadline(scenario: &Scenario) -> Duration {
+        match scenario.machine() {
+            Some(_) => Duration::from_secs(1),
+            None => EngineConfig::default().sync_deadline,
+        }
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
     pub fn is_wire(&self) -> bool {
         self.is_wire
     }
@@ -127,6 +143,24 @@ impl Gateway {
     /// Whether `leg` was late on the connection, and the other one went ahead.
     pub fn has_been_late(&self, tuple: Tuple, leg: LegId) -> bool {
         self.late.contains(&(tuple, leg.index()))
+    }
+
+    /// `to` is a copy of `from`: what it had lost it has again, if `from` has it.
+    fn on_copied(&mut self, oracle: &Oracle, from: LegId, to: LegId) {
+        self.blamed[to.index()] = false;
+        self.began_stale.clear();
+        for (&tuple, flow) in &oracle.flows {
+            let is_opening = flow.state == FlowState::Opening;
+            if is_opening || (flow.is_carried_by(from) && !flow.was_restored()) {
+                self.dropped.remove(&(tuple, to.index()));
+                self.late.remove(&(tuple, to.index()));
+            } else {
+                self.dropped.insert((tuple, to.index()));
+            }
+            if !is_opening && !flow.is_carried_by(from) {
+                self.dropped.insert((tuple, from.index()));
+            }
+        }
     }
 
     /// Whether another process than the first one runs.
@@ -316,9 +350,16 @@ impl World<'_> {
                         SyncReason::First => (500, true),
                         _ => self.scenario.gateway.sync.unwrap_or((1_000, true)),
                     };
-                    self.at(self.now + us * 1000, Happening::SyncDone(id, ok, from, to));
+                    match self.scenario.machine() {
+                        Some(_) => self.begin_copy(&request, us),
+                        None => {
+                            let done = Happening::SyncDone(id, ok, from, to);
+                            self.at(self.now + us * 1000, done);
+                        }
+                    }
                 }
-                Output::CancelSync(_) => {}
+                Output::CancelSync(id) => self.cancel_copy(id),
+                Output::Overwrite(id) => self.overwrite(id),
                 Output::Fence { epoch, .. } => {
                     let ok = self.scenario.gateway.is_fence_good;
                     self.at(self.now + 2_000_000, Happening::FenceDone(epoch, ok));
@@ -380,6 +421,10 @@ impl World<'_> {
                     let what = "2.3: promoted although the required fence failed";
                     self.gateway.unjustified.get_or_insert(what.into());
                 }
+                if self.backend.has_abandoned(*primary, self.now) {
+                    let what = "1.16: a server was promoted that a sync was overwriting";
+                    self.gateway.unjustified.get_or_insert(what.into());
+                }
                 let old = primary.other();
                 if !is_asked {
                     self.judge_finding(old, *finding, "promoted");
@@ -409,7 +454,12 @@ impl World<'_> {
                     self.gateway.dropped.insert((tuple, backup.index()));
                 }
             }
-            Event::SyncEnded { ok, .. } => self.gateway.is_stale = !ok,
+            Event::SyncEnded { ok, .. } => {
+                self.gateway.is_stale = !ok;
+                if let (true, Some((from, to))) = (*ok, self.oracle.still()) {
+                    self.gateway.on_copied(&self.oracle, from, to);
+                }
+            }
             Event::ServerChanged { server, to, .. } => {
                 let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
                 self.gateway.is_there[server.index()] = is_there;
@@ -441,7 +491,9 @@ impl World<'_> {
                 let tuple = super::oracle::tuple_of(flow);
                 // Nor is a server asked whose content is stale.
                 let is_ill = |l: &LegId| {
-                    let is_stale = self.gateway.is_stale && self.report.failovers > 0;
+                    let has_failed =
+                        self.report.failovers > 0 || self.truth.iter().any(|t| t.is_dead);
+                    let is_stale = self.gateway.is_stale && has_failed;
                     self.truth[l.index()].is_faulted || self.is_rough(*l) || is_stale
                 };
                 let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
@@ -477,6 +529,8 @@ impl World<'_> {
     fn judge_finding(&mut self, server: LegId, finding: Finding, what: &str) {
         let waits = |tuple: &Tuple| self.waits_for_client(*tuple, server);
         let is_excused = finding == Finding::H3 && self.oracle.flows.keys().any(waits);
+        // One that stands still for longer than its sync may take is as good as silent.
+        let is_excused = is_excused || self.truth[server.index()].is_still;
         if !self.truth[server.index()].is_faulted && !self.is_rough(server) && !is_excused {
             let what = format!("{server:?} was {what} by {finding:?}, nothing was wrong with it");
             self.gateway.unjustified.get_or_insert(what);
@@ -564,6 +618,7 @@ impl World<'_> {
             return;
         }
         self.say(|| "the gateway dies".into());
+        self.give_up_copy();
         self.gateway.is_there = [false; 2];
         self.gateway.is_stale = false; // what the servers' files are is not remembered
         // A handshake leaves no record, and what a lagging backup would have said is not known any

@@ -7,6 +7,7 @@ use smoltcp::wire::IpAddress;
 pub use smoltcp::socket::tcp::State;
 
 use super::model::Conn;
+use super::model::habits::Habits;
 use super::model::stack::Stack;
 use super::scenario::StackPlan;
 use super::smol::SmolHost;
@@ -48,6 +49,23 @@ impl Host {
         match &plan.model {
             Some(habits) => Self::Model(Box::new(Stack::new(habits, mac, ip, seed))),
             None => Self::Smol(Box::new(SmolHost::new(plan, mac, ip, seed, now))),
+        }
+    }
+
+    /// The same host once more, connections included, if it is on the model; `salt` makes it choose
+    /// other numbers for new ones.
+    pub fn copy(&self, salt: u64) -> Option<Self> {
+        match self {
+            Self::Smol(_) => None,
+            Self::Model(stack) => Some(Self::Model(Box::new(stack.copy(salt)))),
+        }
+    }
+
+    /// The host's character, if it is on the model.
+    pub fn habits(&self) -> Option<&Habits> {
+        match self {
+            Self::Smol(_) => None,
+            Self::Model(stack) => Some(stack.habits()),
         }
     }
 

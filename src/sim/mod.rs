@@ -25,6 +25,7 @@ mod frames;
 mod gateway;
 mod given;
 mod host;
+mod machine;
 mod model;
 mod net;
 mod oracle;

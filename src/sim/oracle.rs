@@ -29,6 +29,8 @@ pub type Tuple = ([u8; 4], u16);
 pub struct Limits {
     /// hold_hard, if the lag policy releases at all.
     pub hold: Option<u64>,
+    /// What servers that differ may wait for their sync.
+    pub diverged: u64,
 }
 
 /// A client's SYN.
@@ -62,6 +64,8 @@ pub struct Oracle {
     lost: BTreeSet<Tuple>,
     limits: Limits,
     is_restoring: bool,
+    /// Source and target of a sync of scope Machine, while they stand still.
+    still: Option<(LegId, LegId)>,
     used: BTreeSet<Tuple>,
     /// The first violation.
     pub violation: Option<String>,
@@ -83,6 +87,7 @@ impl Oracle {
             lost: BTreeSet::new(),
             limits,
             is_restoring: false,
+            still: None,
             used: BTreeSet::new(),
             violation: None,
         }
@@ -97,6 +102,11 @@ impl Oracle {
         if self.violation.is_none() {
             self.violation = Some(format!("port {}: {what}", tuple.1));
         }
+    }
+
+    /// Source and target of a sync, while they stand still.
+    pub fn still(&self) -> Option<(LegId, LegId)> {
+        self.still
     }
 
     /// A connection is about to start; `spans` are its masked values as offsets in the stream.
@@ -128,11 +138,15 @@ impl Oracle {
                 }
                 self.on_client(now, &seg);
             }
-            Link::Server(leg) if seg.src.1 == PORT && !self.fenced[leg.index()] => {
+            Link::Server(leg) if seg.src.1 == PORT && self.is_heard(leg) => {
                 self.on_leg(now, leg, &seg);
             }
             _ => {}
         }
+    }
+
+    fn is_heard(&self, leg: LegId) -> bool {
+        !self.fenced[leg.index()] && self.still.is_none_or(|(_, to)| to != leg)
     }
 
     fn on_client(&mut self, now: u64, seg: &Seg<'_>) {
@@ -335,6 +349,7 @@ impl Oracle {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     (track.state, track.primary) = (*to, *primary);
                     (track.held_since, track.full_since) = (None, None);
+                    track.is_to_pair = false;
                 }
             }
             Event::EarlyEnd { flow, loser } => {
@@ -347,6 +362,15 @@ impl Oracle {
                 // Those that stay Paired, in a planned change, say nothing of their own.
                 for flow in self.flows.values_mut().filter(|f| f.state == FlowState::Paired) {
                     flow.primary = *primary;
+                }
+            }
+            Event::SyncFrozen { from, to, .. } => self.still = Some((*from, *to)),
+            Event::SyncEnded { ok, .. } => {
+                if let Some((from, to)) = self.still.take() {
+                    self.forgive();
+                    if *ok {
+                        self.on_copied(from, to);
+                    }
                 }
             }
             Event::FlowReset { flow } => {
@@ -392,10 +416,22 @@ impl Oracle {
         self.lost.contains(tuple)
     }
 
+    /// What `from` has said and heard, `to` has said and heard.
+    fn on_copied(&mut self, from: LegId, to: LegId) {
+        for flow in self.flows.values_mut() {
+            flow.on_copied(from, to);
+        }
+        self.answered.retain(|&(_, leg), _| leg != to.index());
+        let copies = self.answered.iter().map(|((t, _), leg)| ((*t, to.index()), leg.clone()));
+        let copies: Vec<_> = copies.collect();
+        self.answered.extend(copies);
+    }
+
     /// The gateway starts again: what it says while it restores is about flows known already.
     pub fn on_restart(&mut self, is_restoring: bool, flows: &[FlowSnapshot]) {
         self.is_restoring = is_restoring;
         if is_restoring {
+            self.still = None;
             self.fenced = [false; 2];
             // A handshake leaves no record: what becomes of it passes to the primary. So does a
             // cookie, whose key is gone.
@@ -462,11 +498,16 @@ impl Oracle {
             }
             Link::Server(leg) if seg.dst.1 == PORT => {
                 let tuple = seg.src;
-                if seg.has(RST) {
+                let pending = self.pending_syns.get(&tuple).map(|syn| syn.number.wrapping_add(1));
+                if seg.has(RST) && pending == Some(seg.seq) {
                     self.answered.remove(&(tuple, leg.index()));
                 }
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
-                let checked = flow.check_to_leg(now, leg, &seg);
+                let is_overwritten = self.still.is_some_and(|(_, to)| to == leg);
+                let checked = match is_overwritten {
+                    true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
+                    false => flow.check_to_leg(now, leg, &seg),
+                };
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {
                     self.fail(tuple, what);
@@ -478,6 +519,9 @@ impl Oracle {
 
     /// Deadlines: what should have left the gateway by now (LV1, LV3, LV5).
     pub fn on_time(&mut self, now: u64) {
+        if self.still.is_some() {
+            return self.forgive(); // nobody can be late
+        }
         let mut failed = None;
         for (&tuple, flow) in &mut self.flows {
             if let Err(what) = flow.check_deadlines(now, self.limits, self.fenced) {

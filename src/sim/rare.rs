@@ -8,7 +8,7 @@ use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 20] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -27,6 +27,8 @@ pub const NAMES: [&str; 18] = [
     "a path that took less than before",
     "a byte changed in a server's memory",
     "a connection that began with a cookie of the gateway",
+    "restored by a machine sync",
+    "failover after a machine sync",
 ];
 
 /// How often each was reached.
@@ -59,6 +61,11 @@ impl Rare {
                     self.on_failover(track);
                 }
             }
+            Event::FlowChanged {
+                from: FlowState::Solo | FlowState::Diverged,
+                to: FlowState::Paired | FlowState::Lagging,
+                ..
+            } => self.0[18] += 1,
             Event::SyncEnded { ok: false, .. } => {
                 let holds = |f: &FlowTrack| {
                     let said = LegId::ALL.map(|l| f.said(l));
@@ -99,6 +106,7 @@ impl Rare {
         for (count, reached) in self.0.iter_mut().zip(reached) {
             *count += u64::from(reached);
         }
+        self.0[19] += u64::from(flow.was_copied);
     }
 
     /// A host's kernel left it to the gateway to cut a segment.

@@ -181,6 +181,8 @@ pub enum Trigger {
     Lagging,
     /// When a flow is Diverged.
     Diverged,
+    /// When both servers stand still for a sync of scope Machine.
+    Still,
 }
 
 /// What happens.
@@ -206,6 +208,10 @@ pub enum Fault {
     Diverge,
     /// The operator changes the primary.
     Failover { is_planned: bool },
+    /// The operator takes the failed server back.
+    Rejoin,
+    /// The operator asks for a sync.
+    Sync,
     /// The operator stops findings, for so long.
     Pause(u64),
     /// The gateway dies and is started again after so long.
@@ -236,6 +242,28 @@ pub struct FaultPlan {
     pub fault: Fault,
 }
 
+/// How a sync of scope Machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyncEnd {
+    /// The target is a copy of the source.
+    Copied,
+    /// The target is what it was.
+    Kept,
+    /// The target has lost everything.
+    Lost,
+}
+
+/// A sync backend of scope Machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachinePlan {
+    /// How long both servers stand still, the time for what is on its way aside.
+    pub still_us: u64,
+    /// How its syncs end, one after the other and from the beginning again; the first one of all,
+    /// of two servers that have no connections, succeeds.
+    pub ends: Vec<SyncEnd>,
+}
+
 /// The gateway's configuration, and what its helpers do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -254,6 +282,9 @@ pub struct GatewayPlan {
     pub is_fence_good: bool,
     /// A sync backend: how long it takes, and whether it succeeds.
     pub sync: Option<(u64, bool)>,
+    /// It copies memory and connections too, if both servers are on the model.
+    #[serde(default)]
+    pub machine: Option<MachinePlan>,
     /// Frames arrive with their checksums unfinished, as from a veth.
     pub has_partial_csum: bool,
     /// First primary.
@@ -292,6 +323,12 @@ impl Scenario {
     /// Whether a server may answer differently.
     pub fn may_diverge(&self) -> bool {
         self.faults.iter().any(|f| f.fault == Fault::Diverge)
+    }
+
+    /// How syncs copy memory and connections, if they do.
+    pub fn machine(&self) -> Option<&MachinePlan> {
+        let is_possible = self.servers.iter().all(|s| s.stack.model.is_some());
+        self.gateway.machine.as_ref().filter(|_| is_possible && self.gateway.sync.is_some())
     }
 
     /// Whether a server's bytes may differ, as its answer does or as its memory is bad.

@@ -5,7 +5,7 @@
 
 use super::model::habits::Habits;
 use super::scenario::{
-    Close, ConnPlan, GatewayPlan, PipePlan, RequestPlan, Scenario, ServerPlan, StackPlan,
+    Close, ConnPlan, GatewayPlan, PipePlan, RequestPlan, Scenario, ServerPlan, StackPlan, SyncEnd,
 };
 use crate::engine::{Fence, LagPolicy};
 
@@ -260,6 +260,12 @@ const GATEWAY_CUTS: &[fn(&mut GatewayPlan)] = &[
     |g| g.on_lag = LagPolicy::Available,
     |g| (g.fence, g.is_fence_good) = (Fence::None, true),
     |g| g.sync = None,
+    |g| g.machine = None,
+    |g| {
+        if let Some(plan) = &mut g.machine {
+            (plan.still_us, plan.ends) = (200, vec![SyncEnd::Copied]);
+        }
+    },
     |g| g.has_partial_csum = false,
     |g| g.hold_hard_ms = 150,
     |g| g.probe_every_ms = 10,

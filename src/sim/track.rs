@@ -121,6 +121,10 @@ pub struct FlowTrack {
     pub(super) was_restored: bool,
     /// The client has not spoken since.
     pub(super) is_unheard: bool,
+    /// One of its servers is a copy of the other.
+    pub was_copied: bool,
+    /// It had one server, which was copied, and has not been said to have two again.
+    pub(super) is_to_pair: bool,
 }
 
 /// Where `number` stands after `iss`, close to `near`.
@@ -197,6 +201,8 @@ impl FlowTrack {
             was_reset: false,
             was_restored: false,
             is_unheard: false,
+            was_copied: false,
+            is_to_pair: false,
         }
     }
 
@@ -222,6 +228,28 @@ impl FlowTrack {
 
     fn stands(&self, leg: LegId, now: u64) -> bool {
         now.saturating_sub(self.leg(leg).progress_at) >= 900_000_000
+    }
+
+    /// `to` has become a copy of `from`.
+    pub(super) fn on_copied(&mut self, from: LegId, to: LegId) {
+        let carries = self.is_carried_by(from);
+        let again = std::mem::take(&mut self.legs[to.index()].again);
+        self.legs[to.index()] = LegTrack { again, ..self.leg(from).clone() };
+        let is_live = !matches!(self.state, FlowState::Opening | FlowState::TimeWait);
+        self.legs[to.index()].is_detached |= is_live && !carries;
+        self.was_copied |= carries && is_live;
+        self.is_to_pair = carries && is_live && !self.was_restored && self.primary == from;
+    }
+
+    /// Whether `leg` has the connection, and all that was shown.
+    pub fn is_carried_by(&self, leg: LegId) -> bool {
+        let own = self.leg(leg);
+        let is_live = own.iss.is_some() && !own.is_detached && !self.was_reset;
+        let is_other = matches!(self.state, FlowState::Solo | FlowState::Lagging);
+        let is_live = is_live && (!is_other || self.primary == leg);
+        is_live
+            && own.reset_at.is_none()
+            && (self.primary == leg || self.said(leg) >= self.released())
     }
 
     /// A new process has taken it over.

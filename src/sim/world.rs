@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use super::ends::{ClientConn, Progress, Server};
 use super::gateway::Gateway;
 use super::host::{Host, SERVICE};
+use super::machine::Backend;
 use super::net::{Altered, Pipe};
 use super::oracle::{Limits, Oracle};
 use super::rare::Rare;
@@ -45,6 +46,9 @@ pub(super) enum Happening {
     Fault(usize),
     SyncDone(SyncId, bool, LegId, LegId),
     FenceDone(Epoch, bool),
+    Freeze(SyncId),
+    Frozen(SyncId),
+    Copy(SyncId),
     GatewayUp,
     StallEnd,
     ServerUp(LegId),
@@ -81,6 +85,8 @@ pub(super) struct Truth {
     pub is_faulted: bool,
     /// Its processes are gone, or frozen for ever.
     pub is_dead: bool,
+    /// The whole machine stands still.
+    pub is_still: bool,
 }
 
 /// A frame that came to the gateway or left it.
@@ -124,6 +130,8 @@ pub(super) struct World<'a> {
     pub now: u64,
     seq: u64,
     heap: BinaryHeap<Reverse<Entry>>,
+    /// Frames of each link that left before this are lost.
+    cut_before: [u64; 3],
     pub hosts: Vec<Host>,
     wakes: Vec<u64>,
     pub servers: [Server; 2],
@@ -132,6 +140,7 @@ pub(super) struct World<'a> {
     requests: Vec<(Script, Vec<usize>)>,
     pub pipes: [[Pipe; 2]; 3],
     pub gateway: Gateway,
+    pub backend: Backend,
     pub oracle: Oracle,
     pub fired: Vec<bool>,
     pub has_state_triggers: bool,
@@ -184,11 +193,13 @@ impl<'a> World<'a> {
             LagPolicy::Available => Some(scenario.gateway.hold_hard_ms * 1_000_000),
             LagPolicy::Strict => None,
         };
+        let diverged = Gateway::sync_deadline(scenario).as_nanos() as u64;
         Self {
             scenario,
             now: 0,
             seq: 0,
             heap: BinaryHeap::new(),
+            cut_before: [0; 3],
             wakes: vec![u64::MAX; hosts.len()],
             hosts,
             servers: LegId::ALL.map(|leg| Server::new(leg, scenario)),
@@ -197,7 +208,8 @@ impl<'a> World<'a> {
             requests: scenario.conns.iter().map(script::requests).collect(),
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
-            oracle: Oracle::new(Limits { hold }, scenario.gateway.primary),
+            backend: Backend::default(),
+            oracle: Oracle::new(Limits { hold, diverged }, scenario.gateway.primary),
             fired: vec![false; scenario.faults.len()],
             has_state_triggers: has_gateway && !scenario.faults.is_empty(),
             is_calm: false,
@@ -245,7 +257,7 @@ impl<'a> World<'a> {
         let mut backoffs = 0;
         let mut events = 0u64;
         while self.report.violation.is_none() && !self.is_over(calm) {
-            let Some(Reverse(Entry(time, _, what))) = self.heap.pop() else {
+            let Some(Reverse(Entry(time, seq, what))) = self.heap.pop() else {
                 self.fail("liveness: nothing more happens, connections are open");
                 break;
             };
@@ -263,7 +275,9 @@ impl<'a> World<'a> {
                 break;
             }
             self.now = time;
-            self.happen(what);
+            if !self.is_cut(seq, &what) {
+                self.happen(what);
+            }
         }
         self.report.ended_at = self.now;
         if self.is_searched_for_leaks() {
@@ -285,12 +299,31 @@ impl<'a> World<'a> {
             && let Some(Reverse(Entry(time, ..))) = self.heap.peek()
             && *time <= until
         {
-            let Some(Reverse(Entry(time, _, what))) = self.heap.pop() else { return };
+            let Some(Reverse(Entry(time, seq, what))) = self.heap.pop() else { return };
             self.now = time;
-            if !matches!(what, Happening::Fault(_) | Happening::Start(_)) {
+            let begins = matches!(what, Happening::Fault(_) | Happening::Start(_));
+            if !begins && !self.is_cut(seq, &what) {
                 self.happen(what);
             }
         }
+    }
+
+    fn is_cut(&self, seq: u64, what: &Happening) -> bool {
+        matches!(what, Happening::Arrive(link, ..) if seq <= self.cut_before[link.index()])
+    }
+
+    /// What is on its way to `leg` or from it is lost.
+    pub fn cut(&mut self, leg: LegId) {
+        self.cut_before[Link::Server(leg).index()] = self.seq;
+    }
+
+    /// When everything that `leg` has said will have arrived (ns).
+    pub fn heard_by(&self, leg: LegId) -> u64 {
+        let link = Link::Server(leg);
+        let is_said =
+            |what: &Happening| matches!(what, Happening::Arrive(l, true, _) if *l == link);
+        let said = self.heap.iter().filter(|Reverse(e)| is_said(&e.2));
+        said.map(|Reverse(e)| e.0).max().unwrap_or(self.now).max(self.now)
     }
 
     fn begin(&mut self) {
@@ -326,6 +359,9 @@ impl<'a> World<'a> {
             Happening::Fault(fault) => self.fire(fault),
             Happening::SyncDone(id, ok, from, to) => self.on_sync_done(id, ok, from, to),
             Happening::FenceDone(epoch, ok) => self.on_fence_done(epoch, ok),
+            Happening::Freeze(id) => self.freeze(id),
+            Happening::Frozen(id) => self.on_frozen(id),
+            Happening::Copy(id) => self.end_copy(id),
             Happening::GatewayUp => self.on_gateway_up(),
             Happening::StallEnd => self.on_stall_end(),
             Happening::ServerUp(leg) => self.on_server_up(leg),
@@ -369,6 +405,9 @@ impl<'a> World<'a> {
                 }
             }
             Link::Server(leg) => {
+                if self.truth[leg.index()].is_still {
+                    return self.backend.wait(leg, frame);
+                }
                 if self.truth[leg.index()].is_on {
                     let host = self.server_host(leg);
                     let deaf = match syn_from(&frame) {
@@ -399,7 +438,7 @@ impl<'a> World<'a> {
             Some(leg) => Link::Server(LegId::ALL[leg]),
         };
         if let Link::Server(leg) = link
-            && !self.truth[leg.index()].is_on
+            && (!self.truth[leg.index()].is_on || self.truth[leg.index()].is_still)
         {
             return;
         }
@@ -542,9 +581,8 @@ impl<'a> World<'a> {
     /// A server that keeps nothing of a handshake knows nothing of the connection when the first
     /// that it hears is not the client's first segment: it resets, with and without a gateway.
     fn may_forget(&self, leg: LegId) -> bool {
-        let stack = &self.scenario.servers[leg.index()].stack;
         let is_disturbed = |p: &PipePlan| p.is_lossy() || p.reorder > 0;
-        stack.model.as_ref().is_some_and(|habits| habits.has_cookies)
+        self.hosts[self.server_host(leg)].habits().is_some_and(|habits| habits.has_cookies)
             && [&self.scenario.links[0][0], &self.scenario.links[1 + leg.index()][1]]
                 .into_iter()
                 .any(is_disturbed)

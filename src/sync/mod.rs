@@ -20,6 +20,11 @@ pub trait StateSync: Send {
     /// Begins a sync and returns at once. Exactly one last step, `TargetReady` or `Failed`, is
     /// told to `sink` for it, unless it is cancelled first. A sync that still runs is given up.
     fn start(&mut self, request: SyncRequest, sink: SyncSink);
+    /// The sync `id`, of scope Machine, has told [`SyncStep::Frozen`], and the engine counts on the
+    /// target no more: from here on its state may be replaced.
+    fn overwrite(&mut self, id: SyncId) {
+        let _ = id;
+    }
     /// Gives up the sync `id`: what it runs is killed, and nothing more is told of it.
     fn cancel(&mut self, id: SyncId);
 }

@@ -24,6 +24,8 @@ pub struct Comparison {
     span: Option<u16>,
     /// The process began in the middle of the flow: the protocol is not followed yet.
     is_adrift: bool,
+    /// One leg alone speaks, and the protocol is followed for the time when there are two again.
+    is_following: bool,
 }
 
 impl Comparison {
@@ -33,7 +35,14 @@ impl Comparison {
             true => None,
             false => Some(Box::new(Http::new(masks))),
         };
-        Self { agreed: at, normalizer, request_read: Offset::START, span: None, is_adrift: false }
+        Self {
+            agreed: at,
+            normalizer,
+            request_read: Offset::START,
+            span: None,
+            is_adrift: false,
+            is_following: false,
+        }
     }
 
     /// The end of the prefix that both legs said.
@@ -46,10 +55,21 @@ impl Comparison {
         *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
     }
 
+    /// There is nothing to compare for the time being.
+    pub fn follow(&mut self) {
+        self.is_following = self.normalizer.is_some();
+    }
+
+    /// See [`Self::follow`].
+    pub const fn is_following(&self) -> bool {
+        self.is_following
+    }
+
     /// There is nothing to compare any more.
     pub fn stop(&mut self) {
         self.normalizer = None;
         self.span = None;
+        self.is_following = false;
     }
 
     /// The protocol says that an answer is not complete.
@@ -70,6 +90,9 @@ impl Comparison {
 impl Flow {
     /// Compares as far as both legs have spoken.
     pub(super) fn compare(&mut self, cx: &mut Cx<'_>) {
+        if self.state == FlowState::Solo && self.comparison.is_following {
+            return self.follow();
+        }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
             return;
         }
@@ -151,10 +174,10 @@ impl Flow {
         if same == 0 {
             // A value that differs from its first byte on: does it begin here?
             let (first, second) = (ours[0], theirs[0]);
-            if let Some(n) = &mut self.comparison.normalizer
+            if let Some(mut n) = self.comparison.normalizer.as_ref().map(|n| n.boxed_clone())
                 && let Step::Span { after: 0, rule } = n.on_response(&[first])
             {
-                self.comparison.span = Some(rule);
+                (self.comparison.normalizer, self.comparison.span) = (Some(n), Some(rule));
                 return true;
             }
             let (a, b) = match self.primary {
@@ -238,6 +261,62 @@ impl Flow {
             false => self.span_at(at, |f, at| f.leg(id).stream.slice_at(at)),
         };
         self.comparison.span.is_some() && matches!(value, Span::Open)
+    }
+
+    /// Everything that the primary has said counts as said by both: the other leg is its copy.
+    pub(super) fn vouch(&mut self) {
+        self.follow();
+        let c = &mut self.comparison;
+        c.is_following = false;
+        let leg = &self.legs[self.primary.index()];
+        let is_read = c.span.is_some() || c.agreed >= leg.said();
+        match is_read && c.normalizer.is_some() {
+            true => {}
+            // No protocol, or bytes of it that nobody has any more.
+            false if c.normalizer.is_none() && !c.is_adrift => c.agreed = leg.said().max(c.agreed),
+            false => c.restart(leg.said()),
+        }
+        if on(Bug::CopyComparedLate) {
+            c.agreed = c.agreed + 1;
+        }
+    }
+
+    /// Reads on in the primary's bytes, without comparing them.
+    fn follow(&mut self) {
+        self.read_request();
+        while self.comparison.normalizer.is_some() && self.follow_step() {}
+    }
+
+    fn follow_step(&mut self) -> bool {
+        let at = self.comparison.agreed;
+        if self.comparison.span.is_some() {
+            match self.span_at(at, |f, at| f.reference_at(at)) {
+                Span::Open => return false,
+                Span::TooLong => self.comparison.stop(),
+                Span::Whole(value) => {
+                    self.comparison.span = None;
+                    self.comparison.agreed = at + value.len() as u64;
+                    if let Some(n) = &mut self.comparison.normalizer {
+                        n.on_span(value.len());
+                    }
+                }
+            }
+            return true;
+        }
+        let Some(mut normalizer) = self.comparison.normalizer.take() else { return false };
+        let ours = self.reference_at(at);
+        let len = ours.len();
+        let step = if len > 0 { normalizer.on_response(ours) } else { Step::Plain };
+        self.comparison.normalizer = Some(normalizer);
+        let taken = match step {
+            Step::Plain => len,
+            Step::Span { after, rule } => {
+                self.comparison.span = Some(rule);
+                after
+            }
+        };
+        self.comparison.agreed = at + taken as u64;
+        len > 0
     }
 
     /// The value that begins at `at`, up to its CR or LF.

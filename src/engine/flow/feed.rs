@@ -33,7 +33,7 @@ impl Flow {
                 continue;
             }
             self.resend_request(cx, id);
-            if self.state == FlowState::Lagging && id == self.backup() {
+            if self.is_fed(id) {
                 self.feed_custody(cx, id);
             }
             self.refresh_leg(cx, id);
@@ -163,6 +163,11 @@ impl Flow {
         self.send_leg(cx, id, from, flags.with(TcpFlags::PSH), chunk);
     }
 
+    /// Whether a leg gets the client's bytes in order from here, not when the client sends them.
+    pub(super) fn is_fed(&self, id: LegId) -> bool {
+        (self.state == FlowState::Lagging && id == self.backup()) || self.leg(id).is_fed
+    }
+
     /// A lagging leg gets what only the gateway still holds, as fast as it takes it (1.7).
     fn feed_custody(&mut self, cx: &mut Cx<'_>, id: LegId) {
         loop {
@@ -179,6 +184,9 @@ impl Flow {
             self.leg_mut(id).sent = end;
             self.send_leg(cx, id, from, flags.with(TcpFlags::PSH), chunk);
         }
+        let asked = self.client.fin.unwrap_or(self.client.nxt);
+        let leg = self.leg_mut(id);
+        leg.is_fed &= leg.sent < asked;
     }
 
     /// Sends a segment to a leg, in its numbers, with everything that it is owed.
@@ -203,6 +211,10 @@ impl Flow {
         payload: Bytes,
         copied: Copied,
     ) {
+        if cx.overwritten == Some(id) {
+            self.leg_mut(id).owes_ack = true; // nothing of this is told
+            return;
+        }
         let ack = self.ack_to_leg(id);
         let edge = self.edge_to_leg(cx, id);
         let options = self.options_to_leg(cx, id, ack, copied.stamp);

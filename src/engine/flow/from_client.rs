@@ -218,7 +218,7 @@ impl Flow {
                     continue;
                 }
             }
-            let is_late = self.state == FlowState::Lagging && id == self.backup();
+            let is_late = self.is_fed(id);
             let says_nothing = body.is_empty() && !flags.has(TcpFlags::FIN);
             if is_late && says_nothing && at >= self.leg(id).sent {
                 self.leg_mut(id).owes_ack = true; // at the position that this leg has reached

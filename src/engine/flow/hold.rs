@@ -111,7 +111,7 @@ impl Flow {
     fn apply_hold_limits(&mut self, cx: &mut Cx<'_>, id: LegId) {
         let Some(since) = self.pinned[id.index()] else { return };
         // A lagging leg that has caught up can take over from a primary that stands still.
-        let may_move = id == self.primary && self.is_promotable(id.other());
+        let may_move = id == self.primary && self.is_promotable(cx, id.other());
         if self.state != FlowState::Paired && !may_move {
             return;
         }

@@ -13,6 +13,7 @@
 mod close;
 mod compare;
 mod constants;
+mod copied;
 mod feed;
 mod from_client;
 mod from_leg;
@@ -47,7 +48,7 @@ use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::told_blocks::ToldBlocks;
-use super::{FlowSnapshot, LegId, Link, Output, Record};
+use super::{FlowSnapshot, LegId, Link, Output, Record, SyncScope};
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
@@ -88,6 +89,10 @@ pub struct Cx<'a> {
     pub ip_id: &'a mut u16,
     /// Whether each server could carry a flow alone.
     pub is_fit: [bool; 2],
+    /// The servers stand still for a sync: nobody is late, and nothing is decided.
+    pub is_still: bool,
+    /// The server whose state is being replaced: nothing is said to it.
+    pub overwritten: Option<LegId>,
 }
 
 impl Cx<'_> {
@@ -96,6 +101,9 @@ impl Cx<'_> {
     }
 
     pub(super) fn transmit(&mut self, link: Link, frame: Frame) {
+        if self.overwritten.is_some_and(|leg| link == Link::Server(leg)) {
+            return; // as on a link that is cut
+        }
         self.out.push_back(Output::Transmit(link, frame));
     }
 
@@ -384,7 +392,10 @@ impl Flow {
             self.tell_state(cx, from);
         }
         if to == FlowState::Solo {
-            self.comparison.stop();
+            match cx.config.sync_scope {
+                Some(SyncScope::Machine) => self.comparison.follow(),
+                _ => self.comparison.stop(),
+            }
         }
         if matches!(to, FlowState::Solo | FlowState::TimeWait) {
             (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -410,17 +421,22 @@ impl Flow {
         if self.is_gone {
             return;
         }
-        if self.state == FlowState::Opening {
+        if self.state == FlowState::Opening && !cx.is_still {
             self.settle_handshake(cx);
         }
         // Right after a restart nothing is shown before the client's position is known.
         let is_live = self.visible.is_open && self.client.is_learned;
         if is_live && self.visible.reset.is_none() {
             self.compare(cx);
-            self.settle_ends(cx);
-            self.release(cx);
-            self.settle_lag(cx);
-            self.settle_holds(cx);
+            if cx.is_still {
+                (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
+                self.release(cx);
+            } else {
+                self.settle_ends(cx);
+                self.release(cx);
+                self.settle_lag(cx);
+                self.settle_holds(cx);
+            }
             self.acknowledge(cx);
             self.feed_legs(cx);
             self.settle_close(cx);
@@ -525,7 +541,7 @@ impl Flow {
             }
         }
         let mut floor = self.client.una.min(released);
-        if self.state == FlowState::Lagging {
+        if self.state == FlowState::Lagging || self.comparison.is_following() {
             floor = floor.min(self.comparison.agreed());
         }
         if !on(Bug::ShownNeverTrimmed) {
@@ -550,9 +566,11 @@ impl Flow {
         }
         let mut at = self.expires_at;
         let mut sooner = |t: Option<Instant>| at = t.map_or(at, |t| at.min(t));
-        sooner(self.handshake_deadline());
-        sooner(self.hold_deadline(cx));
-        sooner(self.close_deadline(cx.now));
+        if !cx.is_still {
+            sooner(self.handshake_deadline());
+            sooner(self.hold_deadline(cx));
+            sooner(self.close_deadline(cx.now));
+        }
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
         sooner(self.ask_at);

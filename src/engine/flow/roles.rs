@@ -64,7 +64,7 @@ impl Flow {
                 self.leg_mut(other).progress_at = cx.now;
                 Fate::Moved
             }
-            _ if self.is_promotable(other) => {
+            _ if self.is_promotable(cx, other) => {
                 self.adopt(cx, other, SoloReason::ServerFailed);
                 Fate::Moved
             }
@@ -78,9 +78,10 @@ impl Flow {
     }
 
     /// The leg is open, and everything shown is a prefix of what it says.
-    pub(super) fn is_promotable(&self, id: LegId) -> bool {
+    pub(super) fn is_promotable(&self, cx: &Cx<'_>, id: LegId) -> bool {
         let is_proved = self.comparison.agreed() >= self.visible.released;
-        self.leg(id).is_open() && (is_proved || on(Bug::UnprovenPromoted))
+        let is_there = self.leg(id).is_open() && cx.overwritten != Some(id);
+        is_there && (is_proved || on(Bug::UnprovenPromoted))
     }
 
     /// The leg `id` lost its part in the flow: detached, and the other one goes on.
@@ -91,7 +92,7 @@ impl Flow {
             self.detach(cx, id);
             return self.set_state(cx, FlowState::Solo, Some(why));
         }
-        if self.is_promotable(other) {
+        if self.is_promotable(cx, other) {
             self.detach(cx, id);
             self.adopt(cx, other, why);
         } else if self.leg(other).is_open() && self.state == FlowState::Lagging {
@@ -117,7 +118,7 @@ impl Flow {
     }
 
     /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
-    fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
+    pub(super) fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
         self.primary = id;
         let expected = self.visible.clock.expected(cx.now);
         if let Some(expected) = expected.filter(|_| !on(Bug::TsvalBack)) {

@@ -158,7 +158,7 @@ impl Kit {
                 Output::Event(event) => self.events.push(event),
                 Output::Sync(request) => self.syncs.push(request),
                 Output::Persist(record) => self.records.push(record),
-                Output::CancelSync(_) | Output::Fence { .. } => {}
+                Output::CancelSync(_) | Output::Overwrite(_) | Output::Fence { .. } => {}
             }
         }
     }
@@ -259,6 +259,12 @@ impl Kit {
 
     pub(super) fn command(&mut self, command: Command) {
         self.input(Input::Command(1, command));
+    }
+
+    /// The sync that was asked for last is at `step`.
+    pub(super) fn step(&mut self, step: SyncStep) {
+        let id = self.syncs.last().expect("a sync was asked for").id;
+        self.input(Input::SyncStep(id, step));
     }
 
     /// The sync that was asked for last succeeds.

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bridge;
 mod cookies;
+mod copied;
 mod forged;
 mod found;
 mod half_open;

@@ -29,13 +29,15 @@ const COOKIE_BITS: u32 = 63;
 const WAITING_MAX: usize = 64;
 
 /// A host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stack {
     habits: Habits,
     mac: Mac,
     ip: Ip,
     rng: Rng,
     seed: u64,
+    /// What tells its new numbers from those of the host that it is a copy of.
+    salt: u64,
     conns: Vec<Option<Conn>>,
     neighbours: BTreeMap<Ip, Mac>,
     /// Frames without a destination, and when their neighbour was asked for.
@@ -61,6 +63,7 @@ impl Stack {
             ip,
             rng: Rng::new(seed),
             seed,
+            salt: 0,
             conns: Vec::new(),
             neighbours: BTreeMap::new(),
             waiting: Vec::new(),
@@ -71,6 +74,16 @@ impl Stack {
             unaddressed: Vec::new(),
             wake_at: None,
         }
+    }
+
+    /// The same host once more; connections to come begin at other numbers.
+    pub fn copy(&self, salt: u64) -> Self {
+        Self { salt, ..self.clone() }
+    }
+
+    /// Its character.
+    pub fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// A new place for a connection: receive and send buffers.
@@ -109,7 +122,7 @@ impl Stack {
         let passed = (now / ISN_TICK) as u32;
         let key = (peer.0, peer.1, port);
         let near_wrap = self.habits.near_wrap;
-        let number = mix(self.seed, u64::from(peer.1) << 16 | u64::from(port));
+        let number = mix(self.seed ^ self.salt, u64::from(peer.1) << 16 | u64::from(port));
         let first = *self.spaces.entry(key).or_insert_with(|| match near_wrap {
             Some(span) => {
                 0u32.wrapping_sub(1 + (number % u64::from(span.max(1))) as u32).wrapping_sub(passed)

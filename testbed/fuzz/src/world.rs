@@ -351,6 +351,7 @@ impl World {
                 Output::Event(event) => self.on_event(&event),
                 Output::Fence { .. } => {}
                 Output::Sync(request) => self.syncs.push(request.id),
+                Output::Overwrite(_) => {}
                 Output::CancelSync(id) => self.syncs.retain(|&other| other != id),
                 Output::Persist(record) => match record {
                     Record::Roles(_) => self.roles = Some(record),

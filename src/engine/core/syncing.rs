@@ -1,0 +1,57 @@
+//! State syncs as the flows meet them: what becomes of all of them at each step.
+
+use super::Engine;
+use crate::engine::event::{Evidence, Finding};
+use crate::engine::flow::Profile;
+use crate::engine::resync::{Decision, Target};
+use crate::engine::time::Instant;
+use crate::engine::{LegId, SyncId, SyncStep};
+
+impl Engine {
+    pub(super) fn on_sync_step(&mut self, id: SyncId, step: &SyncStep) {
+        let (now, out) = (self.now, &mut self.outputs);
+        if let Some(ended) = self.control.resync.on_step(now, &self.config, id, step, out) {
+            match ended.target {
+                Target::Kept => {}
+                Target::Copied => {
+                    self.profile = Profile::default();
+                    self.control.detector.of(ended.to).begin_anew();
+                    for id in self.table.ids() {
+                        self.with_flow(id, |flow, cx| flow.on_copied(cx, ended.to));
+                    }
+                }
+                Target::Lost => {
+                    let (finding, out) = (Finding::H1(Evidence::Exited), &mut self.outputs);
+                    let orders = self.control.on_finding(now, ended.to, finding, &self.config, out);
+                    self.carry_out(orders);
+                }
+            }
+            if let Some(since) = ended.frozen {
+                self.thaw(since, (ended.target == Target::Kept).then_some(ended.to));
+            }
+            self.decide(Decision::Resolve);
+        }
+        self.refresh_service();
+    }
+
+    /// Starts what is due, and ends what has been waited for long enough.
+    pub(super) fn time_sync(&mut self) {
+        let (roles, has_both) = (self.control.roles(), self.control.has_both());
+        let still_since = self.control.resync.still_since();
+        let (resync, out) = (&mut self.control.resync, &mut self.outputs);
+        let decision = resync.on_time(self.now, &self.config, roles, has_both, out);
+        if let Some(since) = still_since.filter(|_| resync.still_since().is_none()) {
+            self.thaw(since, None);
+        }
+        self.decide(decision);
+    }
+
+    /// The servers have stood still since then: nobody was late.
+    fn thaw(&mut self, since: Instant, kept: Option<LegId>) {
+        let gap = self.now.since(since);
+        self.control.detector.own_stall(self.now);
+        for id in self.table.ids() {
+            self.with_flow(id, |flow, cx| flow.on_thawed(cx, gap, kept));
+        }
+    }
+}
