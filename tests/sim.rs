@@ -142,3 +142,16 @@ fn a_case_is_reduced_and_fails_again_by_the_same_rule() {
     let output = sim(dir.path(), &["--replay", "second/seed-11.pcapng"]);
     assert_eq!(code(&output), 2, "a capture is no case");
 }
+
+#[test]
+fn the_same_connections_go_through_every_failover() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--crowd", "200", "--failovers", "4", "-o", "json"];
+    let output = sim(dir.path(), &args);
+    assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+    let told = json(&output);
+    for (key, value) in [("flow_failovers", 800), ("lost", 0), ("restored", 800)] {
+        assert_eq!(told[key], value, "{key}: {told}");
+    }
+    assert_eq!(code(&sim(dir.path(), &["--crowd", "200"])), 2, "how often it fails is not said");
+}

@@ -4,6 +4,7 @@
 
 mod cases;
 mod checkout;
+mod crowd;
 mod progress;
 
 use std::io::{IsTerminal, Write};
@@ -18,6 +19,7 @@ use serde_json::json;
 use self::checkout::commit;
 use self::progress::Progress;
 use super::{Format, exit};
+use crate::sim::crowd::Plan;
 use crate::sim::scenario::Scenario;
 use crate::sim::{Options, fleet, rare, run_twice};
 
@@ -39,6 +41,8 @@ const BLOCK_SEEDS: u64 = 20_000;
   shadowvm sim --seeds 10000000 --resume proof          a long run; again: goes on where it was left
   shadowvm sim --seeds 100000 --from 5000 --out failed  cases and captures of what fails, reduced
   shadowvm sim --seed 77                                the story of one seed
+  shadowvm sim --crowd 10000 --failovers 100            the same 10,000 connections through 100
+                                                        failovers, a copy of the machine after each
   shadowvm sim --replay failed/seed-77.json             the story of one case, run again
 
 Exit status: 0 nothing was wrong, 1 a seed failed, or reached too little, 2 no run.")]
@@ -69,6 +73,15 @@ pub struct Args {
     /// the run of `--seed` or `--replay` in any case
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Run so many connections through failovers in a row, the backup made whole after each by a
+    /// sync that copies memory and TCP state; every byte is checked
+    #[arg(long, value_name = "N", requires = "failovers", conflicts_with_all = ["seeds", "seed",
+        "from_commit", "resume", "replay", "out", "baseline", "smoltcp", "planted"],
+        value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    crowd: Option<u32>,
+    /// How often the primary of the crowd dies
+    #[arg(long, value_name = "TIMES", requires = "crowd")]
+    failovers: Option<u32>,
     /// Without the gateway: what the simulated hosts do by themselves
     #[arg(long)]
     baseline: bool,
@@ -95,6 +108,10 @@ pub fn run(args: Args) -> ExitCode {
     }
     if let Some(path) = &args.replay {
         return replay(path, &args);
+    }
+    if let (Some(flows), Some(failovers)) = (args.crowd, args.failovers) {
+        let plan = Plan { flows: flows as usize, failovers, seed: args.from };
+        return crowd::run(&plan, args.output);
     }
     match args.seed {
         Some(seed) => tell(&options(&args).scenario(seed), &options(&args), &args),

@@ -10,6 +10,7 @@
 //! reduced and as a file). It reads no clock and no environment.
 
 pub mod case;
+pub mod crowd;
 pub mod fleet;
 pub mod rare;
 pub mod rng;

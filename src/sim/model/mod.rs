@@ -11,7 +11,7 @@ pub mod habits;
 pub mod stack;
 
 mod congestion;
-mod conn;
+pub mod conn;
 pub mod ranges;
 mod receive;
 mod segment;
