@@ -6,12 +6,15 @@
 
 use std::collections::VecDeque;
 
+use super::pack::fields;
 use super::planted::{Bug, on};
 use super::time::Instant;
 use crate::wire::{TsDelta, Tsval};
 
 /// Entries kept a leg: one a change of the shown clock.
 const RING_MAX: usize = 64;
+/// The same of a flow at rest.
+const RING_AT_REST: usize = 2;
 
 /// The client-visible clock of one flow.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +91,12 @@ impl LegClock {
         self.offset = TsDelta::between(own_clock(now), shown);
     }
 
+    /// Keeps the latest pairings only: older ones are for echoes of what is still under way.
+    pub fn settle(&mut self) {
+        self.ring.drain(..self.ring.len().saturating_sub(RING_AT_REST));
+        self.ring.shrink_to_fit();
+    }
+
     /// Notes that `shown` went to the client.
     pub fn note_shown(&mut self, shown: Tsval) {
         let Some(latest) = self.latest else { return };
@@ -113,6 +122,9 @@ impl LegClock {
         found.or(self.ring.front()).map(|&(_, own)| own).or(self.latest)
     }
 }
+
+fields!(ShownClock { last });
+fields!(LegClock { latest, echo, offset, ring });
 
 #[cfg(test)]
 mod tests {

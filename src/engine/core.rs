@@ -7,6 +7,7 @@ mod syncing;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -55,13 +56,15 @@ pub struct Engine {
 impl Engine {
     /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
     pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
+        let mut table = FlowTable::default();
+        table.set_masks(mask_names(&config));
         Self {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
             tick_at: now,
             config,
             outputs: VecDeque::new(),
-            table: FlowTable::default(),
+            table,
             bridge: Bridge::default(),
             fragments: Fragments::default(),
             profile: Profile::default(),
@@ -275,11 +278,11 @@ impl Engine {
         };
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
         if let Some(id) = self.table.find(&key) {
-            if self.table.get(id).is_some_and(|flow| flow.was_answered_elsewhere(seg)) {
+            if self.table.get_mut(id).is_some_and(|flow| flow.was_answered_elsewhere(seg)) {
                 self.with_flow(id, |flow, cx| flow.abandon(cx));
                 return self.bridge.to_primary(view, frame, &mut self.outputs);
             }
-            let is_closed = self.table.get(id).is_some_and(Flow::is_closed);
+            let is_closed = self.table.get_mut(id).is_some_and(|flow| flow.is_closed());
             if !(is_syn && is_closed) {
                 let (_, body, _) = frame.into_parts();
                 return self.with_flow(id, |flow, cx| flow.on_client_segment(cx, seg, body));
@@ -436,7 +439,7 @@ impl Engine {
             any: self.table.is_pinned(leg),
             // Looked for only where it can matter: a healthy server costs no walk.
             in_vain: self.control.detector.is_long_silent(now, leg)
-                && self.table.iter().any(|f| f.asks_in_vain(leg)),
+                && self.table.awake_ones().any(|f| f.asks_in_vain(leg)),
             skewed: self.table.pinned_since(leg, now - skew).take(8).count(),
             still: self.table.pinned_since(leg, now - still).take(8).count(),
         });
@@ -518,6 +521,7 @@ impl Engine {
             return Err(CommandError::NeedsRestart);
         }
         self.config = config;
+        self.table.set_masks(mask_names(&self.config));
         Ok(Vec::new())
     }
 
@@ -546,7 +550,7 @@ impl Engine {
         // The event first: observers know the roles before the frames that follow from them.
         let at = self.outputs.len();
         for id in self.table.ids_by_held() {
-            let has_leg = self.table.get(id).is_some_and(|f| f.has_open_leg(server));
+            let has_leg = self.table.peek(id, |f| f.has_open_leg(server)).unwrap_or(false);
             touched += u32::from(has_leg);
             let mut fate = Fate::Stays;
             self.with_flow(id, |flow, cx| fate = flow.on_server_failed(cx, server));
@@ -582,7 +586,7 @@ impl Engine {
             return;
         }
         for id in self.table.ids() {
-            if self.table.get(id).is_some_and(Flow::is_diverged) {
+            if self.table.awake(id).is_some_and(Flow::is_diverged) {
                 self.with_flow(id, |flow, cx| flow.resolve_divergence(cx));
             }
         }
@@ -615,6 +619,7 @@ impl Engine {
             }
         }
         self.table.refresh(id);
+        self.table.put_down(id, self.now);
         self.hear_reports();
         if let Some((key, syn, answers)) = successor {
             self.succeed_flow(key, &syn, answers);
@@ -660,7 +665,7 @@ impl Engine {
     }
 
     fn divergence_reason(&self) -> SyncReason {
-        let diverged = self.table.iter().find(|f| f.is_diverged()).map(|f| f.key);
+        let diverged = self.table.awake_ones().find(|f| f.is_diverged()).map(|f| f.key);
         diverged.map_or(SyncReason::Operator, SyncReason::Divergence)
     }
 
@@ -716,6 +721,11 @@ impl Engine {
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
     }
+}
+
+/// The header fields that may differ.
+fn mask_names(config: &EngineConfig) -> Vec<Arc<str>> {
+    config.masks.iter().map(|mask| mask.header.clone()).collect()
 }
 
 /// In whose name a packet speaks.

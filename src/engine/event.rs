@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::pack::{fields, variants};
 use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
 use crate::wire::{Malformed, Offset, Vlans};
 
@@ -309,3 +310,9 @@ pub enum HeldWhy {
     /// The required fence hook failed; it is tried again after a pause.
     FenceFailed,
 }
+
+fields!(FlowKey { service, vlan, client, server });
+variants!(FlowState { Opening, Paired, Lagging, Diverged, Solo, TimeWait });
+variants!(SoloReason {
+    OneServer, Handshake, ServerFailed, EarlyEnd, Lag, Diverged, AuthOption, Budget, BackupStale, Restored, HalfOpen, SourceLimit
+});

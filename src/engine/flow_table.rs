@@ -1,6 +1,7 @@
 //! The flows: by key, by number, by deadline. Bounded; a flow is never evicted for a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::event::{FlowKey, FlowState};
 use super::flow::Flow;
@@ -15,8 +16,9 @@ pub type FlowId = u32;
 #[derive(Debug, Default)]
 pub struct FlowTable {
     by_key: BTreeMap<FlowKey, FlowId>,
-    /// Boxed: the table grows without moving them, and who is gone leaves its room to anybody.
-    slots: Vec<Option<Box<Entry>>>,
+    slots: Vec<Option<Slot>>,
+    /// What all flows share: header fields that may differ.
+    masks: Vec<Arc<str>>,
     free: Vec<FlowId>,
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
@@ -25,6 +27,20 @@ pub struct FlowTable {
     held: usize,
     /// Flows by state, in the order of [`FlowState`].
     counts: [u32; 6],
+}
+
+/// Boxed: the table grows without moving them, and who is gone leaves its room to anybody.
+#[derive(Debug)]
+enum Slot {
+    Awake(Box<Entry>),
+    AtRest(AtRest),
+}
+
+#[derive(Debug)]
+struct AtRest {
+    flow: Box<[u8]>,
+    state: FlowState,
+    timer: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -93,25 +109,57 @@ impl FlowTable {
         self.counts[flow.state() as usize] += 1;
         let state = flow.state();
         let entry = Entry { flow, state, timer: None, pinned: [None; 2], half_open: None, held: 0 };
-        self.slots[id as usize] = Some(Box::new(entry));
+        self.slots[id as usize] = Some(Slot::Awake(Box::new(entry)));
         self.refresh(id);
     }
 
-    /// The flow `id`, to be changed; call [`Self::refresh`] afterwards.
+    /// The flow `id`, awake, to be changed; call [`Self::refresh`] afterwards.
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.slots.get_mut(id as usize)?.as_deref_mut().map(|e| &mut e.flow)
+        let slot = self.slots.get_mut(id as usize)?.as_mut()?;
+        if let Slot::AtRest(rest) = slot {
+            let flow = Flow::wake(&rest.flow, &self.masks);
+            let (state, timer) = (rest.state, rest.timer);
+            let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
+            *slot = Slot::Awake(Box::new(entry));
+        }
+        match slot {
+            Slot::Awake(entry) => Some(&mut entry.flow),
+            Slot::AtRest(_) => None,
+        }
     }
 
-    /// The flow `id`.
-    pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.slots.get(id as usize)?.as_deref().map(|e| &e.flow)
+    /// Lets `look` see the flow `id`; one at rest stays there.
+    pub fn peek<T>(&self, id: FlowId, look: impl FnOnce(&Flow) -> T) -> Option<T> {
+        let slot = self.slots.get(id as usize)?.as_ref()?;
+        Some(match slot {
+            Slot::Awake(entry) => look(&entry.flow),
+            Slot::AtRest(rest) => look(&Flow::wake(&rest.flow, &self.masks)),
+        })
+    }
+
+    /// What flows may have differ, from now on.
+    pub fn set_masks(&mut self, masks: Vec<Arc<str>>) {
+        self.masks = masks;
+    }
+
+    /// Puts the flow `id` to rest, if it is time.
+    pub fn put_down(&mut self, id: FlowId, now: Instant) {
+        let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
+        let Slot::Awake(entry) = slot else { return };
+        if let Some(flow) = entry.flow.rest(now) {
+            #[cfg(test)]
+            assert_eq!(
+                format!("{:?}", Flow::wake(&flow, &self.masks)),
+                format!("{:?}", entry.flow),
+                "a flow wakes as it was put to rest"
+            );
+            *slot = Slot::AtRest(AtRest { flow, state: entry.state, timer: entry.timer });
+        }
     }
 
     /// Takes over a changed flow's timer, pins and size; forgets it if it is gone.
     pub fn refresh(&mut self, id: FlowId) {
-        let Some(entry) = self.slots.get_mut(id as usize).and_then(Option::as_deref_mut) else {
-            return;
-        };
+        let Some(Some(Slot::Awake(entry))) = self.slots.get_mut(id as usize) else { return };
         let (timer, held) = (entry.flow.timer(), entry.flow.held());
         let is_gone = entry.flow.is_gone();
         let timer = timer.filter(|_| !is_gone);
@@ -194,17 +242,26 @@ impl FlowTable {
     /// The numbers of all flows, those that hold the most bytes first.
     pub fn ids_by_held(&self) -> Vec<FlowId> {
         let mut ids = self.ids();
-        ids.sort_by_key(|&id| std::cmp::Reverse(self.get(id).map_or(0, Flow::held)));
+        ids.sort_by_key(|&id| std::cmp::Reverse(self.awake(id).map_or(0, Flow::held)));
         ids
     }
 
-    /// All flows.
-    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.by_key.values().filter_map(|&id| self.get(id))
+    /// The flows that are awake: on every other one nothing is under way.
+    pub fn awake_ones(&self) -> impl Iterator<Item = &Flow> {
+        (0..self.slots.len()).filter_map(|id| self.awake(id as FlowId))
+    }
+
+    /// The flow `id`, if it is awake.
+    pub fn awake(&self, id: FlowId) -> Option<&Flow> {
+        match self.slots.get(id as usize)?.as_ref()? {
+            Slot::Awake(entry) => Some(&entry.flow),
+            Slot::AtRest(_) => None,
+        }
     }
 
     /// Up to `limit` flows, in the order of their keys.
     pub fn snapshots(&self, limit: usize) -> Vec<FlowSnapshot> {
-        self.iter().take(limit).map(Flow::snapshot).collect()
+        let ids = self.by_key.values().take(limit);
+        ids.filter_map(|&id| self.peek(id, Flow::snapshot)).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::pack::fields;
 use crate::wire::{L2, L3};
 
 /// Headers of one end's latest frame, without the addresses of IP.
@@ -33,3 +34,5 @@ impl Headers {
         (l2, L3 { src, dst, ttl, tos, dont_fragment, id, flow_label })
     }
 }
+
+fields!(Headers { l2, ttl, tos, dont_fragment, id, flow_label });

@@ -7,6 +7,7 @@ use super::clock::LegClock;
 use super::flow::DeferredError;
 use super::headers::Headers;
 use super::limits::SACKED_RANGES_MAX;
+use super::pack::{fields, variants};
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::Instant;
@@ -276,3 +277,12 @@ impl Leg {
         };
     }
 }
+
+fields!(Leg {
+    state, iss, stale_iss, options, headers, acked, edge, window_max, sacked, dup_acks,
+    sent, is_fed, stream, nxt, fin, reset_at, psh_at, urgent_at, gso_size, told_ack,
+    told_edge, room_to, told_islands, owes_ack, duplicate, clock, progress_at, given_at,
+    heard_at, resend_at, resend_count, hole_quiet_until, deferred_error, is_learned,
+});
+fields!(LegOptions { mss, window_scale, has_sack, has_timestamps });
+variants!(LegState { Absent, SynSent, Open, Scrub, Fenced });

@@ -27,6 +27,7 @@ mod health;
 mod leg;
 mod limits;
 mod neighbour;
+mod pack;
 mod probes;
 mod ranges;
 mod resync;
@@ -52,6 +53,8 @@ pub enum LegId {
     /// The second.
     B,
 }
+
+pack::variants!(LegId { A, B });
 
 impl LegId {
     /// Both.
@@ -96,6 +99,15 @@ impl Link {
 /// One service of the gateway; there is one so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u16);
+
+impl pack::Pack for ServiceId {
+    fn pack(&self, w: &mut pack::Writer) {
+        self.0.pack(w);
+    }
+    fn unpack(r: &mut pack::Reader<'_>) -> Self {
+        Self(pack::Pack::unpack(r))
+    }
+}
 
 /// The version of the server roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

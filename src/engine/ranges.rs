@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pack::{Pack, Reader, Writer};
 use crate::wire::Offset;
 
 /// A set of ranges `[from, to)` of stream positions.
@@ -110,6 +111,15 @@ impl Ranges {
             }
         }
         both
+    }
+}
+
+impl Pack for Ranges {
+    fn pack(&self, w: &mut Writer) {
+        self.iter().collect::<Vec<_>>().pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        Self { map: Vec::unpack(r).into_iter().collect() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::pack::{Pack, Reader, Writer};
 use crate::wire::Offset;
 
 /// Bytes held, with gaps, from `base` on.
@@ -176,6 +177,19 @@ impl Stream {
     /// Forgets everything and begins again at `base`.
     pub fn restart(&mut self, base: Offset) {
         *self = Self::new(base);
+    }
+}
+
+/// One that holds nothing.
+impl Pack for Stream {
+    fn pack(&self, w: &mut Writer) {
+        let Self { base, contiguous, chunks, held: _ } = self;
+        debug_assert!(chunks.is_empty(), "bytes are under way");
+        (*base, *contiguous).pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let (base, contiguous) = Pack::unpack(r);
+        Self { contiguous, ..Self::new(base) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The first block is the one that grew last; after it come those that were told before, so that
 //! each block is heard several times although few of them fit a segment.
 
+use super::pack::fields;
 use crate::wire::Offset;
 
 /// Stream positions `[from, to)`.
@@ -29,6 +30,8 @@ impl ToldBlocks {
         &self.blocks
     }
 }
+
+fields!(ToldBlocks { blocks });
 
 #[cfg(test)]
 mod tests {

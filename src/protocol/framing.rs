@@ -68,8 +68,12 @@ impl Framing {
 
     /// Gives up for good.
     pub fn lose(&mut self) {
-        self.part = Part::Lost;
-        self.line = Vec::new();
+        *self = Self { part: Part::Lost, ..Self::default() };
+    }
+
+    /// Before the first byte of a message.
+    pub fn is_between_messages(&self) -> bool {
+        self.part == Part::Start && self.line.is_empty()
     }
 
     /// Skips bytes of a body; returns how many of `available` were taken.
@@ -206,7 +210,6 @@ impl Framing {
 
     /// A message is complete. Between messages nothing is kept.
     fn end_message(&mut self) {
-        self.part = Part::Start;
-        self.line = Vec::new();
+        *self = Self::default();
     }
 }

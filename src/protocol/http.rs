@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::framing::{Framing, Part, Seen};
-use super::{Normalizer, Step};
+use super::{Normalizer, Quiet, Step};
 
 /// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
 /// lagging server is given up for the bytes that it is behind long before.
@@ -42,9 +42,21 @@ impl Http {
         }
     }
 
+    /// One that goes on between two messages.
+    pub fn resumed(masks: Vec<Arc<str>>, quiet: Quiet) -> Self {
+        let Quiet { is_recognized, is_lost, status } = quiet;
+        let mut http = Self { is_recognized, status, ..Self::new(masks) };
+        if is_lost {
+            http.give_up();
+        }
+        http
+    }
+
     fn give_up(&mut self) {
         self.request.lose();
         self.response.lose();
+        self.outstanding = VecDeque::new();
+        self.is_in_span = false;
     }
 
     fn on_request_line(&mut self) {
@@ -147,6 +159,15 @@ impl Normalizer for Http {
         for _ in 0..len.min(1) {
             self.response.push(b'-');
         }
+    }
+
+    fn quiet(&self) -> Option<Quiet> {
+        let parts = [&self.request, &self.response];
+        let is_lost = parts.iter().all(|f| f.part() == Part::Lost);
+        let is_between = parts.iter().all(|f| f.is_between_messages());
+        let is_quiet = is_lost || (is_between && self.outstanding.is_empty() && !self.is_in_span);
+        let (is_recognized, status) = (self.is_recognized, self.status);
+        is_quiet.then_some(Quiet { is_recognized, is_lost, status })
     }
 
     fn is_complete(&self) -> Option<bool> {

@@ -26,6 +26,17 @@ pub enum Step {
     },
 }
 
+/// All that a normalizer remembers between two messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quiet {
+    /// The protocol was seen.
+    pub is_recognized: bool,
+    /// It is not followed any more.
+    pub is_lost: bool,
+    /// The latest status.
+    pub status: u16,
+}
+
 /// Reads one flow's committed bytes.
 pub trait Normalizer: fmt::Debug + Send {
     /// The client's bytes, in order.
@@ -43,6 +54,9 @@ pub trait Normalizer: fmt::Debug + Send {
 
     /// A copy that can read on by itself.
     fn boxed_clone(&self) -> Box<dyn Normalizer>;
+
+    /// What it is between two messages; `None` inside of one.
+    fn quiet(&self) -> Option<Quiet>;
 
     /// How many bytes from here on are certainly plain (a body of known length).
     fn plain_ahead(&self) -> u64;
@@ -66,6 +80,9 @@ impl Normalizer for Raw {
     }
     fn boxed_clone(&self) -> Box<dyn Normalizer> {
         Box::new(Self)
+    }
+    fn quiet(&self) -> Option<Quiet> {
+        None
     }
     fn plain_ahead(&self) -> u64 {
         u64::MAX

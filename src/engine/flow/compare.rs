@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
+use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
 use crate::protocol::http::{self, Http};
-use crate::protocol::{Normalizer, SPAN_BYTES_MAX, Step};
+use crate::protocol::{Normalizer, Quiet, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
 /// The comparison of one flow.
@@ -72,6 +73,11 @@ impl Comparison {
         self.is_following = false;
     }
 
+    /// Between messages, or where nothing is followed.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.span.is_none() && self.normalizer.as_ref().is_none_or(|n| n.quiet().is_some())
+    }
+
     /// The protocol says that an answer is not complete.
     pub(super) fn is_mid_message(&self) -> bool {
         self.normalizer.as_ref().is_some_and(|n| n.is_complete() == Some(false))
@@ -84,6 +90,22 @@ impl Comparison {
             (Some(n), None) => self.agreed + n.plain_ahead().min(1 << 40),
             (None, None) => self.agreed + (1 << 40),
         }
+    }
+}
+
+fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_following });
+
+impl Pack for Box<dyn Normalizer> {
+    fn pack(&self, w: &mut Writer) {
+        let Quiet { is_recognized, is_lost, status } =
+            self.quiet().expect("a flow in the middle of a message does not rest");
+        (is_recognized, is_lost).pack(w);
+        status.pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let (is_recognized, is_lost) = Pack::unpack(r);
+        let quiet = Quiet { is_recognized, is_lost, status: Pack::unpack(r) };
+        Box::new(Http::resumed(r.masks.to_vec(), quiet))
     }
 }
 

@@ -276,6 +276,7 @@ impl Flow {
             asked: 0,
             taken: None,
             stray: None,
+            challenge: None,
             promise: None,
             expires_at: cx.now + life,
             timer: None,

@@ -57,6 +57,9 @@ impl Flow {
     /// challenge (RFC 5961 3).
     fn on_client_reset(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
         if self.state == FlowState::Opening {
+            if self.ends_older(cx, seg) {
+                return;
+            }
             let at = self.client.iss.offset(Seq::new(seg.seq), Offset::START);
             if at == Offset::START || at == Offset::SYN {
                 self.reset_legs(cx);

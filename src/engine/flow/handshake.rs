@@ -99,6 +99,7 @@ impl Flow {
             asked: 0,
             taken: None,
             stray: None,
+            challenge: None,
             promise: start.promise.map(Box::new),
             expires_at: now + limits::OPENING_MAX,
             timer: None,
@@ -195,13 +196,15 @@ impl Flow {
     }
 
     /// Whether the client was answered by somebody else while the handshake was under way: by the
-    /// primary, before a restart of the gateway.
+    /// primary, before a restart of the gateway; or lives in an older connection with it, and has
+    /// not said this SYN, or said it long ago.
     pub fn was_answered_elsewhere(&self, seg: &Segment) -> bool {
         let is_first = seg.seq == self.client.iss.at(Offset::START).raw();
         let is_ack = seg.flags.has(TcpFlags::ACK)
             && !seg.flags.has(TcpFlags::SYN)
             && !seg.flags.has(TcpFlags::RST);
-        self.state == FlowState::Opening && is_first && is_ack && self.promise.is_none()
+        let is_its = (is_first && self.promise.is_none()) || self.challenge.is_some();
+        self.state == FlowState::Opening && is_its && is_ack
     }
 
     /// The connection goes on with the primary, untouched; the backup forgets it.
@@ -251,14 +254,49 @@ impl Flow {
             return self.on_syn_ack(cx, id, seg);
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
-            // It still lives in an older connection of this 4-tuple: end that one exactly, ask
-            // again (RFC 9293 3.5.2, RFC 5961 4).
+            // It still lives in an older connection of this 4-tuple (RFC 9293 3.5.2, RFC 5961 4).
             self.leg_mut(id).stale_iss = Some(seg.seq.wrapping_sub(1));
-            self.send_leg_reset(cx, id, seg.ack);
-            self.send_syn_to(cx, id);
+            match id == self.primary && self.promise.is_none() {
+                true => self.pass_challenge(cx, seg),
+                false => self.ask_again(cx, id, seg.ack),
+            }
             return;
         }
         cx.reject(link, RejectReason::OldGeneration);
+    }
+
+    /// The primary may live in a connection that is not protected, and the SYN may be anybody's: it
+    /// is for the client to say. If it began anew, it resets the older one exactly.
+    fn pass_challenge(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        self.challenge = Some(seg.ack);
+        let fields = TcpFields {
+            src_port: seg.src_port,
+            dst_port: seg.dst_port,
+            seq: seg.seq,
+            ack: seg.ack,
+            flags: TcpFlags::ACK,
+            window: seg.window,
+            urgent: 0,
+            options: TcpOptions { timestamps: seg.options.timestamps, ..TcpOptions::default() },
+        };
+        let l3 = cx.number(seg.l3);
+        cx.transmit(Link::Client, build::tcp(&seg.l2, &l3, &fields, EMPTY, u16::MAX));
+    }
+
+    /// Whether the client ends an older connection by `seg`: then the primary is asked again.
+    pub(super) fn ends_older(&mut self, cx: &mut Cx<'_>, seg: &Segment) -> bool {
+        let is_it = self.challenge == Some(seg.seq);
+        if is_it {
+            self.challenge = None;
+            self.ask_again(cx, self.primary, seg.seq);
+        }
+        is_it
+    }
+
+    /// Ends an older connection of `id` exactly, and says the SYN again.
+    fn ask_again(&mut self, cx: &mut Cx<'_>, id: LegId, older: u32) {
+        self.send_leg_reset(cx, id, older);
+        self.send_syn_to(cx, id);
     }
 
     fn on_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
@@ -281,6 +319,9 @@ impl Flow {
 
     /// Decides whether the client can be answered.
     pub(super) fn settle_handshake(&mut self, cx: &mut Cx<'_>) {
+        if self.challenge.is_some() {
+            return; // the client decides
+        }
         let open: Vec<LegId> = LegId::ALL.into_iter().filter(|&l| self.leg(l).is_open()).collect();
         let asked: Vec<LegId> =
             LegId::ALL.into_iter().filter(|&l| self.leg(l).state == LegState::SynSent).collect();
@@ -339,7 +380,7 @@ impl Flow {
     }
 
     pub(super) fn handshake_deadline(&self) -> Option<Instant> {
-        if self.state != FlowState::Opening {
+        if self.state != FlowState::Opening || self.challenge.is_some() {
             return None;
         }
         let resend = limits::SYN_RESEND.get(self.syn_resent).map(|&after| self.syn_at + after);

@@ -23,6 +23,7 @@ mod icmp;
 mod profile;
 mod promised;
 mod release;
+mod rest;
 mod roles;
 
 use std::collections::VecDeque;
@@ -254,6 +255,9 @@ pub struct Flow {
     /// After a restart: what the client had taken when it was first heard.
     taken: Option<Offset>,
     stray: Option<Box<Stray>>,
+    /// The primary lives in an older connection of this 4-tuple, and expects this number there.
+    /// Whether that is over the client has to say.
+    challenge: Option<u32>,
     /// What the client was shown in the servers' name, until they have answered.
     promise: Option<Box<Promise>>,
     /// When the flow is forgotten.
@@ -574,6 +578,7 @@ impl Flow {
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
         sooner(self.ask_at);
+        sooner(self.rest_at().filter(|&at| at > cx.now));
         for leg in &self.legs {
             sooner(leg.resend_at);
         }

@@ -40,6 +40,7 @@ impl Flow {
                 Fate::Stays
             }
             FlowState::Opening => {
+                self.challenge = None;
                 self.primary = other;
                 self.solo = Some(SoloReason::ServerFailed);
                 let left = self.leg_mut(other);

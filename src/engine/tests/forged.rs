@@ -188,3 +188,53 @@ fn an_address_of_one_side_is_worth_nothing_on_the_other() {
         }
     }
 }
+
+/// A connection from before the gateway, or one that it could not take: nothing of it is known,
+/// and whoever guesses its ports could end it with a SYN, if the challenge were answered for the
+/// client.
+#[test]
+fn a_syn_into_a_connection_that_is_not_protected_ends_nothing() {
+    let mut kit = Kit::new(config());
+    kit.client(say(ACK, 777, 9001).data("of old"));
+    assert_eq!(kit.on(TO_A).len(), 1, "untouched to the primary");
+    kit.forget();
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460));
+    kit.leg(A, say(ACK, 9001, 783));
+    kit.wait_ms(200);
+    assert_eq!(kit.on(TO_A).iter().filter(|h| h.seg.flags.has(RST)).count(), 0);
+    let shown = kit.on(Link::Client);
+    let told: Vec<_> = shown.iter().map(|h| (h.seg.flags, h.seg.seq, h.seg.ack)).collect();
+    assert_eq!(told, [(ACK, 9001, 783)], "the challenge, and nothing of the backup");
+    kit.forget();
+    kit.client(say(ACK, 783, 9001).data("it lives"));
+    let heard = kit.on(TO_A);
+    assert_eq!(heard.len(), 1);
+    assert_eq!((heard[0].seg.seq, heard[0].data.as_slice()), (783, &b"it lives"[..]));
+    assert!(kit.on(TO_B)[0].seg.flags.has(RST), "the backup forgets what it has begun");
+    assert!(kit.engine.flows(9).is_empty());
+}
+
+/// The same challenge, to a client that did begin anew: it says so, and both serve it.
+#[test]
+fn a_client_that_begins_anew_ends_its_older_connection_itself() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(A, say(ACK, 9001, 783));
+    kit.leg(B, say(ACK, 9501, 783));
+    let again = |kit: &Kit, link| {
+        kit.on(link).iter().map(|h| (h.seg.flags, h.seg.seq)).collect::<Vec<_>>()
+    };
+    assert_eq!(again(&kit, TO_B), [(SYN, C), (RST, 783), (SYN, C)], "it serves nobody else");
+    assert_eq!(again(&kit, TO_A), [(SYN, C)]);
+    kit.client(say(RST, 782, 0)); // not its number
+    assert_eq!(again(&kit, TO_A), [(SYN, C)]);
+    kit.client(say(RST, 783, 0));
+    assert_eq!(again(&kit, TO_A), [(SYN, C), (RST, 783), (SYN, C)]);
+    kit.forget();
+    for leg in LegId::ALL {
+        kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
+    }
+    assert_eq!(kit.on(Link::Client).len(), 1);
+    assert_eq!(state(&kit), FlowState::Paired);
+}

@@ -1,0 +1,99 @@
+//! A flow on which nothing happens is kept as a string of bytes, a fifth of its size: most
+//! connections of a gateway wait for a person.
+//!
+//! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens to
+//! it wakes it; afterwards it is put to rest at once, or after another while of quiet.
+
+use std::sync::Arc;
+
+use super::{ClientEnd, Flow, Stray, Visible};
+use crate::engine::cookies::Promise;
+use crate::engine::event::FlowState;
+use crate::engine::flow::icmp::DeferredError;
+use crate::engine::limits;
+use crate::engine::pack::{Pack, Reader, Writer, fields};
+use crate::engine::time::Instant;
+use crate::wire::{Frame, Offset};
+
+impl Flow {
+    /// The flow as it was put to rest; `masks` are the header fields that may differ.
+    pub fn wake(bytes: &[u8], masks: &[Arc<str>]) -> Self {
+        Self::unpack(&mut Reader::new(bytes, masks))
+    }
+
+    /// Puts it to rest, if its time has come and nothing is under way.
+    pub fn rest(&mut self, now: Instant) -> Option<Box<[u8]>> {
+        let waits_for_its_end_only = self.timer == Some(self.expires_at);
+        if !waits_for_its_end_only || self.rest_at().is_none_or(|at| now < at) {
+            return None;
+        }
+        self.visible.repeated.retain(|&(.., at)| now.since(at) < limits::REPEAT_QUIET);
+        self.legs.iter_mut().for_each(|leg| leg.clock.settle());
+        let mut w = Writer::default();
+        self.pack(&mut w);
+        Some(w.into_bytes())
+    }
+
+    /// When it may rest, if nothing happens until then.
+    pub(super) fn rest_at(&self) -> Option<Instant> {
+        let heard_at = self.legs.iter().map(|leg| leg.heard_at).max()?.max(self.client.heard_at);
+        self.is_quiet().then(|| heard_at + limits::REST_AFTER)
+    }
+
+    fn is_quiet(&self) -> bool {
+        let v = &self.visible;
+        let is_settled = matches!(
+            self.state,
+            FlowState::Paired | FlowState::Solo | FlowState::TimeWait
+        ) && self.held == 0
+            && self.client.is_learned
+            && self.client.una >= self.shown_end().max(Offset::START);
+        let keeps_nothing = v.syn_ack.is_none()
+            && self.stray.is_none()
+            && self.challenge.is_none()
+            && self.promise.is_none();
+        is_settled
+            && keeps_nothing
+            && self.pinned == [None; 2]
+            && self.behind == [None; 2]
+            && self.owes == [None; 2]
+            && self.comparison.is_quiet()
+            && self.legs.iter().all(|leg| {
+                let has_all = !leg.is_open() || leg.acked >= self.client.nxt;
+                let is_learned = leg.is_learned || !leg.is_open();
+                has_all && is_learned && leg.deferred_error.is_none() && leg.resend_at.is_none()
+            })
+    }
+}
+
+/// What a flow at rest has none of.
+macro_rules! never_at_rest {
+    ($($type:ty),*) => {$(
+        impl Pack for Box<$type> {
+            fn pack(&self, _: &mut Writer) {
+                unreachable!("a flow that keeps this does not rest")
+            }
+            fn unpack(_: &mut Reader<'_>) -> Self {
+                unreachable!("a flow that keeps this does not rest")
+            }
+        }
+    )*};
+}
+never_at_rest!(Frame, Stray, Promise, DeferredError);
+
+fields!(ClientEnd {
+    iss, mss, window_scale, offers_sack, offers_timestamps, headers, nxt, una, edge,
+    window_max, fin, clock, recent, sacked, round_trip, timed, heard_at, asked_at,
+    is_learned,
+});
+fields!(Visible {
+    iss, window_scale, has_sack, has_timestamps, is_open, syn_ack, released, ahead, fin,
+    reset, told_ack, told_edge, dup_acks, told_sack, owes_ack, is_asking, clock, repeated,
+    probe_passed_at, takeover, takeover_at, answered, verified_bytes,
+});
+fields!(Flow {
+    key, slot, opened_at, state, solo, primary, legs, client, visible, request, shown,
+    comparison, diverged_until, first_answer_at, syn_at, syn_resent, pinned, behind, owes,
+    is_soft_told, fin_held_at, ask_at, asked, taken, stray, challenge, promise,
+    expires_at, timer, is_gone, held,
+});
