@@ -8,6 +8,7 @@ mod client;
 mod clocks;
 mod closing;
 mod conn;
+mod cookies;
 mod desk;
 mod differ;
 mod handshake;
@@ -82,6 +83,7 @@ fn all() -> Vec<(String, Box<dyn Fn() -> Outcome>)> {
     all.extend(handshake::table());
     all.extend(syn_acks::table());
     all.extend(syn::table());
+    all.extend(cookies::table());
     let scripts = [
         handshake::SCRIPTS,
         loss::SCRIPTS,

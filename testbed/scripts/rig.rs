@@ -48,6 +48,8 @@ pub struct Setup {
     pub routes: Vec<&'static str>,
     /// A late backup makes the flow Lagging; otherwise it is waited for.
     pub is_available: bool,
+    /// SYNs are answered with cookies whenever that can be.
+    pub has_cookies: bool,
     /// What makes the servers equal when they differ, and the least time between two syncs.
     pub sync: Option<(SyncScope, Duration)>,
 }
@@ -172,6 +174,8 @@ impl Rig {
             sync_deadline: WAIT_MAX,
             ..EngineConfig::default()
         };
+        let half_open_max = if setup.has_cookies { 0 } else { config.half_open_max };
+        let config = EngineConfig { half_open_max, ..config };
         let mut rig = Self {
             engine: Engine::new(config.clone(), 1, clock::now()),
             config,
