@@ -18,7 +18,9 @@ use crate::lab::Haven;
 mod crowd;
 mod failover;
 mod flood;
+mod garbage;
 mod paths;
+mod pour;
 mod real;
 
 /// Arguments.

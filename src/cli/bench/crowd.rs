@@ -6,13 +6,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::super::cast::Death;
 use super::super::stage::{Stage, StageError};
-use super::{Row, Table, Unit, folder};
+use super::pour::pour;
+use super::{Row, Table, Unit, folder, garbage};
 use crate::engine::LegId;
 use crate::lab::web::crowd::Crowd;
 use crate::lab::web::{PIECE_MAX, PORT};
@@ -41,6 +43,10 @@ pub(super) struct Args {
     /// All ask and none reads for so many seconds, while other connections are served
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["failovers", "planned", "churn"])]
     stalled: Option<u64>,
+    /// Garbage comes from the backup's place for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    #[arg(conflicts_with_all = ["failovers", "planned", "churn", "stalled"])]
+    garbage: Option<u64>,
 }
 
 /// Bytes of an answer.
@@ -48,6 +54,8 @@ const ANSWER_BYTES: usize = 1000;
 /// Connections that are served while others stall, and how often they are asked before.
 const OTHERS: usize = 100;
 const QUIET_ROUNDS: u32 = 100;
+/// Frames of garbage a second.
+const GARBAGE_RATE: u32 = 20_000;
 /// A connection that hears nothing for so long is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to be a backup again.
@@ -81,9 +89,10 @@ pub(super) fn run(args: &Args, dir: &Path) -> Result<Table, StageError> {
         match (args.failovers, args.planned) {
             (Some(times), _) => play.deaths(times, args.fault),
             (_, Some(times)) => play.swaps(times),
-            _ => match (args.churn, args.stalled) {
-                (Some(seconds), _) => play.churn(Duration::from_secs(seconds)),
-                (_, Some(seconds)) => play.stalled(Duration::from_secs(seconds)),
+            _ => match (args.churn, args.stalled, args.garbage) {
+                (Some(seconds), ..) => play.churn(Duration::from_secs(seconds)),
+                (_, Some(seconds), _) => play.stalled(Duration::from_secs(seconds)),
+                (.., Some(seconds)) => play.garbage(Duration::from_secs(seconds)),
                 _ => play.idle(),
             },
         }
@@ -275,6 +284,46 @@ impl Play {
         self.crowd.take(usize::MAX);
         table.rows[4].values.push(self.crowd.len() as f64);
         table.troubles.extend(lost.iter().map(|(why, n)| format!("{n} others lost: {why}")));
+        self.tell_lost(&mut table);
+        Ok(table)
+    }
+
+    fn garbage(&mut self, time: Duration) -> Result<Table, StageError> {
+        let rows = vec![
+            Row::new("all are answered, no garbage", Unit::Seconds),
+            Row::new("all are answered beside it", Unit::Seconds),
+            Row::new("memory of the gateway before", Unit::Bytes),
+            Row::new("memory of the gateway meanwhile", Unit::Bytes),
+            Row::new("frames of garbage a second", Unit::Count),
+            Row::new("connections kept", Unit::Count),
+        ];
+        let setting = json!({ "connections": self.connections, "garbage": time.as_secs() });
+        let mut table = Table::new("crowd", setting, rows);
+        self.open()?;
+        for _ in 0..5 {
+            let quiet = self.ask(|_| Ok(()))?;
+            table.rows[0].values.push(quiet.0);
+        }
+        table.rows[2].values.push(self.stage.gateway_memory()? as f64);
+        let backup = HostId::Server(self.stage.primary()?.other());
+        let (world, stop) = (Arc::clone(&self.stage.world), AtomicBool::new(false));
+        let rate = std::thread::scope(|scope| -> Result<f64, StageError> {
+            let spew = scope.spawn(|| pour(&world, backup, GARBAGE_RATE, &stop, garbage::frame));
+            let began = Instant::now();
+            let mut played = Ok(());
+            while began.elapsed() < time && played.is_ok() {
+                played = self.ask(|_| Ok(())).and_then(|asked| {
+                    table.rows[1].values.push(asked.0);
+                    table.rows[3].values.push(self.stage.gateway_memory()? as f64);
+                    Ok(())
+                });
+            }
+            stop.store(true, Relaxed);
+            let rate = spew.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            played.and(rate)
+        })?;
+        table.rows[4].values.push(rate);
+        table.rows[5].values.push(self.crowd.len() as f64);
         self.tell_lost(&mut table);
         Ok(table)
     }

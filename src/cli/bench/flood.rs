@@ -3,27 +3,24 @@
 //! The same flood against an address that the gateway does not serve is the measure: it costs the
 //! machine the same, so what is missing then is what serving the flood takes from the client.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 
 use super::super::cast::Client;
 use super::super::stage::{Stage, StageError, target};
+use super::pour::{mixed, pour};
 use super::{Row, Table, Unit, folder};
 use crate::engine::LegId;
-use crate::io::link_monitor;
-use crate::io::socket::{BATCH, PacketSocket};
 use crate::lab::web::PORT;
 use crate::lab::web::client::{Outcome, Plan, Work};
-use crate::lab::world::{CLIENT_MAC, HOST_INTERFACE, SERVER_MAC, SERVICE};
-use crate::lab::{HostId, World, WorldOptions};
+use crate::lab::world::{CLIENT_MAC, SERVER_MAC, SERVICE};
+use crate::lab::{HostId, WorldOptions};
 use crate::wire::build::{self, TcpFields};
-use crate::wire::train::Train;
 use crate::wire::{Frame, L2, L3, Mac, TcpFlags, TcpOptions, Vlans};
 
 /// `bench flood`.
@@ -84,7 +81,9 @@ fn download(stage: &Stage, bytes: u64) -> Result<Outcome, StageError> {
 fn flooded(stage: &Stage, args: &Args, victim: Ipv4Addr) -> Result<(Outcome, f64), StageError> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| flood(&stage.world, victim, args.rate, &stop));
+        let flood = scope.spawn(|| {
+            pour(&stage.world, HostId::Client, args.rate, &stop, |n| syn(n, victim))
+        });
         let outcome = download(stage, args.bytes);
         stop.store(true, Relaxed);
         let rate = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -92,37 +91,9 @@ fn flooded(stage: &Stage, args: &Args, victim: Ipv4Addr) -> Result<(Outcome, f64
     })
 }
 
-/// Sends SYNs from the client's place until told to stop; how many a second.
-fn flood(world: &World, victim: Ipv4Addr, rate: u32, stop: &AtomicBool) -> Result<f64, StageError> {
-    let refused = |source| StageError::Io { what: "flooding", source };
-    world.enter(HostId::Client, || {
-        let found = link_monitor::interface(HOST_INTERFACE);
-        let index = found.ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?.index;
-        let socket = PacketSocket::open(index);
-        let socket = socket.map_err(|e| refused(io::Error::other(format!("{e:?}"))))?;
-        let (began, mut sent) = (Instant::now(), 0u64);
-        while !stop.load(Relaxed) {
-            let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-            let batch = due.saturating_sub(sent).min(BATCH as u64);
-            if batch < BATCH as u64 {
-                std::thread::sleep(Duration::from_secs_f64(BATCH as f64 / f64::from(rate)));
-            }
-            let syns: Vec<_> = (sent..sent + batch).map(|n| Train::from(syn(n, victim))).collect();
-            match socket.send(syns.iter()) {
-                Ok(n) => sent += n as u64,
-                // The queue is full: the machine cannot send more.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => std::thread::yield_now(),
-                Err(e) => return Err(refused(e)),
-            }
-        }
-        Ok(sent as f64 / began.elapsed().as_secs_f64())
-    })?
-}
-
 /// The SYN number `n`: another address, another port, another number each time.
 fn syn(n: u64, victim: Ipv4Addr) -> Frame {
-    let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = mixed(n);
     let src = Ipv4Addr::from(0x0a00_0000 | (mixed >> 40) as u32);
     let l2 = L2 { dst: Mac(SERVER_MAC), src: Mac(CLIENT_MAC), vlans: Vlans::default() };
     let l3 = L3 {
