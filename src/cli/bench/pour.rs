@@ -19,7 +19,7 @@ pub(super) fn pour(
     host: HostId,
     rate: u32,
     stop: &AtomicBool,
-    frame: impl Fn(u64) -> Frame,
+    frame: impl Fn(u64) -> Frame + Sync,
 ) -> Result<f64, StageError> {
     let refused = |source| StageError::Io { what: "sending frames", source };
     world.enter(host, || {
