@@ -61,7 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to be a backup again.
 const RETURN_WAIT: Duration = Duration::from_secs(30);
 /// What the default allows is too little for a death every few seconds.
-const LIMITS: &str = "[failover]\nflap_max = 1000\n[limits]\nflows_max = 262144\n";
+const LIMITS: &str = "[failover]\nflap_max = 1000\n[limits]\nflows_max = 131072\n";
 
 /// Measures.
 pub(super) fn run(args: &Args, dir: &Path) -> Result<Table, StageError> {
