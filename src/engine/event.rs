@@ -314,5 +314,16 @@ pub enum HeldWhy {
 fields!(FlowKey { service, vlan, client, server });
 variants!(FlowState { Opening, Paired, Lagging, Diverged, Solo, TimeWait });
 variants!(SoloReason {
-    OneServer, Handshake, ServerFailed, EarlyEnd, Lag, Diverged, AuthOption, Budget, BackupStale, Restored, HalfOpen, SourceLimit
+    OneServer,
+    Handshake,
+    ServerFailed,
+    EarlyEnd,
+    Lag,
+    Diverged,
+    AuthOption,
+    Budget,
+    BackupStale,
+    Restored,
+    HalfOpen,
+    SourceLimit
 });

@@ -3,7 +3,8 @@
 //! Not a format: only the process that has written a string reads it, once. [`fields!`] takes a
 //! struct apart without a rest pattern, so that a field which is forgotten does not compile.
 //! Numbers are written in as few bytes as they need; times and places as steps from the last one,
-//! since those of a flow at rest stand close together.
+//! since those of a flow at rest stand close together. Most of what is left are zeros, which
+//! [`squeeze`] takes out.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +24,8 @@ pub struct Writer {
 
 impl Writer {
     /// What was written.
-    pub fn into_bytes(self) -> Box<[u8]> {
-        self.bytes.into()
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn number(&mut self, mut n: u64) {
@@ -38,6 +39,31 @@ impl Writer {
     fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
+}
+
+/// The bytes without their zeros: before each eight of them stands which ones are left.
+pub fn squeeze(bytes: &[u8]) -> Box<[u8]> {
+    let mut squeezed = Vec::with_capacity(bytes.len());
+    for eight in bytes.chunks(8) {
+        let at = squeezed.len();
+        squeezed.push(0);
+        for (i, &byte) in eight.iter().enumerate().filter(|&(_, &byte)| byte != 0) {
+            squeezed[at] |= 1 << i;
+            squeezed.push(byte);
+        }
+    }
+    squeezed.into()
+}
+
+/// What was squeezed, and zeros up to a multiple of eight.
+pub fn spread(squeezed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 * squeezed.len());
+    let mut rest = squeezed.iter().copied();
+    while let Some(left) = rest.next() {
+        let eight = (0..8).map(|i| if left >> i & 1 == 0 { 0 } else { rest.next().unwrap_or(0) });
+        bytes.extend(eight);
+    }
+    bytes
 }
 
 /// Where a value is read from.
@@ -332,8 +358,8 @@ mod tests {
     fn through<T: Pack>(value: &T) -> (T, usize) {
         let mut w = Writer::default();
         value.pack(&mut w);
-        let bytes = w.into_bytes();
-        let mut r = Reader::new(&bytes, &[]);
+        let bytes = w.as_bytes();
+        let mut r = Reader::new(bytes, &[]);
         let read = T::unpack(&mut r);
         assert!(r.rest.is_empty());
         (read, bytes.len())
@@ -356,6 +382,17 @@ mod tests {
             proptest::prop_assert_eq!(through(&maybe).0, maybe);
             let stamps = [Tsval(stamps.0), Tsval(stamps.1)];
             proptest::prop_assert_eq!(through(&stamps).0, stamps);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_squeezed_is_spread(bytes: Vec<u8>, zeros in 0usize..40) {
+            let bytes = [bytes, vec![0; zeros], vec![7; zeros % 3]].concat();
+            let spread = spread(&squeeze(&bytes));
+            proptest::prop_assert_eq!(&spread[..bytes.len()], &bytes[..]);
+            proptest::prop_assert!(spread[bytes.len()..].iter().all(|&byte| byte == 0));
+            proptest::prop_assert!(spread.len() < bytes.len() + 8);
         }
     }
 

@@ -81,9 +81,8 @@ fn download(stage: &Stage, bytes: u64) -> Result<Outcome, StageError> {
 fn flooded(stage: &Stage, args: &Args, victim: Ipv4Addr) -> Result<(Outcome, f64), StageError> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| {
-            pour(&stage.world, HostId::Client, args.rate, &stop, |n| syn(n, victim))
-        });
+        let flood = scope
+            .spawn(|| pour(&stage.world, HostId::Client, args.rate, &stop, |n| syn(n, victim)));
         let outcome = download(stage, args.bytes);
         stop.store(true, Relaxed);
         let rate = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

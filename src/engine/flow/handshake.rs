@@ -244,8 +244,7 @@ impl Flow {
             }
             self.leg_mut(id).state = LegState::Absent;
             self.leg_mut(id).reset_at = Some(cx.now);
-            self.first_answer_at.get_or_insert(cx.now);
-            return;
+            return self.note_answer(id, cx.now);
         }
         if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && seg.ack == expected {
             if self.leg(id).stale_iss == Some(seg.seq) && !on(Bug::OldGeneration) {
@@ -314,7 +313,15 @@ impl Flow {
         if let Some((value, echo)) = seg.options.timestamps {
             leg.clock.heard(value, echo);
         }
+        self.note_answer(id, now);
+    }
+
+    /// The leg has answered the SYN: what it said before was late, of a connection that is over.
+    fn note_answer(&mut self, id: LegId, now: Instant) {
         self.first_answer_at.get_or_insert(now);
+        if id == self.primary {
+            self.challenge = None;
+        }
     }
 
     /// Decides whether the client can be answered.

@@ -90,12 +90,11 @@ impl Flow {
     }
 
     /// A server without room for a whole segment waits for the client's window like everybody else
-    /// (LV4; RFC 9293 3.8.6.2.1, the sender's silly-window avoidance). Half of the largest window
-    /// would be enough for that text, not for Linux: it waits for all of its segment.
+    /// (LV4; RFC 9293 3.8.6.2.1, the sender's silly-window avoidance).
     fn is_tight(&self, id: LegId) -> bool {
         let leg = self.leg(id);
         let segments = 2 * u64::from(self.client.mss);
-        leg.told_edge < leg.said() + segments.min(self.client.window_max)
+        leg.told_edge < leg.said() + segments.min(self.client.window_max / 2)
     }
 
     /// The window of `id` is the lower one; the client has run out of it, and may have more to say.

@@ -11,14 +11,14 @@ use crate::engine::cookies::Promise;
 use crate::engine::event::FlowState;
 use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
-use crate::engine::pack::{Pack, Reader, Writer, fields};
+use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze};
 use crate::engine::time::Instant;
 use crate::wire::{Frame, Offset};
 
 impl Flow {
     /// The flow as it was put to rest; `masks` are the header fields that may differ.
     pub fn wake(bytes: &[u8], masks: &[Arc<str>]) -> Self {
-        Self::unpack(&mut Reader::new(bytes, masks))
+        Self::unpack(&mut Reader::new(&spread(bytes), masks))
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.
@@ -31,7 +31,7 @@ impl Flow {
         self.legs.iter_mut().for_each(|leg| leg.clock.settle());
         let mut w = Writer::default();
         self.pack(&mut w);
-        Some(w.into_bytes())
+        Some(squeeze(w.as_bytes()))
     }
 
     /// When it may rest, if nothing happens until then.
@@ -42,12 +42,11 @@ impl Flow {
 
     fn is_quiet(&self) -> bool {
         let v = &self.visible;
-        let is_settled = matches!(
-            self.state,
-            FlowState::Paired | FlowState::Solo | FlowState::TimeWait
-        ) && self.held == 0
-            && self.client.is_learned
-            && self.client.una >= self.shown_end().max(Offset::START);
+        let is_settled =
+            matches!(self.state, FlowState::Paired | FlowState::Solo | FlowState::TimeWait)
+                && self.held == 0
+                && self.client.is_learned
+                && self.client.una >= self.shown_end().max(Offset::START);
         let keeps_nothing = v.syn_ack.is_none()
             && self.stray.is_none()
             && self.challenge.is_none()
@@ -82,18 +81,81 @@ macro_rules! never_at_rest {
 never_at_rest!(Frame, Stray, Promise, DeferredError);
 
 fields!(ClientEnd {
-    iss, mss, window_scale, offers_sack, offers_timestamps, headers, nxt, una, edge,
-    window_max, fin, clock, recent, sacked, round_trip, timed, heard_at, asked_at,
+    iss,
+    mss,
+    window_scale,
+    offers_sack,
+    offers_timestamps,
+    headers,
+    nxt,
+    una,
+    edge,
+    window_max,
+    fin,
+    clock,
+    recent,
+    sacked,
+    round_trip,
+    timed,
+    heard_at,
+    asked_at,
     is_learned,
 });
 fields!(Visible {
-    iss, window_scale, has_sack, has_timestamps, is_open, syn_ack, released, ahead, fin,
-    reset, told_ack, told_edge, dup_acks, told_sack, owes_ack, is_asking, clock, repeated,
-    probe_passed_at, takeover, takeover_at, answered, verified_bytes,
+    iss,
+    window_scale,
+    has_sack,
+    has_timestamps,
+    is_open,
+    syn_ack,
+    released,
+    ahead,
+    fin,
+    reset,
+    told_ack,
+    told_edge,
+    dup_acks,
+    told_sack,
+    owes_ack,
+    is_asking,
+    clock,
+    repeated,
+    probe_passed_at,
+    takeover,
+    takeover_at,
+    answered,
+    verified_bytes,
 });
 fields!(Flow {
-    key, slot, opened_at, state, solo, primary, legs, client, visible, request, shown,
-    comparison, diverged_until, first_answer_at, syn_at, syn_resent, pinned, behind, owes,
-    is_soft_told, fin_held_at, ask_at, asked, taken, stray, challenge, promise,
-    expires_at, timer, is_gone, held,
+    key,
+    slot,
+    opened_at,
+    state,
+    solo,
+    primary,
+    legs,
+    client,
+    visible,
+    request,
+    shown,
+    comparison,
+    diverged_until,
+    first_answer_at,
+    syn_at,
+    syn_resent,
+    pinned,
+    behind,
+    owes,
+    is_soft_told,
+    fin_held_at,
+    ask_at,
+    asked,
+    taken,
+    stray,
+    challenge,
+    promise,
+    expires_at,
+    timer,
+    is_gone,
+    held,
 });

@@ -222,9 +222,8 @@ fn a_client_that_begins_anew_ends_its_older_connection_itself() {
     kit.client(say(SYN, C, 0).mss(1460));
     kit.leg(A, say(ACK, 9001, 783));
     kit.leg(B, say(ACK, 9501, 783));
-    let again = |kit: &Kit, link| {
-        kit.on(link).iter().map(|h| (h.seg.flags, h.seg.seq)).collect::<Vec<_>>()
-    };
+    let again =
+        |kit: &Kit, link| kit.on(link).iter().map(|h| (h.seg.flags, h.seg.seq)).collect::<Vec<_>>();
     assert_eq!(again(&kit, TO_B), [(SYN, C), (RST, 783), (SYN, C)], "it serves nobody else");
     assert_eq!(again(&kit, TO_A), [(SYN, C)]);
     kit.client(say(RST, 782, 0)); // not its number
@@ -236,5 +235,18 @@ fn a_client_that_begins_anew_ends_its_older_connection_itself() {
         kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
     }
     assert_eq!(kit.on(Link::Client).len(), 1);
+    assert_eq!(state(&kit), FlowState::Paired);
+}
+
+/// A segment of the last connection of these ports was long on its way: no challenge.
+#[test]
+fn a_late_word_of_the_connection_before_keeps_nobody_waiting() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460));
+    kit.leg(A, say(ACK, 9001, 783));
+    kit.forget();
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+    assert_eq!(kit.on(Link::Client).len(), 1, "the handshake goes on");
     assert_eq!(state(&kit), FlowState::Paired);
 }
