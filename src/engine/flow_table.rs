@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::event::{FlowKey, FlowState};
+use super::event::{FlowKey, FlowState, PackedKey};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Source};
 use super::time::Instant;
@@ -15,7 +15,7 @@ pub type FlowId = u32;
 /// All flows of a gateway.
 #[derive(Debug, Default)]
 pub struct FlowTable {
-    by_key: BTreeMap<FlowKey, FlowId>,
+    by_key: BTreeMap<PackedKey, FlowId>,
     slots: Vec<Option<Slot>>,
     /// What all flows share: header fields that may differ.
     masks: Vec<Arc<str>>,
@@ -82,7 +82,7 @@ impl FlowTable {
 
     /// The flow of `key`.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        self.by_key.get(key).copied()
+        self.by_key.get(&key.packed()).copied()
     }
 
     /// The number that the next flow will have; `None` if the table is full.
@@ -104,7 +104,7 @@ impl FlowTable {
                 self.free.push(slot);
             }
         }
-        self.by_key.insert(flow.key, id);
+        self.by_key.insert(flow.key.packed(), id);
         self.half_open.flow_begins(Source::of(flow.key.client.ip()));
         self.counts[flow.state() as usize] += 1;
         let state = flow.state();
@@ -203,7 +203,7 @@ impl FlowTable {
         self.held = self.held + held - entry.held;
         entry.held = held;
         if is_gone {
-            self.by_key.remove(&entry.flow.key);
+            self.by_key.remove(&entry.flow.key.packed());
             self.half_open.flow_ends(source);
             self.slots[id as usize] = None;
             self.free.push(id);

@@ -39,7 +39,7 @@ pub use self::core::Engine;
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, RejectReason, ServerState, ServiceState, Shown, SoloReason,
+    HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
 };
 pub use time::{Duration, Instant};
 

@@ -5,7 +5,7 @@
 
 use dashmap::DashMap;
 
-use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, SoloReason};
+use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, PackedKey, SoloReason};
 
 /// One flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct FlowEntry {
 /// Flows by key.
 #[derive(Debug, Default)]
 pub struct FlowDirectory {
-    flows: DashMap<FlowKey, FlowEntry>,
+    flows: DashMap<PackedKey, FlowEntry>,
 }
 
 impl FlowDirectory {
@@ -35,23 +35,24 @@ impl FlowDirectory {
     pub fn record(&self, now: Instant, event: &Event) {
         match event {
             Event::Released { flow, verified, unverified, .. } => {
-                if let Some(mut entry) = self.flows.get_mut(flow) {
+                if let Some(mut entry) = self.flows.get_mut(&flow.packed()) {
                     entry.verified_bytes += u64::from(*verified);
                     entry.unverified_bytes += u64::from(*unverified);
                 }
             }
             // A key that opens again is a new generation of the 4-tuple.
             Event::FlowOpened { flow } => {
-                self.flows.insert(*flow, FlowEntry::new(now));
+                self.flows.insert(flow.packed(), FlowEntry::new(now));
             }
             Event::FlowChanged { flow, to, primary, solo, .. } => {
-                let mut entry = self.flows.entry(*flow).or_insert_with(|| FlowEntry::new(now));
+                let mut entry =
+                    self.flows.entry(flow.packed()).or_insert_with(|| FlowEntry::new(now));
                 entry.state = *to;
                 entry.primary = Some(*primary);
                 entry.solo = *solo;
             }
             Event::FlowClosed { flow, .. } => {
-                self.flows.remove(flow);
+                self.flows.remove(&flow.packed());
             }
             _ => {}
         }
@@ -59,7 +60,8 @@ impl FlowDirectory {
 
     /// Up to `limit` flows in the order of their keys, and how many there are.
     pub fn list(&self, limit: usize) -> (Vec<(FlowKey, FlowEntry)>, usize) {
-        let mut all: Vec<_> = self.flows.iter().map(|e| (*e.key(), *e.value())).collect();
+        let mut all: Vec<_> =
+            self.flows.iter().map(|e| (FlowKey::from(*e.key()), *e.value())).collect();
         let total = all.len();
         all.sort_unstable_by_key(|(key, _)| *key);
         all.truncate(limit);
