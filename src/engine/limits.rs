@@ -59,7 +59,7 @@ pub const HALF_OPEN_PRESSED_MAX: Duration = ms(3000);
 pub const HALF_OPEN_PRESSED_PERCENT: usize = 75;
 /// A flow that one side has closed and on which nothing more is heard.
 pub const CLOSING_MAX: Duration = ms(600_000);
-/// A flow on which nothing happens is put to rest after this; in tests at once, so that they meet it.
+/// A flow on which nothing happens is put to rest after this; in tests at once: so they meet it.
 pub const REST_AFTER: Duration = ms(if cfg!(test) { 2 } else { 250 });
 /// Longest round trip of a client that servers are waited for because of.
 pub const ROUND_TRIP_MAX: Duration = ms(1000);

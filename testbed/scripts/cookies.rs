@@ -15,14 +15,18 @@ const WITHOUT_STAMPS: Offer = Offer { has_stamps: false, ..Offer::FULL };
 /// All scripts about cookies.
 pub fn table() -> Vec<(String, Box<dyn Fn() -> Outcome>)> {
     let mut all: Vec<(String, Box<dyn Fn() -> Outcome>)> = Vec::new();
+    let cases = [
+        ("cookie", Offer::FULL, false),
+        ("cookie-without-stamps", WITHOUT_STAMPS, false),
+        ("cookie-bare", Offer::PLAIN, false),
+        ("cookie-before-kernels-with-cookies", Offer::FULL, true),
+        ("cookie-without-stamps-before-kernels-with-cookies", WITHOUT_STAMPS, true),
+        ("cookie-bare-before-kernels-with-cookies", Offer::PLAIN, true),
+    ];
     for (family, is_v6) in [("", false), ("ipv6-", true)] {
-        for (what, offer) in
-            [("", Offer::FULL), ("-without-stamps", WITHOUT_STAMPS), ("-bare", Offer::PLAIN)]
-        {
-            for (whose, kernels_too) in [("", false), ("-before-kernels-with-cookies", true)] {
-                let name = format!("{family}cookie{what}{whose}");
-                all.push((name, Box::new(move || comes_back(is_v6, offer, kernels_too))));
-            }
+        for (name, offer, kernels_too) in cases {
+            let name = format!("{family}{name}");
+            all.push((name, Box::new(move || comes_back(is_v6, offer, kernels_too))));
         }
     }
     all.push(("cookie-of-nobody".into(), Box::new(of_nobody)));

@@ -1,8 +1,8 @@
 //! A flow on which nothing happens is kept as a string of bytes, a fifth of its size: most
 //! connections of a gateway wait for a person.
 //!
-//! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens to
-//! it wakes it; afterwards it is put to rest at once, or after another while of quiet.
+//! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens
+//! to it wakes it; afterwards it is put to rest at once, or after another while of quiet.
 
 use std::sync::Arc;
 
