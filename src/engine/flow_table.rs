@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event::{FlowKey, FlowState, PackedKey};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Source};
+use super::shelf::{Place, Shelf};
 use super::time::Instant;
 use super::{EngineConfig, FlowSnapshot, LegId};
 
@@ -17,6 +18,8 @@ pub type FlowId = u32;
 pub struct FlowTable {
     by_key: BTreeMap<PackedKey, FlowId>,
     slots: Vec<Option<Slot>>,
+    /// The flows at rest.
+    shelf: Shelf,
     /// What all flows share: header fields that may differ.
     masks: Vec<Arc<str>>,
     free: Vec<FlowId>,
@@ -38,7 +41,7 @@ enum Slot {
 
 #[derive(Debug)]
 struct AtRest {
-    flow: Box<[u8]>,
+    flow: Place,
     state: FlowState,
     timer: Option<Instant>,
 }
@@ -115,16 +118,23 @@ impl FlowTable {
 
     /// The flow `id`, awake, to be changed; call [`Self::refresh`] afterwards.
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        let slot = self.slots.get_mut(id as usize)?.as_mut()?;
-        if let Slot::AtRest(rest) = slot {
-            let flow = Flow::wake(&rest.flow, &self.masks);
-            let (state, timer) = (rest.state, rest.timer);
-            let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
-            *slot = Slot::Awake(Box::new(entry));
-        }
-        match slot {
+        self.wake(id);
+        match self.slots.get_mut(id as usize)?.as_mut()? {
             Slot::Awake(entry) => Some(&mut entry.flow),
             Slot::AtRest(_) => None,
+        }
+    }
+
+    fn wake(&mut self, id: FlowId) {
+        let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
+        let &mut Slot::AtRest(AtRest { flow: place, state, timer }) = slot else { return };
+        let flow = Flow::wake(self.shelf.get(place), &self.masks);
+        let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
+        *slot = Slot::Awake(Box::new(entry));
+        for (moved, to) in self.shelf.remove(place) {
+            if let Some(Slot::AtRest(rest)) = &mut self.slots[moved as usize] {
+                rest.flow = to;
+            }
         }
     }
 
@@ -133,7 +143,7 @@ impl FlowTable {
         let slot = self.slots.get(id as usize)?.as_ref()?;
         Some(match slot {
             Slot::Awake(entry) => look(&entry.flow),
-            Slot::AtRest(rest) => look(&Flow::wake(&rest.flow, &self.masks)),
+            Slot::AtRest(rest) => look(&Flow::wake(self.shelf.get(rest.flow), &self.masks)),
         })
     }
 
@@ -153,7 +163,8 @@ impl FlowTable {
                 format!("{:?}", entry.flow),
                 "a flow wakes as it was put to rest"
             );
-            *slot = Slot::AtRest(AtRest { flow, state: entry.state, timer: entry.timer });
+            let (state, timer) = (entry.state, entry.timer);
+            *slot = Slot::AtRest(AtRest { flow: self.shelf.put(id, &flow), state, timer });
         }
     }
 

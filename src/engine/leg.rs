@@ -133,7 +133,7 @@ pub struct Leg {
     /// Retransmissions since the last progress.
     pub resend_count: u32,
     /// A hole is left alone until then.
-    pub hole_quiet_until: Instant,
+    pub hole_quiet_until: Option<Instant>,
     /// An error about bytes that it has still to send.
     pub deferred_error: Option<Box<DeferredError>>,
     /// Positions are known (false right after a restart of the gateway).
@@ -175,7 +175,7 @@ impl Leg {
             heard_at: now,
             resend_at: None,
             resend_count: 0,
-            hole_quiet_until: Instant::ZERO,
+            hole_quiet_until: None,
             deferred_error: None,
             is_learned: true,
         }

@@ -31,6 +31,7 @@ mod pack;
 mod probes;
 mod ranges;
 mod resync;
+mod shelf;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -42,7 +42,7 @@ impl Writer {
 }
 
 /// The bytes without their zeros: before each eight of them stands which ones are left.
-pub fn squeeze(bytes: &[u8]) -> Box<[u8]> {
+pub fn squeeze(bytes: &[u8]) -> Vec<u8> {
     let mut squeezed = Vec::with_capacity(bytes.len());
     for eight in bytes.chunks(8) {
         let at = squeezed.len();
@@ -52,7 +52,7 @@ pub fn squeeze(bytes: &[u8]) -> Box<[u8]> {
             squeezed.push(byte);
         }
     }
-    squeezed.into()
+    squeezed
 }
 
 /// What was squeezed, and zeros up to a multiple of eight.

@@ -14,12 +14,12 @@ mod writer;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{CommandError, Event, Instant};
 pub use counters::Counters;
@@ -125,7 +125,7 @@ impl Board {
 #[derive(Debug)]
 pub struct Observer {
     board: Arc<Board>,
-    queue: Option<SyncSender<(u64, Event)>>,
+    queue: Option<mpsc::Sender<(u64, Event)>>,
     writer: Option<JoinHandle<()>>,
     unix_ns: fn(Instant) -> u64,
     /// The last engine time seen, and its UNIX time.
@@ -145,11 +145,12 @@ impl Observer {
         events: Option<File>,
         level: Level,
     ) -> std::io::Result<Self> {
-        let (queue, incoming) = sync_channel(QUEUE_MAX);
+        // Unlike the standard library's, it has no memory for events that are not there.
+        let (queue, incoming) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&board);
         let writer = std::thread::Builder::new()
             .name("events".into())
-            .spawn(move || writer::run(&incoming, &shared, events))?;
+            .spawn(move || writer::run(incoming, &shared, events))?;
         let has_trace = level == Level::Trace;
         let (queue, writer) = (Some(queue), Some(writer));
         Ok(Self { board, queue, writer, unix_ns, last: (Instant::ZERO, 0), has_trace })

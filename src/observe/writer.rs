@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::sync::mpsc::{Receiver, TryRecvError};
 
 use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::describe::{Level, describe, level};
 use super::json::{event_json, event_name};
@@ -18,7 +19,7 @@ use crate::engine::Event;
 const LINES_PER_SECOND_MAX: u32 = 10;
 
 /// Takes events until the loop hangs up.
-pub(super) fn run(incoming: &Receiver<(u64, Event)>, board: &Board, events: Option<File>) {
+pub(super) fn run(mut incoming: Receiver<(u64, Event)>, board: &Board, events: Option<File>) {
     let mut log = events.map(BufWriter::new);
     let mut limiter = Limiter::default();
     loop {
@@ -27,9 +28,9 @@ pub(super) fn run(incoming: &Receiver<(u64, Event)>, board: &Board, events: Opti
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
                 flush(&mut log);
-                match incoming.recv() {
-                    Ok(next) => next,
-                    Err(_) => break,
+                match incoming.blocking_recv() {
+                    Some(next) => next,
+                    None => break,
                 }
             }
         };

@@ -106,13 +106,14 @@ impl Flow {
         let due = if hinted { due.min(cx.now + wait) } else { due };
         leg.resend_at = Some(due);
         let shows_hole = leg.dup_acks > 0 && !leg.sacked.is_empty() || leg.dup_acks >= 3;
-        let fills_hole = shows_hole && cx.now >= leg.hole_quiet_until;
+        let fills_hole = shows_hole && leg.hole_quiet_until.is_none_or(|until| until <= cx.now);
         if cx.now < due && !fills_hole {
             return;
         }
         leg.resend_count += 1;
         // One that does not hear it either is not asked ever faster.
-        leg.hole_quiet_until = cx.now + limits::HOLE_QUIET * (1 << (leg.resend_count - 1).min(8));
+        let quiet = limits::HOLE_QUIET * (1 << (leg.resend_count - 1).min(8));
+        leg.hole_quiet_until = Some(cx.now + quiet);
         let next = self.resend_wait(id, hinted);
         self.leg_mut(id).resend_at = Some(cx.now + next);
         if cx.allowance.take(cx.now, id) {

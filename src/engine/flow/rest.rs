@@ -22,13 +22,16 @@ impl Flow {
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.
-    pub fn rest(&mut self, now: Instant) -> Option<Box<[u8]>> {
+    pub fn rest(&mut self, now: Instant) -> Option<Vec<u8>> {
         let waits_for_its_end_only = self.timer == Some(self.expires_at);
         if !waits_for_its_end_only || self.rest_at().is_none_or(|at| now < at) {
             return None;
         }
         self.visible.repeated.retain(|&(.., at)| now.since(at) < limits::REPEAT_QUIET);
-        self.legs.iter_mut().for_each(|leg| leg.clock.settle());
+        for leg in &mut self.legs {
+            leg.clock.settle();
+            leg.hole_quiet_until = leg.hole_quiet_until.filter(|&until| now < until);
+        }
         let mut w = Writer::default();
         self.pack(&mut w);
         Some(squeeze(w.as_bytes()))
