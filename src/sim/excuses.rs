@@ -37,9 +37,12 @@ impl FlowTrack {
     }
 
     /// Fault: `waits_for_ack` grants nothing when the other server has said more. By Nagle's
-    /// algorithm the last part of a segment may wait for an ack, and smoltcp does not hear one that
-    /// comes with bytes it has already.
+    /// algorithm what does not fill a segment may wait for an ack, and smoltcp does not hear one
+    /// that comes with bytes it has already; nor does it send half of a small window (RFC 1122
+    /// 4.2.3.4), as kernels do.
     fn lacks_a_small_segment(&self, leg: LegId) -> bool {
-        self.said(leg.other()).saturating_sub(self.said(leg)) < 536
+        let lacks = self.said(leg.other()).saturating_sub(self.said(leg));
+        let room = self.leg(leg).told_edge.saturating_sub(self.said(leg));
+        lacks.min(room) < u64::from(self.c_mss)
     }
 }
