@@ -1,7 +1,7 @@
 //! One server's side of a flow: its numbers, what it acknowledged, what it said, how it is.
 //!
-//! All positions are [`Offset`]s; the leg's own sequence numbers appear only in [`Leg::offset_of`]
-//! and [`Leg::seq_at`]. RFC 9293, RFC 2018, RFC 2883, RFC 7323.
+//! All positions are visible [`Offset`]s; what the leg said itself, in its own numbers, is its
+//! [`Voice`]. RFC 9293, RFC 2018, RFC 7323.
 
 use super::clock::LegClock;
 use super::flow::DeferredError;
@@ -9,10 +9,9 @@ use super::headers::Headers;
 use super::limits::SACKED_RANGES_MAX;
 use super::pack::{fields, variants};
 use super::ranges::Ranges;
-use super::stream::Stream;
 use super::time::Instant;
-use super::told_blocks::ToldBlocks;
-use crate::wire::{ClientSpace, LegSpace, Offset, Segment, Seq, Tsval};
+use super::voice::Voice;
+use crate::wire::{ClientSpace, Offset, Segment, Seq, Tsval};
 
 /// How a leg takes part in its flow.
 ///
@@ -67,8 +66,6 @@ impl LegOptions {
 pub struct Leg {
     /// How it takes part.
     pub state: LegState,
-    /// Its initial sequence number.
-    pub iss: Seq<LegSpace>,
     /// The number of a connection that it was told to forget before it answered this one.
     pub stale_iss: Option<u32>,
     /// What it agreed to.
@@ -91,34 +88,14 @@ pub struct Leg {
     /// It is a copy, and gets again what was on its way to the other one.
     pub is_fed: bool,
 
-    /// What it said, from the release point on.
-    pub stream: Stream,
-    /// Highest byte it ever sent, a FIN included (NXT).
-    pub nxt: Offset,
-    /// Where its FIN stands.
-    pub fin: Option<Offset>,
+    /// What it said, and what it was told of that.
+    pub voice: Voice,
     /// When its reset arrived.
     pub reset_at: Option<Instant>,
-    /// End of the latest segment with PSH.
-    pub psh_at: Offset,
-    /// End of the urgent bytes.
-    pub urgent_at: Option<Offset>,
     /// Piece size of its latest super-frame.
     pub gso_size: Option<u16>,
-
-    /// The ack it was told last.
-    pub told_ack: Offset,
-    /// The window edge it was told.
-    pub told_edge: Offset,
-    /// The window edge of the last segment that it was sent, if known. Below `told_edge` where an
-    /// ack that moved on left less than a unit of the window's scale.
-    pub room_to: Option<Offset>,
-    /// Blocks of its own bytes that it was told of last, while it alone misses some.
-    pub told_islands: ToldBlocks,
     /// It is owed an ack now.
     pub owes_ack: bool,
-    /// A duplicate range that was absorbed, to be reported once an ack covers it.
-    pub duplicate: Option<(Offset, Offset)>,
 
     /// Its clock.
     pub clock: LegClock,
@@ -145,7 +122,6 @@ impl Leg {
     pub fn new(state: LegState, now: Instant) -> Self {
         Self {
             state,
-            iss: Seq::new(0),
             stale_iss: None,
             options: LegOptions::default(),
             headers: None,
@@ -156,19 +132,10 @@ impl Leg {
             dup_acks: 0,
             sent: Offset::START,
             is_fed: false,
-            stream: Stream::new(Offset::START),
-            nxt: Offset::SYN,
-            fin: None,
+            voice: Voice::default(),
             reset_at: None,
-            psh_at: Offset::SYN,
-            urgent_at: None,
             gso_size: None,
-            told_ack: Offset::SYN,
-            told_edge: Offset::SYN,
-            room_to: None,
-            told_islands: ToldBlocks::default(),
             owes_ack: false,
-            duplicate: None,
             clock: LegClock::default(),
             progress_at: now,
             given_at: now,
@@ -186,24 +153,9 @@ impl Leg {
         self.state == LegState::Open
     }
 
-    /// Where its number `raw` stands in the response stream.
-    pub fn offset_of(&self, raw: u32) -> Offset {
-        self.iss.offset(Seq::new(raw), self.nxt)
-    }
-
-    /// Its number for a position of the response stream.
-    pub fn seq_at(&self, at: Offset) -> u32 {
-        self.iss.at(at).raw()
-    }
-
     /// Contiguous bytes heard from it (S).
     pub fn said(&self) -> Offset {
-        self.stream.contiguous()
-    }
-
-    /// Where its stream ends, once every byte before its FIN was heard.
-    pub fn ended_at(&self) -> Option<Offset> {
-        self.fin.filter(|&f| self.said() >= f)
+        self.voice.said()
     }
 
     /// Takes the ack, window and SACK blocks of `seg`, whose numbers are the client's own.
@@ -239,11 +191,6 @@ impl Leg {
         }
     }
 
-    /// Whether it was told of no room beyond what it said.
-    pub fn has_no_room(&self) -> bool {
-        self.room_to.is_some_and(|edge| edge <= self.said())
-    }
-
     /// The clock that the client sees goes on from `shown` with this leg.
     pub fn continue_clock(&mut self, now: Instant, shown: Tsval) {
         match self.options.has_timestamps {
@@ -268,19 +215,10 @@ impl Leg {
     pub fn has_progressed_saying(&mut self, now: Instant) {
         self.progress_at = now;
     }
-
-    /// Notes an absorbed duplicate, to be reported as D-SACK (RFC 2883).
-    pub fn note_duplicate(&mut self, from: Offset, to: Offset) {
-        self.duplicate = match self.duplicate {
-            Some((f, t)) if from <= t && f <= to => Some((f.min(from), t.max(to))),
-            _ => Some((from, to)),
-        };
-    }
 }
 
 fields!(Leg {
     state,
-    iss,
     stale_iss,
     options,
     headers,
@@ -291,19 +229,10 @@ fields!(Leg {
     dup_acks,
     sent,
     is_fed,
-    stream,
-    nxt,
-    fin,
+    voice,
     reset_at,
-    psh_at,
-    urgent_at,
     gso_size,
-    told_ack,
-    told_edge,
-    room_to,
-    told_islands,
     owes_ack,
-    duplicate,
     clock,
     progress_at,
     given_at,

@@ -11,7 +11,9 @@ pub mod planted;
 pub mod time;
 mod told_blocks;
 mod twins;
+mod voice;
 
+mod alignment;
 mod allowance;
 mod bridge;
 mod clock;

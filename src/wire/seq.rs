@@ -95,6 +95,11 @@ impl Offset {
         self.raw().saturating_sub(earlier.raw())
     }
 
+    /// The position `by` later, or earlier.
+    pub const fn moved(self, by: i64) -> Self {
+        Self::new(self.raw().saturating_add_signed(by))
+    }
+
     /// The position `bytes` earlier.
     pub const fn back(self, bytes: u64) -> Self {
         Self::new(self.raw().saturating_sub(bytes))

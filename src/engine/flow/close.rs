@@ -15,7 +15,7 @@ use crate::wire::{Offset, Segment, TcpFlags, TcpOptions};
 impl Flow {
     /// Request bytes are not yet answered, or one leg has more to say than the other.
     pub(super) fn is_unfinished(&self) -> bool {
-        let goes_on = self.legs.iter().any(|l| l.is_open() && l.nxt > self.visible.released + 1);
+        let goes_on = self.legs.iter().any(|l| l.is_open() && l.voice.nxt() > self.visible.released + 1);
         let asked = self.client.fin.unwrap_or(self.client.nxt);
         asked > self.visible.answered || goes_on || self.comparison.is_mid_message()
     }
@@ -46,10 +46,11 @@ impl Flow {
         }
         for id in LegId::ALL {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
-            let Some(end) = leg.ended_at().or(leg.reset_at.map(|_| leg.said())) else { continue };
+            let end = leg.voice.ended_at().or(leg.reset_at.map(|_| leg.said()));
+            let Some(end) = end else { continue };
             // Inside a masked span nothing is agreed; a leg that ends there ends early as well.
             let cuts_span =
-                self.is_span_open(id) && (other.ended_at().is_none() || other.said() > end);
+                self.is_span_open(id) && (other.voice.ended_at().is_none() || other.said() > end);
             let goes_on = other.said() > end && self.comparison.agreed() >= end;
             if (goes_on || cuts_span) && self.diverged_until.is_none() {
                 cx.event(Event::EarlyEnd { flow: self.key, loser: id });
@@ -112,7 +113,8 @@ impl Flow {
             // A lagging leg that has not reached the end may never do so.
             let is_late = self.state == FlowState::Lagging && id == self.primary;
             let waits = |end| other.said() == end || (is_late && other.said() < end);
-            leg.ended_at().is_some_and(|end| waits(end) && other.fin.is_none())
+            let has_fin = other.voice.fin().is_some();
+            leg.voice.ended_at().is_some_and(|end| waits(end) && !has_fin)
         });
         let Some(holder) = holder else {
             self.fin_held_at = None;
@@ -144,7 +146,7 @@ impl Flow {
             return;
         }
         let at = self.visible.released;
-        let ends = |id: LegId| self.leg(id).ended_at() == Some(at);
+        let ends = |id: LegId| self.leg(id).voice.ended_at() == Some(at);
         let may = match self.state {
             FlowState::Paired if on(Bug::EarlyFinReleased) => LegId::ALL.into_iter().any(ends),
             FlowState::Paired if on(Bug::FinWithoutHold) => ends(self.primary),
@@ -168,11 +170,11 @@ impl Flow {
     /// nothing speaks for more to come.
     fn is_end_believed(&self, now: Instant) -> bool {
         let backup = self.leg(self.backup());
-        if self.is_orphaned() || backup.ended_at() == Some(self.visible.released) {
+        if self.is_orphaned() || backup.voice.ended_at() == Some(self.visible.released) {
             return !self.is_orphaned();
         }
         let asked = self.client.fin.unwrap_or(self.client.nxt);
-        let goes_on = backup.nxt > self.visible.released + 1;
+        let goes_on = backup.voice.nxt() > self.visible.released + 1;
         if asked > self.visible.answered || goes_on {
             return false;
         }

@@ -175,13 +175,13 @@ impl Flow {
             let bytes = self.shown.slice_at(at);
             return &bytes[..bytes.len().min(left)];
         }
-        self.leg(self.primary).stream.slice_at(at)
+        self.leg(self.primary).voice.slice_at(at)
     }
 
     fn compare_plain(&mut self, cx: &mut Cx<'_>) -> bool {
         let at = self.comparison.agreed;
         let ours = self.reference_at(at);
-        let theirs = self.leg(self.backup()).stream.slice_at(at);
+        let theirs = self.leg(self.backup()).voice.slice_at(at);
         let both = ours.len().min(theirs.len());
         if both == 0 {
             return false;
@@ -234,12 +234,12 @@ impl Flow {
         let at = self.comparison.agreed;
         let ours = self.span_at(at, |f, at| f.reference_at(at));
         let backup = self.backup();
-        let theirs = self.span_at(at, |f, at| f.leg(backup).stream.slice_at(at));
+        let theirs = self.span_at(at, |f, at| f.leg(backup).voice.slice_at(at));
         match (ours, theirs) {
             (Span::Open, _) | (_, Span::Open) if on(Bug::SpanNotAtomic) => {
                 let there = |l: &[u8]| l.len() as u64;
                 let n =
-                    there(self.reference_at(at)).min(there(self.leg(backup).stream.slice_at(at)));
+                    there(self.reference_at(at)).min(there(self.leg(backup).voice.slice_at(at)));
                 self.comparison.agreed = at + n;
                 n > 0
             }
@@ -280,7 +280,7 @@ impl Flow {
         let value = match id == self.primary {
             // While Lagging its own copy is gone: what was shown stands for it.
             true => self.span_at(at, |f, at| f.reference_at(at)),
-            false => self.span_at(at, |f, at| f.leg(id).stream.slice_at(at)),
+            false => self.span_at(at, |f, at| f.leg(id).voice.slice_at(at)),
         };
         self.comparison.span.is_some() && matches!(value, Span::Open)
     }
@@ -400,7 +400,7 @@ impl Flow {
         let mut found = Vec::new();
         let mut at = from.max(self.comparison.agreed);
         while at < to {
-            let (ours, theirs) = (a.stream.slice_at(at), b.stream.slice_at(at));
+            let (ours, theirs) = (a.voice.slice_at(at), b.voice.slice_at(at));
             let n = ours.len().min(theirs.len()).min(to.since(at) as usize);
             if n > 0 {
                 if ours[..n] == theirs[..n] || on(Bug::AheadUncompared) {
@@ -409,7 +409,7 @@ impl Flow {
                 at = at + n as u64;
                 continue;
             }
-            match (a.stream.next_held(at), b.stream.next_held(at)) {
+            match (a.voice.next_held(at), b.voice.next_held(at)) {
                 (Some(x), Some(y)) if x.max(y) > at => at = x.max(y),
                 _ => break,
             }

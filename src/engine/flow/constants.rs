@@ -17,6 +17,7 @@ use crate::engine::leg::{Leg, LegState};
 use crate::engine::limits;
 use crate::engine::stream::Stream;
 use crate::engine::time::Duration;
+use crate::engine::voice::Voice;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
 use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
 
@@ -144,7 +145,7 @@ impl Flow {
         w.put(&self.client.iss.raw().to_be_bytes());
         w.put(&v.iss.raw().to_be_bytes());
         for leg in &self.legs {
-            w.put(&leg.iss.raw().to_be_bytes());
+            w.put(&leg.voice.effective_iss().to_be_bytes());
         }
         w.put(&self.client.mss.to_be_bytes());
         for leg in &self.legs {
@@ -194,7 +195,7 @@ impl Flow {
             let to = if is_open(id) { LegState::Open } else { LegState::Scrub };
             let i = id.index();
             let mut leg = Leg::new(to, cx.now);
-            leg.iss = Seq::new(leg_iss[i]);
+            leg.voice = Voice::restored(leg_iss[i]);
             leg.options.mss = leg_mss[i];
             leg.options.window_scale = leg_scale[i];
             leg.options.has_sack = has(flag::LEG_SACK[i]);
@@ -340,7 +341,7 @@ impl Flow {
         let (mut at, mut ack) = (at, ack);
         if let Some(leg) = self.legs.iter().find(|l| l.is_open() && l.is_learned) {
             at = near(at, leg.acked);
-            ack = near(ack, leg.nxt);
+            ack = near(ack, leg.voice.nxt());
         }
         self.client.nxt = at;
         self.client.una = ack;
@@ -353,12 +354,11 @@ impl Flow {
         self.shown.restart(ack);
         self.comparison.restart(ack);
         for leg in &mut self.legs {
-            leg.stream.restart(ack);
+            leg.voice.restart(ack);
             leg.owes_ack = true;
-            leg.room_to = None;
             leg.sent = leg.sent.max(at);
             if !leg.is_learned {
-                leg.nxt = ack;
+                leg.voice.learn(ack);
                 leg.acked = Offset::SYN;
             }
         }
@@ -371,7 +371,7 @@ impl Flow {
     pub(super) fn note_taken_fin(&mut self) {
         let Some(taken) = self.taken.filter(|&at| at == self.visible.released) else { return };
         let learned = self.legs.iter().filter(|l| l.is_open() && l.is_learned);
-        let fin = learned.filter_map(|l| l.fin).find(|&fin| fin + 1 == taken);
+        let fin = learned.filter_map(|l| l.voice.fin()).find(|&fin| fin + 1 == taken);
         let Some(fin) = fin.filter(|_| self.client.is_learned && self.visible.fin.is_none()) else {
             return;
         };
@@ -379,7 +379,7 @@ impl Flow {
         self.shown.restart(fin);
         self.comparison.restart(fin);
         for leg in &mut self.legs {
-            leg.stream.restart(fin);
+            leg.voice.restart(fin);
         }
     }
 
@@ -395,15 +395,14 @@ impl Flow {
             self.ask_at = Some(cx.now);
         }
         let leg = self.leg_mut(id);
-        let at = leg.iss.offset(Seq::new(seg.seq), visible);
         let ack = client_iss.offset(Seq::new(seg.ack), client);
         leg.is_learned = true;
         leg.progress_at = cx.now;
         if is_learned {
-            leg.nxt = at.max(visible);
+            leg.voice.learn(leg.voice.near(seg.seq, visible).max(visible));
             leg.acked = ack;
         } else {
-            leg.nxt = Offset::SYN + u64::from(seg.seq.wrapping_sub(leg.iss.raw()));
+            leg.voice.learn_first(seg.seq);
             leg.acked = Offset::SYN + u64::from(seg.ack.wrapping_sub(client_iss.raw()));
         }
         let scale = leg.options.window_scale.unwrap_or(0);

@@ -10,7 +10,6 @@ use crate::engine::config::Mode;
 use crate::engine::event::{FlowState, SoloReason};
 use crate::engine::leg::LegState;
 use crate::engine::planted::{Bug, on};
-use crate::engine::stream::Stream;
 use crate::engine::time::Duration;
 use crate::wire::Offset;
 
@@ -90,7 +89,7 @@ impl Flow {
             return;
         }
         leg.state = LegState::Scrub;
-        leg.stream.restart(Offset::START);
+        leg.voice.silence();
         let at = leg.acked;
         self.send_leg_reset(cx, to, self.client.iss.at(at).raw());
     }
@@ -100,17 +99,13 @@ impl Flow {
         self.vouch();
         // A masked value that the source has begun may have been shown in part.
         let (agreed, released) = (self.comparison.agreed(), self.visible.released);
-        let mut stream = Stream::new(agreed.min(released));
-        let mut at = agreed;
+        let (mut at, mut parts) = (agreed, Vec::new());
         while let Some(bytes) = self.shown.chunk_at(at).filter(|_| at < released) {
             let bytes = bytes.slice(..bytes.len().min(released.since(at) as usize));
             at = at + bytes.len() as u64;
-            stream.insert(at.back(bytes.len() as u64), bytes);
+            parts.push((at.back(bytes.len() as u64), bytes));
         }
-        for (at, bytes) in self.leg(to.other()).stream.chunks() {
-            stream.insert(at, bytes.clone());
-        }
-        self.leg_mut(to).stream = stream;
+        self.leg_mut(to).voice.put_before(agreed.min(released), parts);
         (self.diverged_until, self.fin_held_at) = (None, None);
         (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
         if self.state == FlowState::TimeWait || on(Bug::CopyStaysSolo) {

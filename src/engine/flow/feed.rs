@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::{Cx, EMPTY, Flow};
+use crate::engine::alignment::{Own, Round};
 use crate::engine::clock::own_clock;
 use crate::engine::event::{Event, FlowState};
 use crate::engine::leg::LegState;
@@ -43,23 +44,23 @@ impl Flow {
 
     /// The ack that leg `id` may be sent: what the client has, at most what was heard from the leg.
     /// That is at most what it sent (I6); and bytes that a late leg has still to prove must come.
-    fn ack_to_leg(&self, id: LegId) -> Offset {
-        let una = self.client.una;
-        let leg = self.leg(id);
-        if on(Bug::NoI6Clamp) || !leg.is_learned {
-            return una.max(Offset::START);
+    fn ack_to_leg(&self, id: LegId) -> Own {
+        let voice = &self.leg(id).voice;
+        let una = voice.own(self.client.una, Round::Down);
+        if on(Bug::NoI6Clamp) || !self.leg(id).is_learned {
+            return una.max(Own::START);
         }
-        let heard = leg.ended_at().map_or(leg.said(), |fin| fin + 1).min(leg.nxt);
-        una.min(heard).max(Offset::START.min(leg.nxt))
+        una.min(voice.heard_to()).max(Own::START.min(voice.nxt_own()))
     }
 
     /// The window edge that leg `id` may be told: the client's, not far ahead of the release.
-    fn edge_to_leg(&self, cx: &Cx<'_>, id: LegId) -> Offset {
+    fn edge_to_leg(&self, cx: &Cx<'_>, id: LegId) -> Own {
         let leg = self.leg(id);
         let lead = self.visible.released + cx.lead_bytes_max();
         let least = leg.said() + 2 * u64::from(self.client.mss);
         let retain = self.client.una + limits::RETAIN_BYTES_MAX;
-        self.client.edge.min(lead.max(least).min(retain)).max(leg.told_edge)
+        let edge = self.client.edge.min(lead.max(least).min(retain));
+        leg.voice.own(edge, Round::Down).max(leg.voice.told_edge())
     }
 
     /// LV1, LV2, LV8: a leg behind the client's ack, or short of window, is told at once.
@@ -70,10 +71,11 @@ impl Flow {
         let ack = self.ack_to_leg(id);
         let edge = self.edge_to_leg(cx, id);
         let leg = self.leg(id);
-        let is_behind = ack > leg.told_ack && !on(Bug::DropLv1);
+        let is_behind = ack > leg.voice.told_ack() && !on(Bug::DropLv1);
         let two = 2 * u64::from(self.client.mss);
-        let was_short = leg.told_edge < leg.nxt + two;
-        let opens = was_short && edge >= leg.told_edge + two;
+        let told = leg.voice.told_edge();
+        let was_short = told < leg.voice.nxt_own() + two;
+        let opens = was_short && edge >= told + two;
         if is_behind || opens || leg.owes_ack {
             self.send_leg(cx, id, self.next_to_leg(id), TcpFlags::ACK, EMPTY);
         }
@@ -229,8 +231,8 @@ impl Flow {
         let room = leg.options.mss.saturating_sub(build::tcp_options_len(&options) as u16).max(1);
         let delta_sign = on(Bug::DeltaSign) && id == self.backup();
         let leg_ack = match delta_sign {
-            true => leg.seq_at(ack).wrapping_add(1),
-            false => leg.seq_at(ack),
+            true => leg.voice.number(ack).wrapping_add(1),
+            false => leg.voice.number(ack),
         };
         let mut fields = TcpFields {
             src_port: self.key.client.port(),
@@ -244,16 +246,10 @@ impl Flow {
         };
         let leg = self.leg_mut(id);
         let told_edge = ack + (u64::from(window) << shift);
-        if ack > leg.told_ack || told_edge > leg.told_edge {
+        if leg.voice.tell(ack, told_edge) {
             leg.given_at = cx.now;
         }
-        leg.told_ack = leg.told_ack.max(ack);
-        leg.told_edge = leg.told_edge.max(told_edge);
-        leg.room_to = Some(told_edge);
         leg.owes_ack = false;
-        if leg.duplicate.is_some_and(|(_, to)| to <= ack) {
-            leg.duplicate = None;
-        }
         let (l2, l3) = self.client_headers();
         // What cannot stand in one packet of the leg's size is cut; a super-frame has its limit.
         let mut rest = payload;
@@ -279,7 +275,7 @@ impl Flow {
         &mut self,
         cx: &Cx<'_>,
         id: LegId,
-        ack: Offset,
+        ack: Own,
         stamp: Option<Tsval>,
     ) -> TcpOptions {
         // What this leg alone misses is told by its islands, which hold the client's blocks:
@@ -287,7 +283,7 @@ impl Flow {
         let misses_alone = self.misses_alone(id);
         let leg = self.leg_mut(id);
         let islands = match leg.options.has_sack && misses_alone {
-            true => leg.told_islands.tell(leg.stream.islands(limits::SACKED_RANGES_MAX)).to_vec(),
+            true => leg.voice.tell_islands(),
             false => Vec::new(),
         };
         let leg = self.leg(id);
@@ -313,17 +309,21 @@ impl Flow {
         if leg.options.has_sack {
             let max = if options.timestamps.is_some() { 3 } else { 4 };
             let mut blocks = SackBlocks::default();
-            let mut push = |f: Offset, t: Offset| {
+            let voice = &leg.voice;
+            let mut push = |f: Own, t: Own| {
                 if blocks.as_slice().len() < max {
-                    blocks.push(leg.seq_at(f), leg.seq_at(t));
+                    blocks.push(voice.number(f), voice.number(t));
                 }
             };
-            if let Some((f, t)) = leg.duplicate.filter(|&(_, t)| t <= ack) {
+            if let Some((f, t)) = voice.duplicate_below(ack) {
                 push(f, t);
             }
             for &(f, t) in self.client.sacked.iter().filter(|_| !misses_alone) {
                 let is_own_duplicate = t <= self.client.una;
-                if !is_own_duplicate && f > ack && (t <= leg.nxt || on(Bug::SackUnclamped)) {
+                // Only whole tokens.
+                let (f, t) = (voice.own(f, Round::Up), voice.own(t, Round::Down));
+                let is_sent = t <= voice.nxt_own() || on(Bug::SackUnclamped);
+                if !is_own_duplicate && f > ack && f < t && is_sent {
                     push(f, t);
                 }
             }
@@ -364,7 +364,7 @@ impl Flow {
             self.send_leg_reset(cx, id, self.client.iss.at(at).raw());
         }
         let leg = self.leg_mut(id);
-        leg.stream.restart(Offset::START);
+        leg.voice.silence();
     }
 }
 

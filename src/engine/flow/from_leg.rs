@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{Cx, Flow, Report, Stray};
+use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::headers::Headers;
 use crate::engine::leg::LegState;
@@ -44,7 +45,7 @@ impl Flow {
         if !self.leg(id).is_learned && !seg.flags.has(TcpFlags::SYN) {
             self.learn_leg(cx, id, seg);
         }
-        let at = self.leg(id).offset_of(seg.seq);
+        let at = self.leg(id).voice.place(seg.seq);
         let leg = self.leg_mut(id);
         leg.heard_at = now;
         leg.headers = Some(Headers::of(&seg.l2, &seg.l3));
@@ -76,13 +77,12 @@ impl Flow {
     }
 
     /// A reset counts if it stands where the leg's stream may end (RFC 5961 3 for a middlebox).
-    fn on_leg_reset(&mut self, cx: &mut Cx<'_>, id: LegId, at: Offset) {
+    fn on_leg_reset(&mut self, cx: &mut Cx<'_>, id: LegId, at: Own) {
         if self.state == FlowState::TimeWait {
             return cx.reject(Link::Server(id), RejectReason::OldGeneration);
         }
         let leg = self.leg_mut(id);
-        let is_plausible = at >= leg.told_ack.min(leg.said()) && at <= leg.nxt.max(leg.said() + 1);
-        if !is_plausible {
+        if !leg.voice.may_end_at(at) {
             return cx.reject(Link::Server(id), RejectReason::InexactReset);
         }
         if leg.reset_at.is_none() {
@@ -106,15 +106,15 @@ impl Flow {
     }
 
     /// No data: an ack that was noted already, an answer that the client waits for, or a probe.
-    fn on_bare_ack(&mut self, cx: &mut Cx<'_>, id: LegId, at: Offset) {
-        let leg = self.leg_mut(id);
-        if at < leg.nxt && at < leg.told_ack {
+    fn on_bare_ack(&mut self, cx: &mut Cx<'_>, id: LegId, at: Own) {
+        let voice = &mut self.leg_mut(id).voice;
+        if voice.is_probe(at) {
             return self.on_leg_probe(cx, id);
         }
-        if at > leg.nxt.max(leg.told_edge) + limits::BEYOND_EDGE_BYTES_MAX {
+        if voice.is_stray(at) {
             return cx.reject(Link::Server(id), RejectReason::OutOfWindow);
         }
-        leg.nxt = leg.nxt.max(at);
+        voice.note_sent(at);
         if self.visible.is_asking && (id == self.primary || on(Bug::ChallengeTwice)) {
             self.visible.is_asking = on(Bug::ChallengeTwice);
             self.visible.owes_ack = true;
@@ -143,49 +143,43 @@ impl Flow {
         }
     }
 
-    fn on_leg_data(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, at: Offset, body: Bytes) {
-        let end = at + body.len() as u64;
+    fn on_leg_data(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment, at: Own, body: Bytes) {
+        let len = body.len();
+        let end = at + len as u64;
         let leg = self.leg_mut(id);
-        if end > leg.told_edge + limits::BEYOND_EDGE_BYTES_MAX || end < Offset::START {
+        if leg.voice.is_out_of_reach(end) {
             return cx.reject(Link::Server(id), RejectReason::OutOfWindow);
         }
-        leg.gso_size = seg.gso_size.or(leg.gso_size.filter(|_| body.len() < 256));
-        if seg.flags.has(TcpFlags::PSH) {
-            leg.psh_at = end;
-        }
-        if seg.flags.has(TcpFlags::URG) {
-            leg.urgent_at = Some(at + u64::from(seg.urgent));
-        }
-        leg.nxt = leg.nxt.max(end);
+        leg.gso_size = seg.gso_size.or(leg.gso_size.filter(|_| len < 256));
         if seg.flags.has(TcpFlags::FIN) {
-            leg.fin = Some(end);
-            leg.nxt = leg.nxt.max(end + 1);
+            leg.voice.hear_fin(end);
             self.note_taken_fin();
         }
         let leg = self.leg_mut(id);
-        let is_known = end <= leg.said() && !body.is_empty();
-        let had = leg.said();
-        let len = body.len();
-        let new = leg.stream.insert(at, body);
-        let shows_hole = at > had && new > 0;
-        if leg.said().since(had) > 0 {
-            self.leg_mut(id).has_progressed_saying(cx.now);
+        let taken = leg.voice.hear(seg, at, body);
+        if taken.has_progressed {
+            leg.has_progressed_saying(cx.now);
         }
-        if shows_hole && self.misses_alone(id) {
+        if taken.shows_hole && self.misses_alone(id) {
             self.leg_mut(id).owes_ack = true;
         }
         let other = self.leg_mut(id.other());
-        if had <= other.said() && other.stream.has_island() {
+        if taken.had <= other.said() && other.voice.has_island() {
             // Its hole may be its own only now, that this leg has said those bytes.
             let is_alone = other.is_open() && self.misses_alone(id.other());
             self.leg_mut(id.other()).owes_ack |= is_alone;
         }
-        if new < len || (len == 0 && self.visible.fin.is_some()) {
-            self.on_repeated_data(cx, id, at, end, is_known, seg.flags.has(TcpFlags::FIN));
+        if taken.is_repetition || (len == 0 && self.visible.fin.is_some()) {
+            if taken.is_known && !on(Bug::NoDsackToLeg) {
+                self.leg_mut(id).voice.note_duplicate(at, end);
+            }
+            self.on_repeated_data(cx, id, at, end, seg.flags.has(TcpFlags::FIN));
         }
-        let is_probe = self.leg(id).room_to.is_some_and(|edge| at >= edge) && end > at;
+        let voice = &self.leg(id).voice;
+        let is_probe = voice.is_beyond_room(at) && len > 0;
+        let (at, end) = (voice.shown(at, Round::Down), voice.shown(end, Round::Up));
         let other = self.leg(id.other());
-        if is_probe && other.is_open() && other.said() < end && other.has_no_room() {
+        if is_probe && other.is_open() && other.said() < end && other.voice.has_no_room() {
             // A window probe of one byte, which waits for the other leg's: the client is asked.
             self.on_leg_probe(cx, id);
         }
@@ -209,15 +203,14 @@ impl Flow {
         &mut self,
         cx: &mut Cx<'_>,
         id: LegId,
-        at: Offset,
-        end: Offset,
-        is_known: bool,
+        at: Own,
+        end: Own,
         is_fin: bool,
     ) {
         let una = self.client.una;
-        if is_known && !on(Bug::NoDsackToLeg) {
-            self.leg_mut(id).note_duplicate(at, end);
-        }
+        // Of a token that it repeats in part the client is shown again all that it may lack.
+        let voice = &self.leg(id).voice;
+        let (at, end) = (voice.shown(at, Round::Down), voice.shown(end, Round::Up));
         let fin_end = self.visible.fin.filter(|_| is_fin).map(|f| f + 1);
         if end.max(fin_end.unwrap_or(end)) <= una {
             // The client has it: this leg's ack was lost (LV1, LV2).

@@ -224,7 +224,7 @@ impl Flow {
         let (v, leg) = (&self.visible, self.leg(primary));
         let options = (v.window_scale, v.has_sack, v.has_timestamps);
         let own = (leg.options.window_scale, leg.options.has_sack, leg.options.has_timestamps);
-        let is_its = v.iss.raw() == leg.iss.raw() && options == own && leg.is_open();
+        let is_its = v.iss.raw() == leg.voice.effective_iss() && options == own && leg.is_open();
         if v.is_open && !is_its {
             self.reset_legs(cx);
         }
@@ -302,12 +302,11 @@ impl Flow {
         let now = cx.now;
         let leg = self.leg_mut(id);
         leg.state = LegState::Open;
-        leg.iss = Seq::new(seg.seq);
+        leg.voice.begin(seg.seq);
         leg.options = LegOptions::of(seg);
         leg.acked = Offset::START;
         leg.edge = Offset::START + u64::from(seg.window);
         leg.window_max = u64::from(seg.window);
-        leg.nxt = Offset::START;
         leg.headers = Some(Headers::of(&seg.l2, &seg.l3));
         leg.has_progressed(now);
         if let Some((value, echo)) = seg.options.timestamps {
@@ -413,7 +412,7 @@ impl Flow {
         v.told_ack = Offset::START;
         match &promise {
             None => {
-                v.iss = Seq::new(self.legs[self.primary.index()].iss.raw());
+                v.iss = Seq::new(self.legs[self.primary.index()].voice.effective_iss());
                 v.window_scale = common.window_scale;
                 v.has_sack = common.has_sack;
                 v.has_timestamps = common.has_timestamps;

@@ -73,8 +73,8 @@ impl Flow {
     /// Whether `id` alone keeps bytes from being shown.
     fn says_less(&self, id: LegId) -> bool {
         // Without any room a leg waits for the client's window, however far the other one got.
-        let waits = self.leg(id).has_no_room() && self.is_client_closed();
-        if self.leg(id).ended_at().is_some() || waits {
+        let waits = self.leg(id).voice.has_no_room() && self.is_client_closed();
+        if self.leg(id).voice.ended_at().is_some() || waits {
             return false;
         }
         let (said, other) = (self.leg(id).said(), self.leg(id.other()).said());
@@ -94,7 +94,7 @@ impl Flow {
     fn is_tight(&self, id: LegId) -> bool {
         let leg = self.leg(id);
         let segments = 2 * u64::from(self.client.mss);
-        leg.told_edge < leg.said() + segments.min(self.client.window_max / 2)
+        leg.voice.edge_shown() < leg.said() + segments.min(self.client.window_max / 2)
     }
 
     /// The window of `id` is the lower one; the client has run out of it, and may have more to say.

@@ -50,14 +50,14 @@ impl Flow {
     pub(super) fn deliver_error(&mut self, cx: &mut Cx<'_>, id: LegId) {
         let una = self.client.una;
         let leg = self.leg_mut(id);
-        let (is_open, nxt) = (leg.is_open(), leg.nxt);
+        let (is_open, nxt) = (leg.is_open(), leg.voice.nxt());
         let Some(error) = leg.deferred_error.take_if(|e| e.at < nxt || e.at < una || !is_open)
         else {
             return;
         };
         if is_open && error.at >= una {
             let mut copy = error.frame;
-            rewrite::icmp_quote(&mut copy, &error.icmp, None, leg.seq_at(error.at));
+            rewrite::icmp_quote(&mut copy, &error.icmp, None, leg.voice.seq_at(error.at));
             cx.transmit(Link::Server(id), copy);
         }
     }

@@ -538,9 +538,9 @@ impl Flow {
             };
             let leg = self.leg_mut(id);
             match leg.is_open() {
-                true => leg.stream.trim(floor),
+                true => leg.voice.trim(floor),
                 // Of a leg that carries the flow no more nothing is needed.
-                false if leg.stream.held() > 0 => leg.stream.restart(Offset::START),
+                false if leg.voice.held() > 0 => leg.voice.silence(),
                 false => {}
             }
         }
@@ -555,11 +555,11 @@ impl Flow {
         if let Some(acked) = open.map(|l| l.acked).min() {
             self.request.trim(acked);
         }
-        let streams = self.legs.iter().map(|l| l.stream.held()).sum::<usize>();
+        let streams = self.legs.iter().map(|l| l.voice.held()).sum::<usize>();
         self.held = streams + self.request.held() + self.shown.held();
         if self.held == 0 {
-            let legs = self.legs.iter_mut().map(|leg| &mut leg.stream);
-            legs.chain([&mut self.request, &mut self.shown]).for_each(Stream::give_back);
+            self.legs.iter_mut().for_each(|leg| leg.voice.give_back());
+            [&mut self.request, &mut self.shown].into_iter().for_each(Stream::give_back);
         }
     }
 

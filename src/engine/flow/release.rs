@@ -46,7 +46,7 @@ impl Flow {
                 ahead += seen.since(at);
                 continue;
             }
-            let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
+            let Some(chunk) = self.leg(self.primary).voice.chunk_at(at) else { break };
             if at + chunk.len() as u64 > limit && on(Bug::WholeSegmentsOnly) {
                 break;
             }
@@ -85,7 +85,7 @@ impl Flow {
 
     fn push_flag(&self, end: Offset) -> TcpFlags {
         let leg = self.leg(self.primary);
-        match (end == leg.psh_at || end == leg.said()) && !on(Bug::PushLost) {
+        match (leg.voice.pushes_at(end) || end == leg.said()) && !on(Bug::PushLost) {
             true => TcpFlags::ACK.with(TcpFlags::PSH),
             false => TcpFlags::ACK,
         }
@@ -101,7 +101,7 @@ impl Flow {
             for (mut at, to) in self.visible.ahead.gaps(from, to) {
                 self.visible.ahead.insert(at, to);
                 while at < to {
-                    let Some(chunk) = self.leg(self.primary).stream.chunk_at(at) else { break };
+                    let Some(chunk) = self.leg(self.primary).voice.chunk_at(at) else { break };
                     let max = to.since(at).min(limits::SUPER_FRAME_BYTES_MAX) as usize;
                     let chunk = chunk.slice(..chunk.len().min(max));
                     self.shown.insert(at, chunk.clone());
@@ -354,7 +354,7 @@ impl Flow {
 
     /// The urgent pointer of a segment at `at`, if the urgent bytes end in reach of it.
     fn urgent_pointer(&self, at: Offset, len: u64) -> u16 {
-        let Some(end) = self.leg(self.primary).urgent_at else { return 0 };
+        let Some(end) = self.leg(self.primary).voice.urgent_at() else { return 0 };
         let is_near = len > 0 && end > at && end.since(at) <= u64::from(u16::MAX);
         match is_near {
             true => end.since(at) as u16 - u16::from(on(Bug::UrgentMisplaced)),

@@ -151,8 +151,8 @@ impl Flow {
         self.detach(cx, backup);
         self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
         if on(Bug::ContentSyncRewrites) {
-            let other = self.leg(backup).iss;
-            self.leg_mut(self.primary).iss = other;
+            let other = self.leg(backup).voice.effective_iss();
+            self.leg_mut(self.primary).voice.renumber(other);
         }
         self.settle(cx);
     }

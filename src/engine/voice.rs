@@ -1,0 +1,375 @@
+//! What one server says in a flow, and what it was told of that: the response half of its leg.
+//!
+//! Everything is kept in the server's own numbers, as facts that nothing changes afterwards. Seen
+//! from outside all positions are visible ones, through the [`Alignment`]: when a token of other
+//! length is found the map changes, and with it what is asked here, at once and everywhere. Behind
+//! the end of the comparison a visible position is provisional: a token may still be found there.
+//! RFC 9293, RFC 2018, RFC 2883.
+
+use bytes::Bytes;
+
+use super::alignment::{Alignment, Own, Round};
+use super::limits;
+use super::pack::fields;
+use super::stream::Stream;
+use super::told_blocks::ToldBlocks;
+use crate::wire::{LegSpace, Offset, Segment, Seq, TcpFlags};
+
+/// One server's part of the conversation.
+#[derive(Clone, Debug)]
+pub struct Voice {
+    iss: Seq<LegSpace>,
+    alignment: Alignment,
+    /// What it said, from the release point on.
+    stream: Stream,
+    /// Highest byte it ever sent, a FIN included (NXT).
+    nxt: Own,
+    /// Where its FIN stands.
+    fin: Option<Own>,
+    /// End of the latest segment with PSH.
+    psh_at: Own,
+    /// End of the urgent bytes.
+    urgent_at: Option<Own>,
+    /// The ack it was told last.
+    told_ack: Own,
+    /// The window edge it was told.
+    told_edge: Own,
+    /// The window edge of the last segment that it was sent, if known. Below `told_edge` where an
+    /// ack that moved on left less than a unit of the window's scale.
+    room_to: Option<Own>,
+    /// Blocks of its own bytes that it was told of last, while it alone misses some.
+    told_islands: ToldBlocks,
+    /// A duplicate range that was absorbed, to be reported once an ack covers it.
+    duplicate: Option<(Own, Own)>,
+}
+
+/// What became of bytes that were heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// How far it had spoken before (visible).
+    pub had: Offset,
+    /// It has got further.
+    pub has_progressed: bool,
+    /// Something of it is new, and stands beyond a hole.
+    pub shows_hole: bool,
+    /// All of it was known.
+    pub is_known: bool,
+    /// Something of it was known.
+    pub is_repetition: bool,
+}
+
+impl Default for Voice {
+    fn default() -> Self {
+        let syn = Own(Offset::SYN);
+        Self {
+            iss: Seq::new(0),
+            alignment: Alignment::default(),
+            stream: Stream::new(Offset::START),
+            nxt: syn,
+            fin: None,
+            psh_at: syn,
+            urgent_at: None,
+            told_ack: syn,
+            told_edge: syn,
+            room_to: None,
+            told_islands: ToldBlocks::default(),
+            duplicate: None,
+        }
+    }
+}
+
+impl Voice {
+    // ---- numbers ---------------------------------------------------------------------------
+
+    /// It begins: `iss` is the number of its SYN.
+    pub fn begin(&mut self, iss: u32) {
+        (self.iss, self.nxt) = (Seq::new(iss), Own::START);
+    }
+
+    /// The number of its SYN if everything visible were as long as its own; with this alone the
+    /// numbers from here on are found again, once the map is a constant.
+    pub const fn effective_iss(&self) -> u32 {
+        self.iss.raw().wrapping_sub(self.alignment.base() as u32)
+    }
+
+    /// Where its number `raw` stands.
+    pub fn place(&self, raw: u32) -> Own {
+        self.iss.offset(Seq::new(raw), self.nxt.0).into()
+    }
+
+    /// Its number for a position of its own.
+    pub fn number(&self, at: Own) -> u32 {
+        self.iss.at(at.0).raw()
+    }
+
+    /// Its number for a visible position; inside a token the token's first.
+    pub fn seq_at(&self, at: Offset) -> u32 {
+        self.number(self.own(at, Round::Down))
+    }
+
+    /// The own position of a visible one.
+    pub fn own(&self, shown: Offset, round: Round) -> Own {
+        self.alignment.own(shown, round)
+    }
+
+    /// The visible position of an own one.
+    pub fn shown(&self, own: Own, round: Round) -> Offset {
+        self.alignment.shown(own, round)
+    }
+
+    // ---- what it said ----------------------------------------------------------------------
+
+    /// Contiguous bytes heard from it (S).
+    pub fn said(&self) -> Offset {
+        self.shown(self.said_own(), Round::Up)
+    }
+
+    fn said_own(&self) -> Own {
+        Own(self.stream.contiguous())
+    }
+
+    /// Highest byte it ever sent, a FIN included (NXT).
+    pub fn nxt(&self) -> Offset {
+        self.shown(self.nxt, Round::Up)
+    }
+
+    /// Where its FIN stands.
+    pub fn fin(&self) -> Option<Offset> {
+        self.fin.map(|fin| self.shown(fin, Round::Up))
+    }
+
+    /// Where its stream ends, once every byte before its FIN was heard.
+    pub fn ended_at(&self) -> Option<Offset> {
+        self.fin.filter(|&fin| self.said_own() >= fin).map(|fin| self.shown(fin, Round::Up))
+    }
+
+    /// The end of what was heard of it in order, a FIN included: what it may be acknowledged.
+    pub fn heard_to(&self) -> Own {
+        let fin = self.fin.filter(|&fin| self.said_own() >= fin);
+        fin.map_or(self.said_own(), |fin| fin + 1).min(self.nxt)
+    }
+
+    /// Highest own position it ever sent, a FIN included.
+    pub const fn nxt_own(&self) -> Own {
+        self.nxt
+    }
+
+    /// Whether a segment with PSH ended at `at`.
+    pub fn pushes_at(&self, at: Offset) -> bool {
+        self.own(at, Round::Down) == self.psh_at
+    }
+
+    /// End of the urgent bytes.
+    pub fn urgent_at(&self) -> Option<Offset> {
+        self.urgent_at.map(|at| self.shown(at, Round::Up))
+    }
+
+    /// Whether a segment that ends at `end` lies where nothing of it can.
+    pub fn is_out_of_reach(&self, end: Own) -> bool {
+        end > self.told_edge + limits::BEYOND_EDGE_BYTES_MAX || end < Own::START
+    }
+
+    /// Whether an ack without data from `at` is of a connection that is not this one.
+    pub fn is_stray(&self, at: Own) -> bool {
+        at > self.nxt.max(self.told_edge) + limits::BEYOND_EDGE_BYTES_MAX
+    }
+
+    /// Whether a segment without data at `at` is a keep-alive or a probe of the window.
+    pub fn is_probe(&self, at: Own) -> bool {
+        at < self.nxt && at < self.told_ack
+    }
+
+    /// Whether bytes from `at` on lie beyond the window that it was told last.
+    pub fn is_beyond_room(&self, at: Own) -> bool {
+        self.room_to.is_some_and(|edge| at >= edge)
+    }
+
+    /// Whether its stream may end at `at`: what it was told, and what it has sent, in order.
+    pub fn may_end_at(&self, at: Own) -> bool {
+        at >= self.told_ack.min(self.said_own()) && at <= self.nxt.max(self.said_own() + 1)
+    }
+
+    /// It has sent everything up to `at`.
+    pub fn note_sent(&mut self, at: Own) {
+        self.nxt = self.nxt.max(at);
+    }
+
+    /// Its FIN stands at `at`.
+    pub fn hear_fin(&mut self, at: Own) {
+        self.fin = Some(at);
+        self.note_sent(at + 1);
+    }
+
+    /// It said `body` at `at`, in the segment `seg`.
+    pub fn hear(&mut self, seg: &Segment, at: Own, body: Bytes) -> Taken {
+        let end = at + body.len() as u64;
+        if seg.flags.has(TcpFlags::PSH) {
+            self.psh_at = end;
+        }
+        if seg.flags.has(TcpFlags::URG) {
+            self.urgent_at = Some(at + u64::from(seg.urgent));
+        }
+        self.note_sent(end);
+        let (had, len) = (self.said_own(), body.len());
+        let new = self.stream.insert(at.0, body);
+        Taken {
+            had: self.shown(had, Round::Up),
+            has_progressed: self.said_own() > had,
+            shows_hole: at > had && new > 0,
+            is_known: end <= had && len > 0,
+            is_repetition: new < len,
+        }
+    }
+
+    /// The bytes at `at`, contiguous, without touching the reference count.
+    pub fn slice_at(&self, at: Offset) -> &[u8] {
+        self.stream.slice_at(self.own(at, Round::Down).0)
+    }
+
+    /// Like [`Self::slice_at`], shared.
+    pub fn chunk_at(&self, at: Offset) -> Option<Bytes> {
+        self.stream.chunk_at(self.own(at, Round::Down).0)
+    }
+
+    /// Where the bytes held at or after `at` begin.
+    pub fn next_held(&self, at: Offset) -> Option<Offset> {
+        let next = self.stream.next_held(self.own(at, Round::Down).0)?;
+        Some(self.shown(Own(next), Round::Down))
+    }
+
+    /// Whether anything is held beyond the contiguous run.
+    pub fn has_island(&self) -> bool {
+        self.stream.has_island()
+    }
+
+    /// Bytes held.
+    pub const fn held(&self) -> usize {
+        self.stream.held()
+    }
+
+    /// Forgets everything below `floor`.
+    pub fn trim(&mut self, floor: Offset) {
+        self.stream.trim(self.own(floor, Round::Down).0);
+    }
+
+    /// Gives back the room of bytes that are gone.
+    pub fn give_back(&mut self) {
+        self.stream.give_back();
+    }
+
+    /// Forgets all bytes: it takes part no more.
+    pub fn silence(&mut self) {
+        self.stream.restart(Offset::START);
+    }
+
+    /// Holds `before` too, visible positions from `base` on, before what it holds.
+    pub fn put_before(&mut self, base: Offset, before: Vec<(Offset, Bytes)>) {
+        let own = |at| self.own(at, Round::Down).0;
+        let mut stream = Stream::new(own(base));
+        for (at, bytes) in before {
+            stream.insert(own(at), bytes);
+        }
+        for (at, bytes) in self.stream.chunks() {
+            stream.insert(at, bytes.clone());
+        }
+        self.stream = stream;
+    }
+
+    // ---- what it is told -------------------------------------------------------------------
+
+    /// The ack it was told last.
+    pub const fn told_ack(&self) -> Own {
+        self.told_ack
+    }
+
+    /// The window edge it was told.
+    pub const fn told_edge(&self) -> Own {
+        self.told_edge
+    }
+
+    /// The visible window edge that it was told.
+    pub fn edge_shown(&self) -> Offset {
+        self.shown(self.told_edge, Round::Down)
+    }
+
+    /// Whether it was told of no room beyond what it said.
+    pub fn has_no_room(&self) -> bool {
+        self.room_to.is_some_and(|edge| edge <= self.said_own())
+    }
+
+    /// It is told this ack and this edge; true if either is news.
+    pub fn tell(&mut self, ack: Own, edge: Own) -> bool {
+        let is_news = ack > self.told_ack || edge > self.told_edge;
+        self.told_ack = self.told_ack.max(ack);
+        self.told_edge = self.told_edge.max(edge);
+        self.room_to = Some(edge);
+        if self.duplicate.is_some_and(|(_, to)| to <= ack) {
+            self.duplicate = None;
+        }
+        is_news
+    }
+
+    /// Blocks of its own bytes beyond a hole, in the order in which it is to hear them.
+    pub fn tell_islands(&mut self) -> Vec<(Own, Own)> {
+        let islands = self.stream.islands(limits::SACKED_RANGES_MAX);
+        self.told_islands.tell(islands).iter().map(|&(f, t)| (Own(f), Own(t))).collect()
+    }
+
+    /// Notes an absorbed duplicate, to be reported as D-SACK (RFC 2883).
+    pub fn note_duplicate(&mut self, from: Own, to: Own) {
+        self.duplicate = match self.duplicate {
+            Some((f, t)) if from <= t && f <= to => Some((f.min(from), t.max(to))),
+            _ => Some((from, to)),
+        };
+    }
+
+    /// The duplicate that an ack of `ack` reports.
+    pub fn duplicate_below(&self, ack: Own) -> Option<(Own, Own)> {
+        self.duplicate.filter(|&(_, to)| to <= ack)
+    }
+
+    // ---- after a restart of the gateway ----------------------------------------------------
+
+    /// One of which only the number is known that [`Self::effective_iss`] gave.
+    pub fn restored(iss: u32) -> Self {
+        Self { iss: Seq::new(iss), ..Self::default() }
+    }
+
+    /// Nothing was heard of it before `at`, and nothing is known of the room that it was told.
+    pub fn restart(&mut self, at: Offset) {
+        self.stream.restart(self.own(at, Round::Down).0);
+        self.room_to = None;
+    }
+
+    /// The position of its number `raw` that is nearest to `near`.
+    pub fn near(&self, raw: u32, near: Offset) -> Offset {
+        let near = self.own(near, Round::Down);
+        self.shown(self.iss.offset(Seq::new(raw), near.0).into(), Round::Down)
+    }
+
+    /// What it sent last stands at `at`.
+    pub fn learn(&mut self, at: Offset) {
+        self.nxt = self.own(at, Round::Down);
+    }
+
+    /// What it sent last has the number `raw`, and nothing is known that this could be near to.
+    pub fn learn_first(&mut self, raw: u32) {
+        self.nxt = Own(Offset::SYN + u64::from(raw.wrapping_sub(self.iss.raw())));
+    }
+
+    /// For [`super::planted::Bug::ContentSyncRewrites`].
+    pub fn renumber(&mut self, iss: u32) {
+        self.iss = Seq::new(iss);
+    }
+}
+
+impl From<Offset> for Own {
+    fn from(at: Offset) -> Self {
+        Self(at)
+    }
+}
+
+fields!(Voice {
+    iss, alignment, stream, nxt, fin, psh_at, urgent_at, told_ack, told_edge, room_to,
+    told_islands, duplicate,
+});
