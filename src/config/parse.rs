@@ -326,7 +326,7 @@ fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {
             match rule.string(key) {
                 Some(word) if word == "map" && key == "action" => {
                     let reason = "`map` is not supported by this version";
-                    let help = "`mask` lets the values differ at equal length";
+                    let help = "`mask` lets the values differ, in length too";
                     reader.wrong_help(rule.at(key), &rule.full(key), reason, help);
                 }
                 Some(_) => {

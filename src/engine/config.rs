@@ -48,7 +48,7 @@ pub enum Fence {
     Required,
 }
 
-/// One `[[compare.rule]]`: a header field of HTTP/1.x whose value may differ at equal length.
+/// One `[[compare.rule]]`: a header field of HTTP/1.x whose value may differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskRule {
     /// Name of the header field, lower case.

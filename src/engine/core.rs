@@ -137,6 +137,11 @@ impl Engine {
         self.table.snapshots(limit)
     }
 
+    /// The header fields whose values may differ.
+    pub fn masks(&self) -> Vec<Arc<str>> {
+        mask_names(&self.config)
+    }
+
     // ---- frames ----------------------------------------------------------------------------
 
     fn on_frame(&mut self, link: Link, frame: Frame) {

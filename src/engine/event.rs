@@ -1,9 +1,11 @@
 //! Every observable fact, once. Logs, counters, the event stream and the tests derive from these.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::pack::{fields, variants};
 use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
+use crate::protocol::{Field, RawReason};
 use crate::wire::{Malformed, Offset, Vlans};
 
 /// Who a TCP connection is: the client's and the service's address, in one VLAN.
@@ -236,12 +238,14 @@ pub enum DegradedReason {
 }
 
 /// A proof that the servers differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence {
     /// The first position at which they differ.
     pub at: Offset,
     /// What differs.
     pub kind: DivergenceKind,
+    /// What of the message it belongs to, where a protocol is followed.
+    pub field: Option<Field>,
 }
 
 /// What differs.
@@ -307,7 +311,10 @@ pub enum Event {
     /// `waited` is how long the first copy waited for the second.
     Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
     /// A span that a rule allows to differ did differ.
-    MaskHit { flow: FlowKey, rule: u16, at: Offset, len: u32 },
+    MaskHit { flow: FlowKey, header: Arc<str>, at: Offset, len: u32 },
+    /// The flow's protocol is not followed any more: from here on its bytes are compared as they
+    /// are, and no rule applies.
+    ComparedRaw { flow: FlowKey, why: RawReason },
     /// One server's part of a flow ended early and it goes on with the other.
     EarlyEnd { flow: FlowKey, loser: LegId },
     /// A hold grew older than hold_soft.

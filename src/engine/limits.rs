@@ -23,6 +23,9 @@ pub const BEYOND_EDGE_BYTES_MAX: u64 = 64 << 10;
 pub const LATE_WINDOW_BYTES_MAX: u64 = 64 << 10;
 /// Most payload in one super-frame that the gateway builds.
 pub const SUPER_FRAME_BYTES_MAX: u64 = 65_000;
+/// Values of other length than the one shown, on their way to the client: at more of them the
+/// comparison waits for its acks.
+pub const SPLICES_MAX: usize = 1024;
 /// Ranges kept in a leg's SACK scoreboard.
 pub const SACKED_RANGES_MAX: usize = 64;
 

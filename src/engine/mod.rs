@@ -39,6 +39,7 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
+pub use crate::protocol::{Field, RawReason};
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,

@@ -42,6 +42,12 @@ bugs! {
     WholeSegmentsOnly: "LV4: no release waits for bytes that a leg cannot send yet",
     /// A masked span is released before both copies are complete.
     SpanNotAtomic: "1.12: a masked span is atomic",
+    /// Behind a part of a replaced value the leg is acknowledged all of its own.
+    TokenAckedInPart: "1.11: an ack inside a replaced value maps to its start",
+    /// A replaced value is forgotten when it was shown.
+    SpliceSettledEarly: "1.11: the map keeps a value until the client has acknowledged it",
+    /// A FIN is taken to stand where the server's own numbers say.
+    FinNotMapped: "1.11: every position of a leg is mapped, its FIN too",
     /// Segments to the client leave no room for their options.
     SegmentTooLong: "1.3 data: cut to the client's MSS less the option bytes",
     /// The urgent pointer shown is one too low.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::alignment::{Alignment, Own, Round};
 use super::limits;
 use super::pack::fields;
+use super::planted::{Bug, on};
 use super::stream::Stream;
 use super::told_blocks::ToldBlocks;
 use crate::wire::{LegSpace, Offset, Segment, Seq, TcpFlags};
@@ -117,6 +118,47 @@ impl Voice {
         self.alignment.shown(own, round)
     }
 
+    // ---- tokens ----------------------------------------------------------------------------
+
+    /// Its value of `own_len` bytes at `at` stands for `shown_len` visible ones.
+    pub fn splice(&mut self, at: Offset, own_len: u32, shown_len: u32) {
+        self.alignment.splice(at, own_len, shown_len);
+    }
+
+    /// Whether no more tokens can be on their way.
+    pub fn is_full(&self) -> bool {
+        self.alignment.len() >= limits::SPLICES_MAX
+    }
+
+    /// Whether no token is on its way.
+    pub fn is_constant(&self) -> bool {
+        self.alignment.is_constant()
+    }
+
+    /// Whether no token lies beyond `at`.
+    pub fn is_plain_from(&self, at: Offset) -> bool {
+        self.alignment.plain_from() <= at
+    }
+
+    /// The client has everything up to `una`: tokens before it are settled. True if that left none.
+    pub fn settle(&mut self, una: Offset) -> bool {
+        self.alignment.prune(una) && self.alignment.is_constant()
+    }
+
+    /// From `end` on it speaks for itself: values that stood for others were not shown. Returns
+    /// where `at`, a position behind them, stands now.
+    pub fn rewind(&mut self, end: Offset, at: Offset) -> Offset {
+        let own = self.own(at, Round::Up);
+        self.alignment.rewind(end);
+        self.shown(own, Round::Up)
+    }
+
+    /// The room that it was told ends beyond `edge`: its values were shorter than those shown.
+    pub fn has_room_beyond(&self, edge: Offset) -> bool {
+        let is_own = self.alignment.base() == 0 && self.is_constant();
+        !is_own && self.edge_shown() > edge
+    }
+
     // ---- what it said ----------------------------------------------------------------------
 
     /// Contiguous bytes heard from it (S).
@@ -140,7 +182,8 @@ impl Voice {
 
     /// Where its stream ends, once every byte before its FIN was heard.
     pub fn ended_at(&self) -> Option<Offset> {
-        self.fin.filter(|&fin| self.said_own() >= fin).map(|fin| self.shown(fin, Round::Up))
+        let fin = self.fin.filter(|&fin| self.said_own() >= fin)?;
+        Some(if on(Bug::FinNotMapped) { fin.0 } else { self.shown(fin, Round::Up) })
     }
 
     /// The end of what was heard of it in order, a FIN included: what it may be acknowledged.
@@ -370,6 +413,16 @@ impl From<Offset> for Own {
 }
 
 fields!(Voice {
-    iss, alignment, stream, nxt, fin, psh_at, urgent_at, told_ack, told_edge, room_to,
-    told_islands, duplicate,
+    iss,
+    alignment,
+    stream,
+    nxt,
+    fin,
+    psh_at,
+    urgent_at,
+    told_ack,
+    told_edge,
+    room_to,
+    told_islands,
+    duplicate,
 });

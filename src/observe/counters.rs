@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::names::{
-    DIVERGENCE_KINDS, FINDINGS, FLOW_STATES, HELD_WHYS, LEGS, LINKS, Name, REJECT_REASONS,
-    SOLO_REASONS, SYNC_REASONS,
+    DIVERGENCE_KINDS, FINDINGS, FLOW_STATES, HELD_WHYS, LEGS, LINKS, Name, RAW_REASONS,
+    REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
 };
 use crate::engine::{Duration, Event};
 
@@ -63,6 +63,9 @@ families! {
         ["verified": YES_NO];
     "shadowvm_mask_hits_total", "Spans that a rule allows to differ and that did.", [];
     "shadowvm_masked_bytes_total", "Bytes in spans that a rule allows to differ and that did.", [];
+    "shadowvm_flows_compared_raw_total",
+        "Connections whose protocol is not followed (any more): no rule applies, by reason.",
+        ["reason": RAW_REASONS];
     "shadowvm_early_ends_total", "Connections that one server ended early, by that server.",
         ["leg": LEGS];
     "shadowvm_holds_soft_total", "Holds older than hold_soft, by the server waited for.",
@@ -165,6 +168,9 @@ impl Counters {
             Event::MaskHit { len, .. } => {
                 self.one("shadowvm_mask_hits_total", "");
                 self.add(("shadowvm_masked_bytes_total", "", ""), u64::from(*len));
+            }
+            Event::ComparedRaw { why, .. } => {
+                self.one("shadowvm_flows_compared_raw_total", why.name());
             }
             Event::EarlyEnd { loser, .. } => self.one("shadowvm_early_ends_total", loser.name()),
             Event::HoldSoft { waiting_for, .. } => {

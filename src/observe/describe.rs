@@ -45,6 +45,7 @@ pub fn level(event: &Event) -> Level {
         | Event::HoldSoft { .. }
         | Event::HoldHard { .. }
         | Event::RequestResent { .. }
+        | Event::ComparedRaw { .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
         | Event::FlowReset { .. }
@@ -102,8 +103,12 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         Event::Released { flow, verified, unverified, waited } => format!(
             "{flow}: released {verified} verified, {unverified} unverified bytes after {waited:?}"
         ),
-        Event::MaskHit { flow, rule, at, len } => {
-            format!("{flow}: rule {rule} masked {len} bytes at {}", at.since(Offset::START))
+        Event::MaskHit { flow, header, at, len } => {
+            let at = at.since(Offset::START);
+            format!("{flow}: the rule for {header} masked {len} bytes at {at}")
+        }
+        Event::ComparedRaw { flow, why } => {
+            format!("{flow}: compared byte by byte from here on, no rule applies: {}", why.name())
         }
         Event::EarlyEnd { flow, loser } => {
             format!("{flow}: {} ended it early; it goes on with the other server", name(loser))
@@ -117,6 +122,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         ),
         Event::Diverged { flow, divergence } => {
             let at = divergence.at.since(Offset::START);
+            let place = divergence.field.as_ref().map_or(String::new(), |f| format!(" ({f})"));
             let what = match divergence.kind {
                 DivergenceKind::Byte(a, b) => {
                     format!("{} says {a:#04x}, {} says {b:#04x}", names[0], names[1])
@@ -124,8 +130,8 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
                 DivergenceKind::Length => "one ends where the other goes on".into(),
             };
             format!(
-                "{flow}: the servers' answers differ at byte {at}: {what}; nothing from there \
-                 on is released before a state sync or its deadline"
+                "{flow}: the servers' answers differ at byte {at}{place}: {what}; nothing \
+                 from there on is released before a state sync or its deadline"
             )
         }
         Event::FlowReset { flow } => format!(

@@ -33,6 +33,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Unprotected { .. } => "unprotected",
         Event::Released { .. } => "released",
         Event::MaskHit { .. } => "mask_hit",
+        Event::ComparedRaw { .. } => "compared_raw",
         Event::EarlyEnd { .. } => "early_end",
         Event::HoldSoft { .. } => "hold_soft",
         Event::HoldHard { .. } => "hold_hard",
@@ -85,9 +86,12 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "verified_bytes": verified, "unverified_bytes": unverified,
             "waited_ns": nanos(*waited),
         }),
-        Event::MaskHit { flow, rule, at, len } => json!({
-            "flow": flow_json(flow), "rule": rule, "at": position(*at), "len": len,
+        Event::MaskHit { flow, header, at, len } => json!({
+            "flow": flow_json(flow), "header": &**header, "at": position(*at), "len": len,
         }),
+        Event::ComparedRaw { flow, why } => {
+            json!({ "flow": flow_json(flow), "reason": why.name() })
+        }
         Event::EarlyEnd { flow, loser } => json!({
             "flow": flow_json(flow), "server": server(*loser), "leg": loser.name(),
         }),
@@ -102,6 +106,7 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             json!({
                 "flow": flow_json(flow), "at": position(divergence.at),
                 "kind": divergence.kind.name(), "bytes": bytes,
+                "field": divergence.field.as_ref().map(ToString::to_string),
             })
         }
         Event::RequestResent { flow, to, bytes } => json!({

@@ -4,7 +4,7 @@
 
 use crate::engine::{
     CommandError, DegradedReason, DivergenceKind, Evidence, Finding, FlowState, HeldWhy, LegId,
-    Link, Mode, RejectReason, ServerState, ServiceState, SoloReason, SyncReason,
+    Link, Mode, RawReason, RejectReason, ServerState, ServiceState, SoloReason, SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -112,6 +112,26 @@ names!(HeldWhy, HELD_WHYS, {
 names!(DivergenceKind, DIVERGENCE_KINDS, {
     Self::Byte(..) => "byte",
     Self::Length => "length",
+});
+
+names!(RawReason, RAW_REASONS, {
+    Self::NotHttp => "not_http",
+    Self::RequestLine => "request_line",
+    Self::StatusLine => "status_line",
+    Self::BareLf => "bare_lf",
+    Self::BareCr => "bare_cr",
+    Self::Folded => "folded",
+    Self::HeaderLine => "header_line",
+    Self::LongLine => "long_line",
+    Self::LongHead => "long_head",
+    Self::Length => "length",
+    Self::TwoLengths => "two_lengths",
+    Self::LengthAndCoding => "length_and_coding",
+    Self::Coding => "coding",
+    Self::ChunkSize => "chunk_size",
+    Self::Switched => "switched",
+    Self::Outstanding => "outstanding",
+    Self::Value => "value",
 });
 
 names!(SyncReason, SYNC_REASONS, {

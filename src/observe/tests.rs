@@ -4,9 +4,9 @@ use std::io::Read;
 
 use super::*;
 use crate::engine::{
-    CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Finding,
-    FlowKey, FlowState, HeldWhy, LegId, Link, RejectReason, ServerState, ServiceId, ServiceState,
-    Shown, SoloReason, SyncId, SyncReason,
+    CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Field,
+    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, RawReason, RejectReason, ServerState,
+    ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -29,7 +29,9 @@ pub(crate) fn every_event() -> Vec<Event> {
     let finding = Finding::H1(Evidence::Refused);
     let took = Duration::from_millis(3);
     let solo = Some(SoloReason::Lag);
-    let divergence = Divergence { at: Offset::START + 41, kind: DivergenceKind::Byte(7, 8) };
+    let at = Offset::START + 41;
+    let field = Some(Field::Header("etag".into()));
+    let divergence = Divergence { at, kind: DivergenceKind::Byte(7, 8), field };
     let degraded = ServiceState::Degraded(DegradedReason::OneServer);
     let last = FlowState::TimeWait;
     vec![
@@ -49,7 +51,8 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::FlowClosed { flow, last, released: 2, verified: 1, was_reset: true },
         Event::Unprotected { flow, reason: SoloReason::AuthOption },
         Event::Released { flow, verified: 10, unverified: 0, waited: took },
-        Event::MaskHit { flow, rule: 0, at: divergence.at, len: 29 },
+        Event::MaskHit { flow, header: "date".into(), at, len: 29 },
+        Event::ComparedRaw { flow, why: RawReason::TwoLengths },
         Event::EarlyEnd { flow, loser: server },
         Event::HoldSoft { flow, waiting_for: server },
         Event::HoldHard { flow, waiting_for: server },

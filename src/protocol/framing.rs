@@ -1,10 +1,15 @@
 //! Where HTTP/1.x messages begin and end (RFC 9112 6), byte by byte, in bounded memory.
 //!
-//! Anything that two parsers might read differently ends the parsing for good ([`Part::Lost`]): two
-//! lengths, a length beside a transfer coding, a bare LF, a folded line, a line over the limit.
+//! Anything that two parsers might read differently ends the parsing for good ([`Part::Lost`]),
+//! with a [`RawReason`]: two lengths, a length beside a transfer coding, a bare LF, a folded line,
+//! a line over the limit.
+
+use super::RawReason;
 
 /// Longest line that is parsed, in bytes.
 pub const LINE_BYTES_MAX: usize = 8192;
+/// Longest header section, or trailer section, that is parsed, in bytes.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Room that most lines need.
 const LINE_BYTES_USUAL: usize = 64;
 
@@ -45,13 +50,23 @@ pub enum Seen {
 pub struct Framing {
     part: Part,
     line: Vec<u8>,
+    /// Bytes of this message's lines so far.
+    head_len: usize,
     length: Option<u64>,
     is_chunked: bool,
+    raw: Option<RawReason>,
 }
 
 impl Default for Framing {
     fn default() -> Self {
-        Self { part: Part::Start, line: Vec::new(), length: None, is_chunked: false }
+        Self {
+            part: Part::Start,
+            line: Vec::new(),
+            head_len: 0,
+            length: None,
+            is_chunked: false,
+            raw: None,
+        }
     }
 }
 
@@ -66,9 +81,15 @@ impl Framing {
         &self.line
     }
 
-    /// Gives up for good.
-    pub fn lose(&mut self) {
-        *self = Self { part: Part::Lost, ..Self::default() };
+    /// Gives up for good; the first reason stays.
+    pub fn lose(&mut self, why: RawReason) {
+        let raw = self.raw.or(Some(why));
+        *self = Self { part: Part::Lost, raw, ..Self::default() };
+    }
+
+    /// Why it gave up.
+    pub const fn raw(&self) -> Option<RawReason> {
+        self.raw
     }
 
     /// Before the first byte of a message.
@@ -100,9 +121,16 @@ impl Framing {
 
     /// Takes one byte of a line. Only in the parts that consist of lines.
     pub fn push(&mut self, byte: u8) -> Seen {
+        self.head_len += 1;
         if byte != b'\n' {
-            if self.line.last() == Some(&b'\r') || self.line.len() == LINE_BYTES_MAX {
-                self.lose();
+            let why = match (self.line.last(), self.line.len()) {
+                (Some(b'\r'), _) => Some(RawReason::BareCr),
+                (_, LINE_BYTES_MAX) => Some(RawReason::LongLine),
+                _ if self.head_len > HEAD_BYTES_MAX => Some(RawReason::LongHead),
+                _ => None,
+            };
+            if let Some(why) = why {
+                self.lose(why);
                 return Seen::Nothing;
             }
             if self.line.is_empty() {
@@ -112,7 +140,7 @@ impl Framing {
             return Seen::Nothing;
         }
         if self.line.pop() != Some(b'\r') {
-            self.lose();
+            self.lose(RawReason::BareLf);
             return Seen::Nothing;
         }
         self.end_line()
@@ -155,24 +183,27 @@ impl Framing {
 
     fn header(&mut self) {
         if matches!(self.line.first(), Some(b' ' | b'\t')) {
-            return self.lose(); // obs-fold
+            return self.lose(RawReason::Folded);
         }
-        let Some(colon) = self.line.iter().position(|&b| b == b':') else { return self.lose() };
+        let Some(colon) = self.line.iter().position(|&b| b == b':') else {
+            return self.lose(RawReason::HeaderLine);
+        };
         let (name, value) = self.line.split_at(colon);
         let value = value[1..].trim_ascii();
         if name.is_empty() || name.iter().any(|b| b.is_ascii_whitespace()) {
-            return self.lose();
+            return self.lose(RawReason::HeaderLine);
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
             let n = std::str::from_utf8(value).ok().and_then(|v| v.parse::<u64>().ok());
-            match n.filter(|_| digits && self.length.is_none()) {
+            match n.filter(|_| digits) {
+                Some(_) if self.length.is_some() => self.lose(RawReason::TwoLengths),
                 Some(n) => self.length = Some(n),
-                None => self.lose(),
+                None => self.lose(RawReason::Length),
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return self.lose();
+                return self.lose(RawReason::Coding);
             }
             self.is_chunked = true;
         }
@@ -185,8 +216,8 @@ impl Framing {
         let n = std::str::from_utf8(hex).ok().and_then(|v| u64::from_str_radix(v, 16).ok());
         match n.filter(|&n| digits && n < 1 << 60) {
             Some(0) => self.part = Part::Trailer,
-            Some(n) => self.part = Part::Chunk(n + 2),
-            None => self.lose(),
+            Some(n) => (self.part, self.head_len) = (Part::Chunk(n + 2), 0),
+            None => self.lose(RawReason::ChunkSize),
         }
     }
 
@@ -195,10 +226,13 @@ impl Framing {
     /// without a length means (a response ends with the connection, a request has no body).
     pub fn end_headers(&mut self, can_have_body: bool, until_close: bool) {
         self.line.clear();
+        self.head_len = 0;
+        if self.is_chunked && self.length.is_some() {
+            return self.lose(RawReason::LengthAndCoding);
+        }
         self.part = match (can_have_body, self.is_chunked, self.length) {
-            (_, true, Some(_)) => Part::Lost,
             (false, ..) | (true, false, Some(0)) => Part::Start,
-            (true, true, None) => Part::ChunkSize,
+            (true, true, _) => Part::ChunkSize,
             (true, false, Some(n)) => Part::Body(n),
             (true, false, None) if until_close => Part::UntilClose,
             (true, false, None) => Part::Start,

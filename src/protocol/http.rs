@@ -1,4 +1,4 @@
-//! HTTP/1.x, level 1: header fields whose value may differ at equal length, `Date` above all.
+//! HTTP/1.x: header fields whose value may differ, `Date` above all.
 //!
 //! A flow is read as HTTP only once a request line was recognized; until then, and after anything
 //! ambiguous, every byte is compared as it is. RFC 9112 for framing, RFC 9110 6.6.1 for `Date`.
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::framing::{Framing, Part, Seen};
-use super::{Normalizer, Quiet, Step};
+use super::{Field, Normalizer, Quiet, RawReason, Step};
 
 /// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
 /// lagging server is given up for the bytes that it is behind long before.
@@ -44,27 +44,28 @@ impl Http {
 
     /// One that goes on between two messages.
     pub fn resumed(masks: Vec<Arc<str>>, quiet: Quiet) -> Self {
-        let Quiet { is_recognized, is_lost, status } = quiet;
-        let mut http = Self { is_recognized, status, ..Self::new(masks) };
-        if is_lost {
-            http.give_up();
-        }
-        http
+        let Quiet { is_recognized, status } = quiet;
+        Self { is_recognized, status, ..Self::new(masks) }
     }
 
-    fn give_up(&mut self) {
-        self.request.lose();
-        self.response.lose();
+    fn give_up(&mut self, why: RawReason) {
+        self.request.lose(why);
+        self.response.lose(why);
         self.outstanding = VecDeque::new();
         self.is_in_span = false;
     }
 
     fn on_request_line(&mut self) {
-        let Some(is_head) = request_line(self.request.line()) else { return self.give_up() };
+        let Some(is_head) = request_line(self.request.line()) else {
+            return self.give_up(match self.is_recognized {
+                true => RawReason::RequestLine,
+                false => RawReason::NotHttp,
+            });
+        };
         self.is_recognized = true;
         self.request.clear_line();
         if self.outstanding.len() == OUTSTANDING_MAX {
-            return self.give_up();
+            return self.give_up(RawReason::Outstanding);
         }
         self.outstanding.push_back(is_head);
     }
@@ -74,14 +75,14 @@ impl Http {
         let status = line.get(9..12).and_then(|s| std::str::from_utf8(s).ok()?.parse().ok());
         match status.filter(|_| line.starts_with(b"HTTP/1.") && line[8] == b' ') {
             Some(status) => self.status = status,
-            None => return self.give_up(),
+            None => return self.give_up(RawReason::StatusLine),
         }
         self.response.clear_line();
     }
 
     fn on_response_headers_end(&mut self) {
         if self.status == 101 {
-            return self.give_up(); // another protocol from here on
+            return self.give_up(RawReason::Switched);
         }
         let is_interim = self.status / 100 == 1;
         let is_head =
@@ -122,13 +123,13 @@ impl Normalizer for Http {
             }
         }
         if self.request.part() == Part::Lost {
-            self.response.lose();
+            self.response.lose(self.request.raw().unwrap_or(RawReason::NotHttp));
         }
     }
 
     fn on_response(&mut self, bytes: &[u8]) -> Step {
         if !self.is_recognized {
-            self.give_up();
+            self.give_up(RawReason::NotHttp);
         }
         let mut at = 0;
         while at < bytes.len() && self.response.part() != Part::Lost {
@@ -161,13 +162,16 @@ impl Normalizer for Http {
         }
     }
 
+    fn header(&self, rule: u16) -> Arc<str> {
+        self.masks.get(usize::from(rule)).cloned().unwrap_or_default()
+    }
+
     fn quiet(&self) -> Option<Quiet> {
         let parts = [&self.request, &self.response];
-        let is_lost = parts.iter().all(|f| f.part() == Part::Lost);
         let is_between = parts.iter().all(|f| f.is_between_messages());
-        let is_quiet = is_lost || (is_between && self.outstanding.is_empty() && !self.is_in_span);
+        let is_quiet = is_between && self.outstanding.is_empty() && !self.is_in_span;
         let (is_recognized, status) = (self.is_recognized, self.status);
-        is_quiet.then_some(Quiet { is_recognized, is_lost, status })
+        is_quiet.then_some(Quiet { is_recognized, status })
     }
 
     fn is_complete(&self) -> Option<bool> {
@@ -193,7 +197,30 @@ impl Normalizer for Http {
             Part::Start | Part::Header | Part::ChunkSize | Part::Trailer => 0,
         }
     }
+
+    fn raw(&self) -> Option<RawReason> {
+        self.request.raw().filter(|_| self.is_recognized).or(self.response.raw())
+    }
+
+    fn field(&self, ahead: &[u8]) -> Option<Field> {
+        Some(match self.response.part() {
+            Part::Start => Field::StatusLine,
+            Part::Header => {
+                let rest = ahead.iter().take(NAME_BYTES_MAX).take_while(|b| !matches!(b, b'\r'));
+                let line: Vec<u8> = self.response.line().iter().chain(rest).copied().collect();
+                let name = line.split(|&b| b == b':').next().unwrap_or(&[]);
+                Field::Header(String::from_utf8_lossy(name).to_ascii_lowercase().into())
+            }
+            Part::ChunkSize => Field::ChunkSize,
+            Part::Body(_) | Part::Chunk(_) | Part::UntilClose => Field::Body,
+            Part::Trailer => Field::Trailer,
+            Part::Lost => return None,
+        })
+    }
 }
+
+/// Longest name of a field that is told.
+const NAME_BYTES_MAX: usize = 64;
 
 /// Whether `bytes` begin with a whole request line.
 pub fn begins_request(bytes: &[u8]) -> bool {

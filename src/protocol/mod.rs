@@ -10,6 +10,7 @@ pub mod http;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What a normalizer made of response bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Step {
     /// All bytes are to be compared as they are.
     Plain,
     /// The first `after` bytes are plain; there a span begins that ends before the next CR or LF.
-    /// Its content may differ between the servers, its length may not.
+    /// Its content and its length may differ between the servers.
     Span {
         /// Plain bytes before the span.
         after: usize,
@@ -26,13 +27,78 @@ pub enum Step {
     },
 }
 
+/// Why the bytes of a flow are compared as they are from some place on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RawReason {
+    /// What the client says first is no request of HTTP/1.x.
+    NotHttp,
+    /// A later request does not begin like one.
+    RequestLine,
+    /// An answer does not begin like one.
+    StatusLine,
+    /// A LF without CR.
+    BareLf,
+    /// A CR without LF.
+    BareCr,
+    /// A folded header field.
+    Folded,
+    /// A header field without a name, or with blanks around it.
+    HeaderLine,
+    /// A line beyond the limit.
+    LongLine,
+    /// A header section beyond the limit.
+    LongHead,
+    /// A length that is no number.
+    Length,
+    /// Two lengths.
+    TwoLengths,
+    /// A length and a transfer coding.
+    LengthAndCoding,
+    /// A transfer coding other than chunked, or twice.
+    Coding,
+    /// A chunk whose size is no number.
+    ChunkSize,
+    /// Another protocol was agreed to.
+    Switched,
+    /// More requests are outstanding than can be kept.
+    Outstanding,
+    /// A value that may differ is beyond the limit, or missing on one side.
+    Value,
+}
+
+/// What a byte of a message belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// The first line of an answer.
+    StatusLine,
+    /// A header field, by its name in lower case; empty for the end of the header section.
+    Header(Box<str>),
+    /// The size of a chunk, which is no content.
+    ChunkSize,
+    /// The content.
+    Body,
+    /// A trailer field.
+    Trailer,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StatusLine => f.write_str("status line"),
+            Self::Header(name) if name.is_empty() => f.write_str("end of the header section"),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::ChunkSize => f.write_str("chunk size"),
+            Self::Body => f.write_str("body"),
+            Self::Trailer => f.write_str("trailer"),
+        }
+    }
+}
+
 /// All that a normalizer remembers between two messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quiet {
     /// The protocol was seen.
     pub is_recognized: bool,
-    /// It is not followed any more.
-    pub is_lost: bool,
     /// The latest status.
     pub status: u16,
 }
@@ -49,6 +115,9 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The span found last was `len` bytes long.
     fn on_span(&mut self, len: usize);
 
+    /// The header field that rule number `rule` is for.
+    fn header(&self, rule: u16) -> Arc<str>;
+
     /// Whether every request has its whole answer; `None` where the protocol does not tell.
     fn is_complete(&self) -> Option<bool>;
 
@@ -60,6 +129,13 @@ pub trait Normalizer: fmt::Debug + Send {
 
     /// How many bytes from here on are certainly plain (a body of known length).
     fn plain_ahead(&self) -> u64;
+
+    /// Why nothing is told apart any more.
+    fn raw(&self) -> Option<RawReason>;
+
+    /// What the next response byte belongs to; `ahead` are the bytes from there on, as far as they
+    /// are known.
+    fn field(&self, ahead: &[u8]) -> Option<Field>;
 }
 
 /// Longest span that is looked for; a longer one is compared as it is.
@@ -75,6 +151,9 @@ impl Normalizer for Raw {
         Step::Plain
     }
     fn on_span(&mut self, _: usize) {}
+    fn header(&self, _: u16) -> Arc<str> {
+        Arc::default()
+    }
     fn is_complete(&self) -> Option<bool> {
         None
     }
@@ -86,5 +165,11 @@ impl Normalizer for Raw {
     }
     fn plain_ahead(&self) -> u64 {
         u64::MAX
+    }
+    fn raw(&self) -> Option<RawReason> {
+        None
+    }
+    fn field(&self, _: &[u8]) -> Option<Field> {
+        None
     }
 }

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::framing::{HEAD_BYTES_MAX, LINE_BYTES_MAX};
 use super::http::Http;
 use super::{Normalizer, Step};
 
@@ -138,5 +139,207 @@ fn every_pair_of_cuts_makes_no_difference() {
             let cut = read((requests, &halves), (answers, &[first, second, answers.len()]));
             assert_eq!(cut, whole, "cut at {first} and {second}");
         }
+    }
+}
+
+/// A reader that has the whole text before it and goes through it line by line.
+struct Naive<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Bytes of this message's lines, masked values counted as one.
+    head: usize,
+    spans: Vec<(usize, usize, u16)>,
+}
+
+/// Why reading ends.
+enum End {
+    Cut,
+    Lost,
+}
+
+impl Naive<'_> {
+    /// The next line without its end, as (place, text); `is_header` in the header section of an
+    /// answer.
+    fn line(&mut self, is_header: bool) -> Result<Vec<u8>, End> {
+        let rest = &self.bytes[self.at..];
+        let end = rest.iter().position(|&b| b == b'\n');
+        let mut line = rest[..end.unwrap_or(rest.len())].to_vec();
+        let name = line.iter().position(|&b| b == b':').filter(|_| is_header);
+        let value = name.and_then(|colon| {
+            let rule = [&b"date"[..], b"x-id"]
+                .iter()
+                .position(|m| line[..colon].eq_ignore_ascii_case(m))?;
+            let blanks = line[colon + 1..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+            let from = colon + 1 + blanks;
+            let len = line[from..].iter().position(|&b| b == b'\r').unwrap_or(line.len() - from);
+            let is_clean = line[..from].iter().all(|&b| b != b'\r');
+            (len > 0 && is_clean && from <= LINE_BYTES_MAX).then_some((rule, from, len))
+        });
+        if let Some((rule, from, len)) = value {
+            self.spans.push((self.at + from, len, rule as u16));
+            line.drain(from + 1..from + len);
+        }
+        for (i, &byte) in line.iter().enumerate() {
+            let is_bare = byte == b'\r' && i + 1 < line.len();
+            if is_bare || i == LINE_BYTES_MAX || self.head + i >= HEAD_BYTES_MAX {
+                return Err(End::Lost);
+            }
+        }
+        let Some(end) = end else { return Err(End::Cut) };
+        self.head += line.len() + 1;
+        self.at += end + 1;
+        match line.pop() {
+            Some(b'\r') => Ok(line),
+            _ => Err(End::Lost),
+        }
+    }
+
+    fn skip(&mut self, len: u64) -> Result<(), End> {
+        let left = (self.bytes.len() - self.at) as u64;
+        self.at += len.min(left) as usize;
+        if len > left { Err(End::Cut) } else { Ok(()) }
+    }
+
+    /// The first line of the next message.
+    fn start(&mut self) -> Result<String, End> {
+        self.head = 0;
+        loop {
+            let line = self.line(false)?;
+            if !line.is_empty() {
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+        }
+    }
+
+    /// The header section: length, and whether there are chunks.
+    fn fields(&mut self, is_answer: bool) -> Result<(Option<u64>, bool), End> {
+        let (mut length, mut is_chunked) = (None, false);
+        loop {
+            let line = self.line(is_answer)?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(':').ok_or(End::Lost)?;
+            let value = value.trim_matches(|c: char| c.is_ascii_whitespace());
+            if name.is_empty() || name.contains(|c: char| c.is_ascii_whitespace()) {
+                return Err(End::Lost);
+            }
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => {
+                    let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+                    let number = value.parse().ok().filter(|_| is_number && length.is_none());
+                    length = Some(number.ok_or(End::Lost)?);
+                }
+                "transfer-encoding" if is_chunked || !value.eq_ignore_ascii_case("chunked") => {
+                    return Err(End::Lost);
+                }
+                "transfer-encoding" => is_chunked = true,
+                _ => {}
+            }
+        }
+        if is_chunked && length.is_some() { Err(End::Lost) } else { Ok((length, is_chunked)) }
+    }
+
+    fn chunks(&mut self) -> Result<(), End> {
+        loop {
+            self.head = 0;
+            let line = self.line(false)?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let size = line.split(';').next().unwrap_or("");
+            let size = size.trim_matches(|c: char| c.is_ascii_whitespace());
+            let is_number = !size.is_empty() && size.bytes().all(|b| b.is_ascii_hexdigit());
+            let size = u64::from_str_radix(size, 16).ok().filter(|n| is_number && *n < 1 << 60);
+            match size.ok_or(End::Lost)? {
+                0 => break,
+                size => self.skip(size + 2)?,
+            }
+        }
+        while !self.line(false)?.is_empty() {}
+        Ok(())
+    }
+
+    fn requests(&mut self) -> (Vec<bool>, End) {
+        let mut heads = Vec::new();
+        let mut one = || -> Result<(), End> {
+            let line = self.start()?;
+            let parts: Vec<&str> = line.split(' ').collect();
+            let [method, target, "HTTP/1.0" | "HTTP/1.1"] = parts[..] else {
+                return Err(End::Lost);
+            };
+            let is_method = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
+            if !is_method || target.is_empty() {
+                return Err(End::Lost);
+            }
+            heads.push(method == "HEAD");
+            match self.fields(false)? {
+                (_, true) => self.chunks(),
+                (length, false) => self.skip(length.unwrap_or(0)),
+            }
+        };
+        let end = loop {
+            if let Err(end) = one() {
+                break end;
+            }
+        };
+        (heads, end)
+    }
+
+    fn answers(&mut self, heads: Vec<bool>) -> End {
+        let mut heads = heads.into_iter();
+        let mut one = || -> Result<(), End> {
+            let line = self.start()?;
+            let is_answer = line.starts_with("HTTP/1.") && line.as_bytes().get(8) == Some(&b' ');
+            let status = line.get(9..12).and_then(|s| s.parse::<u16>().ok());
+            let status = status.filter(|_| is_answer).ok_or(End::Lost)?;
+            let (length, is_chunked) = self.fields(true)?;
+            let is_head = if status / 100 == 1 { false } else { heads.next().unwrap_or(false) };
+            match (status, is_chunked, length) {
+                (101, ..) => Err(End::Lost),
+                (100..200 | 204 | 304, ..) => Ok(()),
+                _ if is_head => Ok(()),
+                (_, true, _) => self.chunks(),
+                (_, false, Some(length)) => self.skip(length),
+                (_, false, None) => Err(End::Cut),
+            }
+        };
+        loop {
+            if let Err(end) = one() {
+                return end;
+            }
+        }
+    }
+}
+
+fn naive(requests: &[u8], answers: &[u8]) -> Vec<(usize, usize, u16)> {
+    let reader = |bytes| Naive { bytes, at: 0, head: 0, spans: Vec::new() };
+    let (heads, end) = reader(requests).requests();
+    let mut reader = reader(answers);
+    if matches!(end, End::Cut) && !heads.is_empty() {
+        reader.answers(heads);
+    }
+    reader.spans
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5000))]
+
+    /// The reader that sees the bytes one by one finds what the naive one finds.
+    #[test]
+    fn the_spans_are_those_of_a_naive_reader(
+        requests in vec(any_request(), 0..6), answers in vec(any_answer(), 0..8),
+        noise in prop::option::of((any::<prop::sample::Index>(), any::<u8>(), any::<bool>())),
+    ) {
+        let (mut requests, mut answers) = (requests.concat(), answers.concat());
+        if let Some((at, byte, is_asked)) = noise {
+            let text = if is_asked { &mut requests } else { &mut answers };
+            if !text.is_empty() {
+                let at = at.index(text.len());
+                text[at] = byte & 0x7f;
+            }
+        }
+        let (asked, answered) = (requests.len(), answers.len());
+        let reading = read((&requests, &[asked]), (&answers, &[answered]));
+        prop_assert_eq!(reading.spans, naive(&requests, &answers));
     }
 }

@@ -15,7 +15,8 @@ use crate::wire::{Offset, Segment, TcpFlags, TcpOptions};
 impl Flow {
     /// Request bytes are not yet answered, or one leg has more to say than the other.
     pub(super) fn is_unfinished(&self) -> bool {
-        let goes_on = self.legs.iter().any(|l| l.is_open() && l.voice.nxt() > self.visible.released + 1);
+        let goes_on =
+            self.legs.iter().any(|l| l.is_open() && l.voice.nxt() > self.visible.released + 1);
         let asked = self.client.fin.unwrap_or(self.client.nxt);
         asked > self.visible.answered || goes_on || self.comparison.is_mid_message()
     }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
+use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
 use crate::protocol::http::{self, Http};
-use crate::protocol::{Normalizer, Quiet, SPAN_BYTES_MAX, Step};
+use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
 /// The comparison of one flow.
@@ -56,6 +57,11 @@ impl Comparison {
         *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
     }
 
+    /// The same place has another visible position now.
+    pub(super) fn move_to(&mut self, at: Offset) {
+        self.agreed = at;
+    }
+
     /// There is nothing to compare for the time being.
     pub fn follow(&mut self) {
         self.is_following = self.normalizer.is_some();
@@ -97,14 +103,13 @@ fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_follo
 
 impl Pack for Box<dyn Normalizer> {
     fn pack(&self, w: &mut Writer) {
-        let Quiet { is_recognized, is_lost, status } =
+        let Quiet { is_recognized, status } =
             self.quiet().expect("a flow in the middle of a message does not rest");
-        (is_recognized, is_lost).pack(w);
-        status.pack(w);
+        (is_recognized, status).pack(w);
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (is_recognized, is_lost) = Pack::unpack(r);
-        let quiet = Quiet { is_recognized, is_lost, status: Pack::unpack(r) };
+        let (is_recognized, status) = Pack::unpack(r);
+        let quiet = Quiet { is_recognized, status };
         Box::new(Http::resumed(r.masks.to_vec(), quiet))
     }
 }
@@ -127,6 +132,9 @@ impl Flow {
             if !stepped {
                 break;
             }
+        }
+        if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
+            self.compare_raw(cx, why);
         }
     }
 
@@ -206,7 +214,9 @@ impl Flow {
                 LegId::A => (first, second),
                 LegId::B => (second, first),
             };
-            self.on_difference(cx, DivergenceKind::Byte(a, b));
+            let ours = self.reference_at(at);
+            let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
+            self.on_difference(cx, DivergenceKind::Byte(a, b), field);
             return false;
         }
         let mut normalizer = self.comparison.normalizer.take();
@@ -229,7 +239,8 @@ impl Flow {
         true
     }
 
-    /// A span that may differ: both copies complete, equal in length, or it is compared as it is.
+    /// A span that may differ: both copies complete, or it is compared as it is. Where they are not
+    /// of one length, the backup's positions step over the difference.
     fn compare_span(&mut self, cx: &mut Cx<'_>, rule: u16) -> bool {
         let at = self.comparison.agreed;
         let ours = self.span_at(at, |f, at| f.reference_at(at));
@@ -244,11 +255,15 @@ impl Flow {
                 n > 0
             }
             (Span::Open, _) | (_, Span::Open) => false,
-            (Span::Whole(ours), Span::Whole(theirs)) if ours.len() == theirs.len() => {
+            (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
                 let len = ours.len();
-                if ours != theirs {
+                if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
+                    return false;
+                }
+                let named = self.comparison.normalizer.as_ref().map(|n| n.header(rule));
+                if let Some(header) = named.filter(|_| ours != theirs) {
                     let (flow, len) = (self.key, len as u32);
-                    cx.event(Event::MaskHit { flow, rule, at, len });
+                    cx.event(Event::MaskHit { flow, header, at, len });
                 }
                 self.comparison.span = None;
                 self.comparison.agreed = at + len as u64;
@@ -257,12 +272,81 @@ impl Flow {
                 }
                 true
             }
-            // Unequal lengths or an endless value: no mask applies, and the rest of the flow is
-            // compared as it is.
+            // No value or an endless one: no mask applies, and the rest of the flow is compared as
+            // it is.
             _ => {
-                self.comparison.stop();
+                self.compare_raw(cx, RawReason::Value);
                 true
             }
+        }
+    }
+
+    /// No rule applies from here on.
+    fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
+        cx.event(Event::ComparedRaw { flow: self.key, why });
+        self.comparison.stop();
+    }
+
+    /// The backup's value of `own_len` bytes at `at` stands for the one of `shown_len` bytes that
+    /// the client is shown; `false` if it has to acknowledge others first.
+    fn splice(&mut self, cx: &mut Cx<'_>, at: Offset, own_len: usize, shown_len: usize) -> bool {
+        let backup = self.backup();
+        let leg = self.leg_mut(backup);
+        if leg.voice.is_full() {
+            return false;
+        }
+        let is_first = leg.voice.is_constant();
+        leg.voice.splice(at, own_len as u32, shown_len as u32);
+        // The room that it was told has moved (LV8).
+        leg.owes_ack |= leg.voice.has_no_room();
+        if is_first {
+            self.persist(cx); // before anything of it is shown
+        }
+        true
+    }
+
+    /// Values that the client has wholly acknowledged are behind everybody.
+    pub(super) fn settle_splices(&mut self, cx: &mut Cx<'_>) {
+        let una = match on(Bug::SpliceSettledEarly) {
+            true => self.visible.released,
+            false => self.client.una,
+        };
+        let [a, b] = &mut self.legs;
+        if a.voice.settle(una) | b.voice.settle(una) {
+            self.persist(cx);
+        }
+    }
+
+    /// The ack for the backup while its value at the end of the comparison is not settled, and the
+    /// client has acknowledged beyond its beginning (Lagging); `una` and `heard` are its own
+    /// positions. What lies behind the value is not acknowledged before the client has all that
+    /// stands for the value; but the leg may wait for the ack of the part that it has said.
+    pub(super) fn ack_in_span(&self, una: Own, heard: Own) -> Own {
+        let at = self.comparison.agreed;
+        let id = self.backup();
+        let voice = &self.leg(id).voice;
+        let ours = self.span_at(at, |f, at| f.reference_at(at));
+        let theirs = self.span_at(at, |f, at| f.leg(id).voice.slice_at(at));
+        match (ours, theirs) {
+            (Span::Whole(o), Span::Open) if self.client.una >= at + o.len() as u64 => heard,
+            (_, Span::Whole(t)) => una.min(voice.own(at, Round::Down) + t.len() as u64).min(heard),
+            _ => una.min(heard),
+        }
+    }
+
+    /// Whether a value is under comparison, and the client knows something of it.
+    pub(super) fn is_shown_in_span(&self) -> bool {
+        self.comparison.span.is_some() && self.client.una > self.comparison.agreed
+    }
+
+    /// Of the value under comparison: whether `id` has said less of it than the other leg; `None`
+    /// if lengths tell as much as there is to know.
+    pub(super) fn says_less_of_span(&self, id: LegId) -> Option<bool> {
+        self.comparison.span?;
+        match (self.is_span_open(id), self.is_span_open(id.other())) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            _ => None,
         }
     }
 
@@ -276,13 +360,16 @@ impl Flow {
 
     /// Whether a masked span has begun that `id` has not completed.
     pub(super) fn is_span_open(&self, id: LegId) -> bool {
+        if self.comparison.span.is_none() {
+            return false;
+        }
         let at = self.comparison.agreed;
         let value = match id == self.primary {
             // While Lagging its own copy is gone: what was shown stands for it.
             true => self.span_at(at, |f, at| f.reference_at(at)),
             false => self.span_at(at, |f, at| f.leg(id).voice.slice_at(at)),
         };
-        self.comparison.span.is_some() && matches!(value, Span::Open)
+        matches!(value, Span::Open)
     }
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
@@ -307,6 +394,9 @@ impl Flow {
     fn follow(&mut self) {
         self.read_request();
         while self.comparison.normalizer.is_some() && self.follow_step() {}
+        if self.comparison.normalizer.as_ref().is_some_and(|n| n.raw().is_some()) {
+            self.comparison.stop();
+        }
     }
 
     fn follow_step(&mut self) -> bool {
@@ -418,16 +508,17 @@ impl Flow {
     }
 
     /// The streams differ at `agreed`.
-    fn on_difference(&mut self, cx: &mut Cx<'_>, kind: DivergenceKind) {
-        let what = Divergence { at: self.comparison.agreed, kind };
-        cx.event(Event::Diverged { flow: self.key, divergence: what });
+    fn on_difference(&mut self, cx: &mut Cx<'_>, kind: DivergenceKind, field: Option<Field>) {
+        let at = self.comparison.agreed;
+        let divergence = Divergence { at, kind, field };
+        cx.event(Event::Diverged { flow: self.key, divergence });
         if self.is_orphaned() {
             // The only leg left contradicts what the client was shown.
             return self.reset_client(cx);
         }
         let until = Some(cx.now + cx.config.sync_deadline);
         self.diverged_until = until.filter(|_| !on(Bug::DivergedNoTimer));
-        let was_shown = self.state == FlowState::Lagging && what.at < self.visible.released;
+        let was_shown = self.state == FlowState::Lagging && at < self.visible.released;
         self.set_state(cx, FlowState::Diverged, None);
         cx.reports.push(Report::Diverged(self.client.asked_at));
         if was_shown || cx.config.sync_scope.is_none() {

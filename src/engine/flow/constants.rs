@@ -5,6 +5,10 @@
 //! flags 1, state 1, primary 1, two addresses of 16, two ports of 2, two MACs of 6, VLANs 4+4,
 //! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, scales 4 x 1, clock offsets
 //! of a, b 4 each; the rest is 0.
+//!
+//! The number of a leg is the one with which its map is a constant. While values of other length
+//! are on their way it is not, and a bit of the state says so: after a restart such a backup is
+//! detached, and the client of such a primary is reset exactly, as soon as it has said where.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -123,7 +127,11 @@ impl Flow {
             set(leg.options.has_sack, flag::LEG_SACK[i]);
             set(leg.options.has_timestamps, flag::LEG_TIMESTAMPS[i]);
         }
-        let open = |id: LegId| u8::from(self.leg(id).is_open()) << (4 + id.index());
+        let open = |id: LegId| {
+            let leg = self.leg(id);
+            u8::from(leg.is_open()) << (4 + id.index())
+                | u8::from(!leg.voice.is_constant()) << (6 + id.index())
+        };
         let state = match self.state {
             FlowState::Lagging => 1,
             FlowState::Paired => 0,
@@ -190,7 +198,8 @@ impl Flow {
             server: SocketAddr::new(server_ip, server_port),
         };
         let primary = LegId::ALL[usize::from(primary)];
-        let is_open = |id: LegId| state & (16 << id.index()) != 0;
+        let is_exact = |id: LegId| state & (64 << id.index()) == 0;
+        let is_open = |id: LegId| state & (16 << id.index()) != 0 && is_exact(id);
         let mut legs = LegId::ALL.map(|id| {
             let to = if is_open(id) { LegState::Open } else { LegState::Scrub };
             let i = id.index();

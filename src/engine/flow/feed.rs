@@ -46,7 +46,11 @@ impl Flow {
     /// That is at most what it sent (I6); and bytes that a late leg has still to prove must come.
     fn ack_to_leg(&self, id: LegId) -> Own {
         let voice = &self.leg(id).voice;
-        let una = voice.own(self.client.una, Round::Down);
+        let round = if on(Bug::TokenAckedInPart) { Round::Up } else { Round::Down };
+        let una = voice.own(self.client.una, round);
+        if id == self.backup() && self.is_shown_in_span() {
+            return self.ack_in_span(una, voice.heard_to());
+        }
         if on(Bug::NoI6Clamp) || !self.leg(id).is_learned {
             return una.max(Own::START);
         }

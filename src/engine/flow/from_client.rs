@@ -87,6 +87,9 @@ impl Flow {
     pub(super) fn on_client_ack_or_data(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         if !self.client.is_learned {
             self.learn_client(cx, seg);
+            if self.state == FlowState::Solo && !self.leg(self.primary).is_open() {
+                return self.reset_client(cx); // nobody can carry it on exactly
+            }
         }
         let at = self.client.iss.offset(Seq::new(seg.seq), self.client.nxt);
         let ack = self.visible.iss.offset(Seq::new(seg.ack), self.visible.released);

@@ -199,23 +199,25 @@ impl Flow {
 
     /// A range that this leg has said before. What the client may lack is shown again, once; the
     /// rest is absorbed and reported to the leg as a duplicate.
-    fn on_repeated_data(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: LegId,
-        at: Own,
-        end: Own,
-        is_fin: bool,
-    ) {
+    fn on_repeated_data(&mut self, cx: &mut Cx<'_>, id: LegId, at: Own, end: Own, is_fin: bool) {
         let una = self.client.una;
-        // Of a token that it repeats in part the client is shown again all that it may lack.
+        // Of a token that it repeats in part, or that was acknowledged to it before the client had
+        // all of it, the client is shown again what it may lack.
         let voice = &self.leg(id).voice;
-        let (at, end) = (voice.shown(at, Round::Down), voice.shown(end, Round::Up));
+        let begins_behind_token = voice.own(una, Round::Up) == at;
+        let end = voice.shown(end, Round::Up);
+        let at = match begins_behind_token {
+            true => una,
+            false => voice.shown(at, Round::Down),
+        };
         let fin_end = self.visible.fin.filter(|_| is_fin).map(|f| f + 1);
         if end.max(fin_end.unwrap_or(end)) <= una {
             // The client has it: this leg's ack was lost (LV1, LV2).
             self.leg_mut(id).owes_ack |= !on(Bug::RepetitionUnanswered);
             return;
+        }
+        if id == self.primary && end > self.visible.released && self.waits_for_window() {
+            self.on_leg_probe(cx, id);
         }
         let (from, to) = (at.max(una), end.min(self.visible.released));
         for (from, to) in self.not_just_repeated(cx, from, to, id) {

@@ -77,6 +77,9 @@ impl Flow {
         if self.leg(id).voice.ended_at().is_some() || waits {
             return false;
         }
+        if let Some(says_less) = self.says_less_of_span(id) {
+            return says_less;
+        }
         let (said, other) = (self.leg(id).said(), self.leg(id.other()).said());
         // Bytes that only the rest of a masked value could release, and neither leg says it: maybe
         // each waits to be acknowledged. The primary's are the ones to show.

@@ -445,6 +445,7 @@ impl Flow {
             self.feed_legs(cx);
             self.settle_close(cx);
         }
+        self.settle_splices(cx);
         self.trim();
         self.arm(cx);
     }

@@ -35,6 +35,7 @@ impl Flow {
         if let Some(takeover) = self.takeover_limit(cx) {
             limit = limit.min(takeover);
         }
+        limit = limit.min(self.granted());
         let (from, mut ahead) = (self.visible.released, 0);
         while self.visible.released < limit {
             let at = self.visible.released;
@@ -64,6 +65,22 @@ impl Flow {
         }
         self.visible.ahead.trim(self.visible.released);
         self.note_released(cx, from, ahead);
+    }
+
+    /// Where the client's window ends for a primary that was told of more: it was the backup then,
+    /// and its values were shorter than those that the client was shown.
+    fn granted(&self) -> Offset {
+        let edge = self.client.edge.max(self.visible.released);
+        match self.leg(self.primary).voice.has_room_beyond(edge) {
+            true => edge,
+            false => Offset::new(u64::MAX),
+        }
+    }
+
+    /// Whether bytes of the primary wait for the client's window alone. That the window has opened
+    /// again the leg, which knows of no end, does not ask.
+    pub(super) fn waits_for_window(&self) -> bool {
+        self.releasable() > self.visible.released && self.granted() <= self.visible.released
     }
 
     /// Counts what was released since `from`; `ahead` bytes of it were shown ahead of a hole, when
@@ -97,7 +114,7 @@ impl Flow {
         if self.visible.takeover.is_some() || !self.has_both() {
             return;
         }
-        for (from, to) in self.equal_ahead(from, to) {
+        for (from, to) in self.equal_ahead(from, to.min(self.granted())) {
             for (mut at, to) in self.visible.ahead.gaps(from, to) {
                 self.visible.ahead.insert(at, to);
                 while at < to {

@@ -121,6 +121,12 @@ impl Flow {
     /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
     pub(super) fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
         self.primary = id;
+        let (released, agreed) = (self.visible.released, self.comparison.agreed());
+        let voice = &mut self.leg_mut(id).voice;
+        if !voice.is_plain_from(released) {
+            let agreed = voice.rewind(released, agreed);
+            self.comparison.move_to(agreed);
+        }
         let expected = self.visible.clock.expected(cx.now);
         if let Some(expected) = expected.filter(|_| !on(Bug::TsvalBack)) {
             self.leg_mut(id).continue_clock(cx.now, expected);
@@ -130,7 +136,9 @@ impl Flow {
     /// Planned: the roles swap, both legs stay. Only a flow whose legs are equal takes part.
     pub fn swap_roles(&mut self, cx: &mut Cx<'_>, to: LegId) -> bool {
         let is_equal = self.state == FlowState::Paired && self.has_both();
-        if self.primary == to || !is_equal {
+        // What stands for a value of `to` has still to be shown.
+        let is_shown = self.leg(to).voice.is_plain_from(self.visible.released);
+        if self.primary == to || !is_equal || !is_shown {
             return false;
         }
         self.hand_over(cx, to);

@@ -12,6 +12,7 @@ mod lateness;
 mod probes;
 mod properties;
 mod servers;
+mod splices;
 
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use super::{

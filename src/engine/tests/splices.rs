@@ -1,0 +1,587 @@
+//! Values that the two servers say at different length: a naive client and naive servers, and the
+//! primary's end, or the gateway's, at every byte of a small exchange.
+
+use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
+use crate::engine::{
+    Command, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, RawReason, Record,
+    Signal, SoloReason,
+};
+use LegId::{A, B};
+
+const P: u32 = ISS[0] + 1;
+const ISN: [u32; 2] = [P, ISS[1] + 1];
+const R: u32 = CLIENT_ISS + 1;
+const REQUEST: &str = "GET / HTTP/1.1\r\n\r\n";
+/// Values of both servers.
+const VALUES: [(&str, &str); 6] =
+    [("1", "abc"), ("123", "a"), ("12", "ab"), ("1234", "ab"), ("1", "ab"), ("x12", "xab4")];
+
+fn masked() -> EngineConfig {
+    EngineConfig { masks: vec![MaskRule { header: "x".into() }], ..config() }
+}
+
+fn answer(value: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nX: {value}\r\nContent-Length:2\r\n\r\nok").into_bytes()
+}
+
+/// Where the value stands.
+const VALUE_AT: usize = "HTTP/1.1 200 OK\r\nX: ".len();
+
+fn state(kit: &Kit) -> FlowState {
+    kit.engine.flows(1)[0].state
+}
+
+fn n(len: usize) -> u32 {
+    u32::try_from(len).expect("a short stream")
+}
+
+/// A server that says bytes and hears acks, all in its own numbers.
+#[derive(Clone, Debug)]
+struct Server {
+    /// All that it says.
+    script: Vec<u8>,
+    sent: usize,
+    acked: usize,
+    /// The right edge of its window.
+    edge: usize,
+    taken: u32,
+}
+
+/// Both servers, and a client that keeps the first copy of every byte.
+struct World {
+    kit: Kit,
+    servers: [Server; 2],
+    /// What the client has, with gaps.
+    got: Vec<Option<u8>>,
+    fin: Option<usize>,
+    /// It hears nothing beyond this.
+    deaf_from: usize,
+    window: u16,
+    asked: u32,
+    /// Frames that everybody has heard.
+    read: usize,
+}
+
+impl World {
+    fn new(values: (&str, &str)) -> Self {
+        Self::with_window(values, 60_000)
+    }
+
+    /// One whose client never grants more than `window` bytes.
+    fn with_window(values: (&str, &str), window: u16) -> Self {
+        let mut kit = Kit::new(masked());
+        kit.client(say(SYN, CLIENT_ISS, 0).mss(1460).sack_ok().window(window));
+        for id in LegId::ALL {
+            kit.leg(id, say(SYN_ACK, ISS[id.index()], R).mss(1460).sack_ok());
+        }
+        kit.client(say(ACK, R, P).window(window));
+        kit.forget();
+        let server =
+            |value| Server { script: answer(value), sent: 0, acked: 0, edge: 60_000, taken: 0 };
+        let servers = [server(values.0), server(values.1)];
+        let mut world = Self {
+            kit,
+            servers,
+            got: Vec::new(),
+            fin: None,
+            deaf_from: usize::MAX,
+            window,
+            asked: 0,
+            read: 0,
+        };
+        world.ask();
+        world
+    }
+
+    fn server(&self, id: LegId) -> &Server {
+        &self.servers[id.index()]
+    }
+
+    fn ask(&mut self) {
+        let at = self.asked;
+        self.asked += n(REQUEST.len());
+        let ack = P + n(self.has());
+        let say = say(ACK, R + at, ack).window(self.window).data(REQUEST);
+        self.kit.client(say);
+        for server in &mut self.servers {
+            server.taken = self.asked;
+        }
+        self.hear();
+    }
+
+    /// Contiguous bytes that the client has.
+    fn has(&self) -> usize {
+        let run = self.got.iter().take_while(|b| b.is_some()).count();
+        run + usize::from(self.fin == Some(run))
+    }
+
+    fn text(&self) -> Vec<u8> {
+        self.got.iter().map_while(|b| *b).collect()
+    }
+
+    /// `id` says its bytes `[from, to)`.
+    fn say(&mut self, id: LegId, from: usize, to: usize) {
+        let server = &mut self.servers[id.index()];
+        server.sent = server.sent.max(to);
+        let data = server.script[from..to].to_vec();
+        let seq = ISN[id.index()].wrapping_add(n(from));
+        self.kit.leg(id, say(ACK, seq, R + server.taken).data(data));
+        self.hear();
+    }
+
+    /// Everybody hears what has left since the last time.
+    fn hear(&mut self) {
+        while self.read < self.kit.heard.len() {
+            let heard = self.kit.heard[self.read].clone();
+            self.read += 1;
+            assert!(!heard.seg.flags.has(RST), "nobody is reset: {heard:?}");
+            match heard.link {
+                Link::Client if heard.seg.dst_port < 61_000 => {
+                    let at = heard.seg.seq.wrapping_sub(P) as usize;
+                    for (i, &byte) in heard.data.iter().enumerate() {
+                        self.keep(at + i, byte);
+                    }
+                    if heard.seg.flags.has(FIN) && at + heard.data.len() < self.deaf_from {
+                        self.fin = Some(at + heard.data.len());
+                    }
+                }
+                Link::Server(id) if heard.seg.src_port < 61_000 => {
+                    let server = &mut self.servers[id.index()];
+                    let ack = heard.seg.ack.wrapping_sub(ISN[id.index()]) as usize;
+                    assert!(ack <= server.sent + 1, "I6: {ack} of {} to {id:?}", server.sent);
+                    server.acked = server.acked.max(ack);
+                    server.edge = server.edge.max(ack + usize::from(heard.seg.window));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, at: usize, byte: u8) {
+        if at >= self.deaf_from {
+            return;
+        }
+        if self.got.len() <= at {
+            self.got.resize(at + 1, None);
+        }
+        let had = self.got[at].get_or_insert(byte);
+        assert_eq!(*had, byte, "byte {at} is shown as it was shown before");
+    }
+
+    /// The client acknowledges what it has.
+    fn ack(&mut self) {
+        let say = say(ACK, R + self.asked, P + n(self.has())).window(self.window);
+        self.kit.client(say);
+        self.hear();
+    }
+
+    fn kill(&mut self, id: LegId) {
+        self.kit.input(Input::Signal(Link::Server(id), Signal::CarrierDown));
+        self.hear();
+    }
+
+    /// `id` repeats what was not acknowledged and says the rest, in pieces, until the client has
+    /// everything.
+    fn finish(&mut self, id: LegId, piece: usize) {
+        self.deaf_from = usize::MAX;
+        for _ in 0..40 {
+            let (from, end) = (self.server(id).acked, self.server(id).script.len());
+            if from >= end {
+                return;
+            }
+            let mut at = from;
+            while at < end {
+                let to = (at + piece).min(end);
+                self.say(id, at, to);
+                at = to;
+            }
+            self.ack();
+        }
+        panic!("{id:?} was acknowledged {} only: {:?}", self.server(id).acked, self.text());
+    }
+
+    /// One more exchange with `id` alone, up to its end.
+    fn goes_on(&mut self, id: LegId) {
+        let before = self.text();
+        self.ask();
+        let more = answer("more");
+        let from = self.server(id).script.len();
+        self.servers[id.index()].script.extend_from_slice(&more);
+        self.say(id, from, from + more.len());
+        assert_eq!(self.text(), [before, more].concat());
+        self.ack();
+        let server = self.server(id);
+        assert_eq!(server.acked, server.script.len());
+        let seq = ISN[id.index()].wrapping_add(n(server.script.len()));
+        self.kit.leg(id, say(FIN, seq, R + self.asked));
+        self.hear();
+        assert_eq!(self.fin, Some(self.text().len()), "the end is where it is");
+        let numbers = (R + self.asked, P + n(self.has()));
+        self.kit.client(say(FIN, numbers.0, numbers.1));
+        let last = self.kit.on(Link::Server(id)).pop().expect("the end is told");
+        assert_eq!(last.seg.ack, seq + 1);
+    }
+}
+
+#[test]
+fn values_of_other_length_agree_and_the_primarys_is_shown() {
+    for values in VALUES {
+        let mut world = World::new(values);
+        let [a, b] = [answer(values.0), answer(values.1)];
+        world.say(A, 0, a.len());
+        world.say(B, 0, VALUE_AT + values.1.len());
+        assert_eq!(world.text(), a[..VALUE_AT], "a value is atomic");
+        world.say(B, VALUE_AT + values.1.len(), b.len());
+        assert_eq!(world.text(), a);
+        world.ack();
+        assert_eq!((world.server(A).acked, world.server(B).acked), (a.len(), b.len()));
+        assert_eq!(state(&world.kit), FlowState::Paired);
+        let snapshot = &world.kit.engine.flows(1)[0];
+        assert_eq!(snapshot.verified_bytes, a.len() as u64);
+    }
+}
+
+/// The client has lost what follows any byte; the survivor says its own version again, cut in any
+/// way; the client ends up with the version that it was shown.
+#[test]
+fn a_failover_after_any_byte_that_the_client_has_leaves_the_shown_version_whole() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        for has in 0..=a.len() {
+            for piece in [1, 2, 7, 100] {
+                let mut world = World::new(values);
+                world.deaf_from = has;
+                world.say(A, 0, a.len());
+                world.say(B, 0, b.len());
+                world.ack();
+                let told = world.server(B).acked;
+                assert_eq!(told, own_of(values, has), "{values:?} {has}");
+                world.kill(A);
+                assert_eq!(state(&world.kit), FlowState::Solo);
+                world.finish(B, piece);
+                assert_eq!(world.text(), a, "{values:?} {has} {piece}");
+                world.goes_on(B);
+            }
+        }
+    }
+}
+
+/// The naive map of an ack: what the client has of the primary's answer, in the backup's.
+fn own_of(values: (&str, &str), has: usize) -> usize {
+    let (ours, theirs) = (values.0.len(), values.1.len());
+    match has {
+        _ if ours == theirs || has <= VALUE_AT => has,
+        _ if has >= VALUE_AT + ours => has - ours + theirs,
+        _ => VALUE_AT,
+    }
+}
+
+/// The primary ends when it has said any part of its answer, and the backup any part of its own.
+#[test]
+fn a_failover_at_any_byte_of_both_answers_shows_one_version_of_the_value() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        for said in 0..=a.len() {
+            for theirs in 0..=b.len() {
+                let mut world = World::new(values);
+                world.say(A, 0, said);
+                world.say(B, 0, theirs);
+                world.ack();
+                let before = world.text();
+                assert!(a.starts_with(&before) || b.starts_with(&before));
+                world.kill(A);
+                assert_eq!(state(&world.kit), FlowState::Solo);
+                world.finish(B, 100);
+                let text = world.text();
+                assert!(text.starts_with(&before), "what was shown stays");
+                let is_one = text == a || text == b;
+                assert!(is_one, "{values:?} {said} {theirs}: {}", String::from_utf8_lossy(&text));
+                world.goes_on(B);
+            }
+        }
+    }
+}
+
+/// Blocks that the client has beyond a hole, at any two bytes: the leg hears of whole values only.
+#[test]
+fn sack_blocks_never_claim_a_part_of_a_value() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        let whole = |from: usize| match from {
+            f if values.0.len() == values.1.len() || f <= VALUE_AT => f,
+            f => (f.max(VALUE_AT + values.0.len())) - values.0.len() + values.1.len(),
+        };
+        for from in 1..a.len() {
+            for to in from + 1..=a.len() {
+                let mut world = World::new(values);
+                world.say(A, 0, a.len());
+                world.say(B, 0, b.len());
+                world.kit.forget();
+                let block = (P + n(from), P + n(to));
+                world.kit.client(say(ACK, R + world.asked, P).sack(&[block]).data("x"));
+                let [to_a, to_b] = [A, B].map(|id| world.kit.on(Link::Server(id))[0].seg);
+                assert_eq!(to_a.options.sack.as_slice(), [block]);
+                let expected = (whole(from), own_of(values, to));
+                let expected: Vec<_> = Some(expected)
+                    .filter(|(f, t)| f < t)
+                    .map(|(f, t)| (ISN[1] + n(f), ISN[1] + n(t)))
+                    .into_iter()
+                    .collect();
+                assert_eq!(to_b.options.sack.as_slice(), expected, "{values:?} {from} {to}");
+            }
+        }
+    }
+}
+
+/// The backup is late by the limit of the hold: it is verified against what was shown, whatever
+/// part of its value it had said, and can take over afterwards.
+#[test]
+fn a_lagging_backup_proves_a_value_of_other_length() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        for theirs in 0..b.len() {
+            for has in [VALUE_AT, VALUE_AT + 1, a.len() - 1, a.len()] {
+                let mut world = World::new(values);
+                world.say(A, 0, a.len());
+                world.say(B, 0, theirs);
+                world.deaf_from = has;
+                world.kit.wait_ms(700);
+                world.hear();
+                assert_eq!(state(&world.kit), FlowState::Lagging);
+                world.ack();
+                world.say(B, theirs, b.len());
+                world.ack();
+                assert_eq!(state(&world.kit), FlowState::Paired, "{values:?} {theirs} {has}");
+                world.kill(A);
+                world.finish(B, 100);
+                assert_eq!(world.text(), a, "{values:?} {theirs} {has}");
+                world.goes_on(B);
+            }
+        }
+    }
+}
+
+/// Roles swap after every exchange; the client may have everything or not.
+#[test]
+fn roles_swap_between_values_of_any_length() {
+    for has_all in [true, false] {
+        let mut world = World::new(("1", "abc"));
+        world.servers.iter_mut().for_each(|s| s.script.clear());
+        let mut expected = Vec::new();
+        for round in 0..24 {
+            if round > 0 {
+                world.ask();
+            }
+            let primary = world.kit.engine.status().roles.primary;
+            for id in LegId::ALL {
+                let value = "y".repeat(1 + (round * 5 + 7 * id.index()) % 11);
+                let from = world.server(id).script.len();
+                let answer = answer(&value);
+                if id == primary {
+                    expected.extend_from_slice(&answer);
+                }
+                world.servers[id.index()].script.extend_from_slice(&answer);
+                world.say(id, from, from + answer.len());
+            }
+            assert_eq!(world.text(), expected, "round {round}");
+            assert_eq!(state(&world.kit), FlowState::Paired);
+            if has_all || round % 3 == 2 {
+                world.ack();
+                for server in &world.servers {
+                    assert_eq!(server.acked, server.script.len());
+                }
+            }
+            world.kit.command(Command::Failover { to: None, is_planned: true });
+            world.hear();
+            assert_ne!(world.kit.engine.status().roles.primary, primary, "round {round}");
+        }
+        world.ack();
+        world.kill(A);
+        world.goes_on(B);
+    }
+}
+
+fn last_record(kit: &Kit) -> Vec<Record> {
+    let flow = kit.records.iter().rev().find(|r| matches!(r, Record::Flow { .. }));
+    flow.into_iter().cloned().collect()
+}
+
+/// The gateway starts anew with what it wrote last. With every value acknowledged the flow goes on
+/// with both servers; with one on its way the backup is given up.
+#[test]
+fn a_restart_keeps_a_map_that_is_a_constant_and_gives_up_any_other() {
+    for values in VALUES.iter().filter(|v| v.0.len() != v.1.len()) {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        for has in 0..=a.len() {
+            let mut world = World::new(*values);
+            world.deaf_from = has;
+            world.say(A, 0, a.len());
+            world.say(B, 0, b.len());
+            world.ack();
+            let is_settled = has >= VALUE_AT + values.0.len();
+            let mut kit = Kit::restored(masked(), last_record(&world.kit));
+            kit.client(say(ACK, R + world.asked, P + n(has)));
+            kit.leg(A, say(ACK, P + n(a.len()), R + world.asked));
+            kit.leg(B, say(ACK, ISN[1] + n(b.len()), R + world.asked));
+            let expected = if is_settled { FlowState::Paired } else { FlowState::Solo };
+            assert_eq!(state(&kit), expected, "{values:?} {has}");
+            if is_settled {
+                let acks: Vec<_> = kit.on(Link::Server(B)).iter().map(|h| h.seg.ack).collect();
+                assert_eq!(acks.last(), Some(&(ISN[1] + n(own_of(*values, has)))));
+                kit.forget();
+                kit.leg(A, say(ACK, P + n(a.len()), R + world.asked).data("more"));
+                kit.leg(B, say(ACK, ISN[1] + n(b.len()), R + world.asked).data("more"));
+                kit.leg(A, say(ACK, P + n(has), R + world.asked).data(&a[has..]));
+                let from = own_of(*values, has);
+                kit.leg(B, say(ACK, ISN[1] + n(from), R + world.asked).data(&b[from..]));
+                let mut shown = kit.on(Link::Client);
+                shown.sort_by_key(|h| h.seg.seq);
+                let shown: Vec<u8> = shown.into_iter().flat_map(|h| h.data).collect();
+                assert_eq!(shown, [&a[has..], b"more"].concat());
+            }
+        }
+    }
+}
+
+/// A survivor whose map was no constant when the gateway ended: the client is reset, exactly.
+#[test]
+fn a_restart_with_a_value_on_its_way_from_the_survivor_resets_exactly() {
+    let values = ("1", "abc");
+    let [a, b] = [answer(values.0), answer(values.1)];
+    for has in 0..VALUE_AT + 1 {
+        let mut world = World::new(values);
+        world.deaf_from = has;
+        world.say(A, 0, a.len());
+        world.say(B, 0, b.len());
+        world.ack();
+        world.kill(A);
+        let mut kit = Kit::restored(masked(), last_record(&world.kit));
+        assert_eq!(kit.engine.flows(1)[0].solo, Some(SoloReason::Restored));
+        kit.wait_ms(100);
+        assert!(!kit.on(Link::Client).is_empty(), "the client is asked");
+        kit.forget();
+        let shown = kit.client(say(ACK, R + world.asked, P + n(has)));
+        let resets: Vec<_> =
+            shown.iter().filter(|h| h.link == Link::Client).map(|h| h.seg).collect();
+        assert_eq!((resets[0].flags, resets[0].seq), (RST, P + n(has)));
+        assert!(kit.events.iter().any(|e| matches!(e, Event::FlowReset { .. })));
+        let again = kit.leg(B, say(ACK, ISN[1], R + world.asked).data(&b));
+        assert!(again.iter().any(|h| h.link == Link::Server(B) && h.seg.flags == RST));
+    }
+}
+
+/// The survivor was told of more room than the client has, for its values were shorter: it is not
+/// let beyond the client's window, and what it repeats asks whether that has opened.
+#[test]
+fn a_survivor_with_shorter_values_keeps_to_the_clients_window() {
+    let values = ("12345678", "a");
+    let [a, b] = [answer(values.0), answer(values.1)];
+    let mut world = World::with_window(values, u16::try_from(a.len()).expect("short"));
+    world.say(A, 0, a.len());
+    world.say(B, 0, b.len());
+    let room = world.server(B).edge;
+    assert!(room >= b.len());
+    world.kill(A);
+    // Of its next answer it may say as much as it was told.
+    world.servers[1].script.extend_from_slice(b"12345678");
+    world.say(B, b.len(), b.len() + 7);
+    assert_eq!(world.text(), a, "not a byte beyond the window");
+    world.window = 0;
+    world.ack();
+    world.kit.forget();
+    world.read = 0;
+    world.say(B, b.len(), b.len() + 7);
+    assert!(!world.kit.on(Link::Client).is_empty(), "the client is asked");
+    world.window = 100;
+    world.ack();
+    assert_eq!(world.text(), [&a[..], b"1234567"].concat());
+}
+
+/// A difference that no rule allows is found where it is, and what it belongs to is named.
+#[test]
+fn a_difference_is_told_with_the_field_that_it_belongs_to() {
+    let head = "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nX: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let ours = format!("{head}2\r\nok\r\n0\r\nT: 1\r\n\r\n");
+    let cases = [
+        ("200 OK", "404 No", "status line"),
+        ("\"1\"", "\"2\"", "header etag"),
+        ("ETag", "Etag", "header etag"),
+        ("X: 1\r\n", "", "header x"),
+        ("X: 1\r\n", "X: 1\r\nY: 1\r\n", "header transfer-encoding"),
+        ("chunked\r\n\r\n", "chunked\r\nY: 1\r\n\r\n", "end of the header section"),
+        ("2\r\nok", "1\r\no\r\n1\r\nk", "chunk size"),
+        ("ok", "oK", "body"),
+        ("T: 1", "T: 2", "trailer"),
+    ];
+    for (from, to, field) in cases {
+        let theirs = ours.replacen(from, to, 1);
+        let at = ours.bytes().zip(theirs.bytes()).take_while(|(a, b)| a == b).count();
+        let mut kit = Kit::new(masked());
+        kit.establish();
+        kit.client(say(ACK, R, P).data(REQUEST));
+        let taken = R + n(REQUEST.len());
+        kit.leg(A, say(ACK, P, taken).data(&ours));
+        kit.leg(B, say(ACK, ISN[1], taken).data(&theirs));
+        let told: Vec<_> = kit
+            .events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Diverged { divergence, .. } => Some(divergence.clone()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told.len(), 1, "{from:?}");
+        let place = told[0].at.since(crate::wire::Offset::START) as usize;
+        let name = told[0].field.as_ref().map(ToString::to_string);
+        assert_eq!((place, name.as_deref()), (at, Some(field)), "{from:?}");
+    }
+}
+
+/// What two readers might take for two different things is compared as it is, for a reason.
+#[test]
+fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
+    let plain = "HTTP/1.1 200 OK\r\nX: 1\r\n\r\n";
+    let cases = [
+        ("SSH-2.0-x\r\n\r\n", plain, RawReason::NotHttp),
+        ("GET / HTTP/1.1\nHost: x\n\n", plain, RawReason::BareLf),
+        ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", plain, RawReason::Folded),
+        ("GET / HTTP/1.1\r\nA : b\r\n\r\n", plain, RawReason::HeaderLine),
+        ("GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", plain, RawReason::BareCr),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+            plain,
+            RawReason::TwoLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            plain,
+            RawReason::LengthAndCoding,
+        ),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", plain, RawReason::Coding),
+        ("POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\n", plain, RawReason::Length),
+        (REQUEST, "HTTP/2 200 OK\r\nX: 1\r\n\r\n", RawReason::StatusLine),
+        (REQUEST, "HTTP/1.1 101 Switching\r\nX: 1\r\n\r\n", RawReason::Switched),
+        (REQUEST, "HTTP/1.1 200 OK\r\nX: 1\r\n\r\nok", RawReason::Value),
+    ];
+    for (request, answer, why) in cases {
+        let mut kit = Kit::new(masked());
+        kit.establish();
+        kit.client(say(ACK, R, P).data(request));
+        let taken = R + n(request.len());
+        let theirs = match why {
+            RawReason::Value => answer.replace("X: 1", "X: "),
+            _ => answer.to_string(),
+        };
+        kit.leg(A, say(ACK, P, taken).data(answer));
+        kit.leg(B, say(ACK, ISN[1], taken).data(&theirs));
+        let raw: Vec<_> = kit
+            .events
+            .iter()
+            .filter_map(|e| match e {
+                Event::ComparedRaw { why, .. } => Some(*why),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(raw, [why], "{request:?} {answer:?}");
+    }
+}
