@@ -80,6 +80,8 @@ fn every_client_verb_says_that_no_gateway_answers() {
         vec!["status", "--check"],
         vec!["status", "--watch"],
         vec!["flows"],
+        vec!["rules"],
+        vec!["rules", "suggest"],
         vec!["failover"],
         vec!["rejoin", "a"],
         vec!["pause"],
@@ -120,8 +122,8 @@ fn the_first_configuration_is_valid_and_can_be_shown() {
 fn every_verb_has_help() {
     let help = out(&shadowvm(&["--help"]));
     for verb in [
-        "run", "check", "config", "doctor", "status", "flows", "failover", "rejoin", "pause",
-        "resume", "sync", "reload", "demo", "lab", "bench", "sim",
+        "run", "check", "config", "doctor", "status", "flows", "rules", "failover", "rejoin",
+        "pause", "resume", "sync", "reload", "demo", "lab", "bench", "sim",
     ] {
         assert!(help.contains(&format!("  {verb} ")), "{verb} is not in the help");
         assert_eq!(code(&shadowvm(&[verb, "--help"])), 0, "{verb}");
@@ -231,6 +233,8 @@ fn a_gateway_lives_answers_and_ends_in_good_order() {
     assert_eq!(code(&check), 1);
     assert!(err(&check).starts_with("not protected: "), "{}", err(&check));
     assert_eq!(code(&gateway.ask(&["flows"])), 0);
+    assert!(out(&gateway.ask(&["rules"])).contains("date"));
+    assert_eq!(code(&gateway.ask(&["rules", "suggest"])), 0);
     assert_eq!(code(&gateway.ask(&["pause"])), 0);
     assert_eq!(code(&gateway.ask(&["resume"])), 0);
     assert_eq!(code(&gateway.ask(&["sync", "now"])), 1);

@@ -18,7 +18,7 @@ use tokio::time::{Instant as Clock, sleep_until, timeout};
 
 use super::types::{
     Counter, Counters, Done, Events, Failover, Flow, FlowCounts, Flows, Nothing, NumberedEvent,
-    Problem, Rejoin, Server, Service, Status, WaitTimes,
+    Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, WaitTimes,
 };
 use super::{Door, ReloadError, metrics};
 use crate::engine::{Command, CommandError, FlowState, Instant, LegId, Link, ServiceState};
@@ -46,6 +46,7 @@ pub(super) fn router(door: Arc<Door>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/flows", get(flows))
         .route("/api/v1/counters", get(counters))
+        .route("/api/v1/rules", get(rules))
         .route("/api/v1/events", get(events))
         .route("/api/v1/metrics", get(metrics_text))
         .route("/metrics", get(metrics_text))
@@ -374,6 +375,28 @@ async fn counters(State(door): Shared) -> Json<Counters> {
     });
     let counters = counters.collect();
     Json(Counters { counters, release_wait: wait_times(&locked.wait()) })
+}
+
+async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
+    let headers = ask(&door, |_, engine| engine.masks()).await?;
+    let counts = door.board.rules();
+    let suggestion =
+        |(header, connections): (&str, u64)| Suggestion { header: header.to_owned(), connections };
+    let rule = |header: &std::sync::Arc<str>| {
+        let hits = counts.hits(header);
+        Rule {
+            protocol: "http".to_owned(),
+            header: header.to_string(),
+            action: "mask".to_owned(),
+            hits: hits.values,
+            bytes: hits.bytes,
+        }
+    };
+    let is_new = |(header, _): &(&str, u64)| headers.iter().all(|h| **h != **header);
+    Ok(Json(Rules {
+        rules: headers.iter().map(rule).collect(),
+        suggestions: counts.proposed().into_iter().filter(is_new).map(suggestion).collect(),
+    }))
 }
 
 #[derive(Deserialize)]

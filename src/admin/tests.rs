@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::client::{self, ClientError};
-use super::types::{Counters, Done, Events, Failover, Flows, Nothing, Problem, Rejoin, Status};
+use super::types::{
+    Counters, Done, Events, Failover, Flows, Nothing, Problem, Rejoin, Rules, Status,
+};
 use super::*;
 use crate::engine::{Event, Input, Output, ServiceState};
 use crate::observe::tests::flow_key;
@@ -153,6 +155,8 @@ fn flows_counters_and_events_come_from_events() {
     assert_eq!((flows.flows[0].verified_bytes, flows.flows[0].unverified_bytes), (9, 1));
     let flows: Flows = client::get(&world.socket, "/api/v1/flows?limit=0").expect("an answer");
     assert_eq!((flows.total, flows.flows.len()), (1, 0));
+    let rules: Rules = client::get(&world.socket, "/api/v1/rules").expect("an answer");
+    assert_eq!((rules.rules[0].header.as_str(), rules.rules[0].hits), ("date", 0));
     let counters: Counters = client::get(&world.socket, "/api/v1/counters").expect("an answer");
     let unverified = counters.counters.iter().find(|counter| {
         counter.name == "shadowvm_released_bytes_total"

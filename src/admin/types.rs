@@ -178,6 +178,39 @@ pub struct Counter {
     pub value: f64,
 }
 
+/// `GET /api/v1/rules`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Those in force.
+    pub rules: Vec<Rule>,
+    /// Those that could be made.
+    pub suggestions: Vec<Suggestion>,
+}
+
+/// A rule of comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Of which protocol.
+    pub protocol: String,
+    /// The header field, lower case.
+    pub header: String,
+    /// What it does.
+    pub action: String,
+    /// Values that differed.
+    pub hits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A header field in which the servers differ again and again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suggestion {
+    /// The field, lower case.
+    pub header: String,
+    /// In so many connections.
+    pub connections: u64,
+}
+
 /// `GET /api/v1/events?after=N&wait=SECONDS`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Events {

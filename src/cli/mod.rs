@@ -25,6 +25,7 @@ pub mod lab_server;
 pub mod pause;
 pub mod rejoin;
 pub mod reload;
+pub mod rules;
 pub mod run;
 pub mod sim;
 mod stage;
@@ -86,6 +87,8 @@ enum Verb {
     Status(status::Args),
     /// List the connections
     Flows(flows::Args),
+    /// Show what the rules of comparison do, and propose others
+    Rules(rules::Args),
     /// Make the other server primary
     Failover(failover::Args),
     /// Take a failed server back as backup
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Flows(args) => flows::run(args),
+        Verb::Rules(args) => rules::run(args),
         Verb::Failover(args) => failover::run(args),
         Verb::Rejoin(args) => rejoin::run(args),
         Verb::Pause(args) => pause::run(args),

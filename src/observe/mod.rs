@@ -9,6 +9,7 @@ pub mod describe;
 pub mod directory;
 pub mod json;
 pub mod names;
+pub mod rules;
 mod writer;
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +26,7 @@ use crate::engine::{CommandError, Event, Instant};
 pub use counters::Counters;
 pub use describe::Level;
 pub use directory::FlowDirectory;
+pub use rules::Rules;
 
 /// Events kept for readers.
 pub const RECENT_EVENTS_MAX: usize = 1000;
@@ -39,6 +41,7 @@ pub struct Board {
     /// The flows.
     pub flows: FlowDirectory,
     counters: Mutex<Counters>,
+    rules: Mutex<Rules>,
     recent: Mutex<Recent>,
     latest: watch::Sender<u64>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<(), CommandError>>>>,
@@ -60,6 +63,7 @@ impl Board {
             names,
             flows: FlowDirectory::default(),
             counters: Mutex::default(),
+            rules: Mutex::default(),
             recent: Mutex::default(),
             latest: watch::Sender::new(0),
             waiting: Mutex::default(),
@@ -71,6 +75,11 @@ impl Board {
     /// The counters, locked: hold them briefly, the packet loop counts there.
     pub fn counters(&self) -> MutexGuard<'_, Counters> {
         lock(&self.counters)
+    }
+
+    /// The rules' counts, locked, like [`Self::counters`].
+    pub fn rules(&self) -> MutexGuard<'_, Rules> {
+        lock(&self.rules)
     }
 
     /// A new command's number, and where its outcome will arrive.
@@ -171,6 +180,9 @@ impl Observer {
     pub fn event(&mut self, now: Instant, event: &Event) {
         self.board.counters().record(event);
         self.board.flows.record(now, event);
+        if matches!(event, Event::MaskHit { .. } | Event::Diverged { .. }) {
+            self.board.rules().record(event);
+        }
         if is_per_packet(event) && !self.has_trace {
             return;
         }

@@ -1,0 +1,123 @@
+//! `shadowvm rules`: what the rules of comparison do, and which others could be made.
+
+use std::process::ExitCode;
+
+use super::Format;
+use super::door::{DoorArgs, answer, bytes_text, refuse, table};
+use crate::admin::client;
+use crate::admin::types::Rules;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "Examples:
+  shadowvm rules                   each rule, and how often it applied
+  shadowvm rules suggest           rules for header fields that differ again and again
+
+A difference is never let pass by itself: whether two values may differ is yours to say.")]
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+struct Shown {
+    #[command(flatten)]
+    door: DoorArgs,
+    /// How the answer is written
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Propose rules for header fields that differ again and again, as configuration
+    #[command(after_help = "Example:
+  shadowvm rules suggest           look at each, then append what you agree with
+
+Exit status: 0 answered, 69 no gateway answers.")]
+    Suggest(Shown),
+}
+
+/// Asks and shows.
+pub fn run(args: Args) -> ExitCode {
+    match args.what {
+        None => show(&args.shown, text),
+        Some(What::Suggest(shown)) => show(&shown, suggestions),
+    }
+}
+
+fn show(shown: &Shown, text: fn(&Rules) -> String) -> ExitCode {
+    let socket = match shown.door.socket() {
+        Ok(socket) => socket,
+        Err(code) => return code,
+    };
+    match client::get::<Rules>(&socket, "/api/v1/rules") {
+        Ok(rules) => answer(shown.output, &rules, || text(&rules)),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn text(rules: &Rules) -> String {
+    let head = ["PROTOCOL", "HEADER", "ACTION", "HITS", "BYTES"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for rule in &rules.rules {
+        rows.push(vec![
+            rule.protocol.clone(),
+            rule.header.clone(),
+            rule.action.clone(),
+            rule.hits.to_string(),
+            bytes_text(rule.bytes),
+        ]);
+    }
+    let more = match rules.suggestions.len() {
+        0 => String::new(),
+        n => format!("{n} more could be made: `shadowvm rules suggest`\n"),
+    };
+    format!("{}{more}", table(&rows))
+}
+
+fn suggestions(rules: &Rules) -> String {
+    if rules.suggestions.is_empty() {
+        return "# no header field differs again and again\n".into();
+    }
+    let rule = |s: &crate::admin::types::Suggestion| {
+        format!(
+            "# differed in {} connections\n[[compare.rule]]\nprotocol = \"http\"\nheader = \
+             \"{}\"\naction = \"mask\"\n",
+            s.connections, s.header
+        )
+    };
+    rules.suggestions.iter().map(rule).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::admin::types::{Rule, Suggestion};
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_proposed_is_configuration() {
+        let suggestion = |header: &str| Suggestion { header: header.into(), connections: 7 };
+        let rule = Rule {
+            protocol: "http".into(),
+            header: "date".into(),
+            action: "mask".into(),
+            hits: 3,
+            bytes: 87,
+        };
+        let rules =
+            Rules { rules: vec![rule], suggestions: vec![suggestion("etag"), suggestion("x-id")] };
+        assert!(text(&rules).contains("date"), "{}", text(&rules));
+        let first = include_str!("../config/example.toml");
+        let text = format!("{first}\n{}", suggestions(&rules));
+        let config = Config::parse(&text, Path::new("x.toml")).expect("it is valid");
+        let masked: Vec<_> = config.engine().masks.iter().map(|m| m.header.to_string()).collect();
+        assert_eq!(masked, ["date", "etag", "x-id"]);
+    }
+}
