@@ -30,6 +30,7 @@ impl Scenario {
         }
         seldom(&mut scenario, Rng::new(mix(seed, 0x0de2)));
         machine(&mut scenario, Rng::new(mix(seed, 0x0de3)));
+        tokens(&mut scenario, Rng::new(mix(seed, 0x0de4)));
         scenario
     }
 
@@ -73,6 +74,25 @@ fn seldom(scenario: &mut Scenario, mut rng: Rng) {
     }
     if rng.chance(SELDOM) {
         crowd(scenario, rng);
+    }
+}
+
+/// Scenarios whose servers have values of their own length, per mille.
+const TOKENS: u64 = 400;
+
+/// Values that each server says at a length of its own. (A machine that is copied has the other's
+/// in what it was about to say.)
+fn tokens(scenario: &mut Scenario, mut rng: Rng) {
+    if scenario.machine().is_some() || !rng.chance(TOKENS) {
+        return;
+    }
+    let always = rng.chance(500);
+    let mut len = || rng.pick(&[1, 1, 2, 3, 8, 30, 200]);
+    for conn in scenario.conns.iter_mut().filter(|c| c.is_http) {
+        for request in &mut conn.requests {
+            let token = (len(), len());
+            request.token = Some(token).filter(|_| always || request.content % 2 == 0);
+        }
     }
 }
 
@@ -450,6 +470,7 @@ impl Builder {
             is_divergent: rng.chance(600),
             flip_at: rng.skewed(0, max) as u32,
             pause_us: rng.pick(&[0, 0, 0, 1000, 30_000]),
+            token: None,
         }
     }
 

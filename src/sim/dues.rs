@@ -132,8 +132,12 @@ impl FlowTrack {
 
     /// LV1, LV2, 1.3: whoever says or asks something again is answered.
     fn check_answers(&mut self, now: u64) -> Result<(), String> {
-        let c_una = self.c_una;
+        // Inside of a value nothing can be acknowledged to a server whose own has another length.
         for id in LegId::ALL {
+            let c_una = match self.state == FlowState::Lagging && self.c_una == self.shown.end() {
+                true => self.canon.floor_in_doubt(id, self.c_una),
+                false => self.canon.floor(id, self.c_una),
+            };
             let leg = &mut self.legs[id.index()];
             let heard = leg.said.end_from(1);
             let heard = if leg.fin == Some(heard) { heard + 1 } else { heard };

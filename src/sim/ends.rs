@@ -57,7 +57,7 @@ impl ClientConn {
         let mut answers = Script::default();
         let mut answer_ends = Vec::new();
         for r in &plan.requests {
-            script::respond(&mut answers, plan, r, LegId::A, 0);
+            script::respond_filled(&mut answers, plan, r, LegId::A, 0);
             answer_ends.push(answers.len());
         }
         Self {
@@ -428,7 +428,10 @@ impl ServerConn {
                 self.write_at = self.write_at.max(now + plan.think_us * 1000);
             }
             if let Some(us) = plan.split_head_us.filter(|_| conn.is_http) {
-                self.cuts.push((self.script.len() + 30, us));
+                // Inside one of its values.
+                let is_in_token = request.token.is_some() && request.content % 4 < 2;
+                let at = if is_in_token { script::TOKEN_AT + 1 } else { 30 };
+                self.cuts.push((self.script.len() + at, us));
             }
             let version = if request.is_divergent { leg.1 } else { 0 };
             script::respond(&mut self.script, conn, request, leg.0, version);

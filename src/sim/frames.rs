@@ -37,6 +37,8 @@ pub struct Seg<'a> {
     pub sack: Vec<(u32, u32)>,
     /// Payload.
     pub data: &'a [u8],
+    /// Bytes of it in the frame.
+    pub data_len: usize,
 }
 
 /// Flag bits.
@@ -139,6 +141,7 @@ pub fn read(frame: &[u8], has_whole_sum: bool) -> Read<'_> {
         options_len: offset - 20,
         ip: (ip[8], ip[1] & 0xfc, ip[6] & 0x40 != 0),
         data: &tcp[offset..],
+        data_len: tcp.len() - offset,
         ..Seg::default()
     };
     read_options(&tcp[20..offset], &mut seg);

@@ -17,6 +17,7 @@ pub mod rng;
 pub mod scenario;
 pub mod shrink;
 
+mod canon;
 mod draw;
 mod dues;
 mod ends;

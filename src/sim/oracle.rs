@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::canon::{Canon, Token};
 use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::given::Cookies;
 use super::host::PORT;
@@ -56,6 +57,7 @@ pub struct Oracle {
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
+    tokens: BTreeMap<Tuple, Vec<Token>>,
     /// Answers of the gateway's own.
     cookies: Cookies,
     /// A client has come back with one of them.
@@ -82,6 +84,7 @@ impl Oracle {
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             cookies: Cookies::default(),
             taken: None,
             lost: BTreeSet::new(),
@@ -109,10 +112,17 @@ impl Oracle {
         self.still
     }
 
-    /// A connection is about to start; `spans` are its masked values as offsets in the stream.
-    pub fn expect(&mut self, tuple: Tuple, spans: impl Iterator<Item = Range<usize>>) {
+    /// A connection is about to start; `spans` are its masked values as offsets in the stream, and
+    /// `tokens` those of them that each server says at its own length.
+    pub fn expect(
+        &mut self,
+        tuple: Tuple,
+        spans: impl Iterator<Item = Range<usize>>,
+        tokens: Vec<Token>,
+    ) {
         let spans = spans.map(|s| s.start as u64 + 1..s.end as u64 + 1).collect();
         self.spans.insert(tuple, spans);
+        self.tokens.insert(tuple, tokens);
     }
 
     // ---- what comes in ---------------------------------------------------------------------
@@ -160,6 +170,7 @@ impl Oracle {
             }
         }
         let Some(flow) = self.flows.get_mut(&tuple) else { return };
+        let seg = &flow.hear_client(seg);
         flow.c_heard_at = now;
         if seg.has(SYN) {
             // A late copy of it says nothing any more.
@@ -208,9 +219,11 @@ impl Oracle {
 
     fn on_leg(&mut self, now: u64, id: LegId, seg: &Seg<'_>) {
         let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
+        let mut room = Vec::new();
+        let seg = &flow.hear_leg(id, seg, &mut room);
         let (iss, c_una, c_nxt) = (flow.iss, flow.c_una, flow.c_nxt);
         let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
-        let leg = &mut flow.legs[id.index()];
+        let (leg, canon) = (&mut flow.legs[id.index()], &flow.canon);
         // Neither what was late on its way nor a question of the server's own.
         let is_recent = leg.place(seg.seq).is_some_and(|at| at >= leg.nxt);
         let is_answer = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN) && !seg.has(RST);
@@ -274,9 +287,10 @@ impl Oracle {
         if !seg.data.is_empty() {
             let new: u64 = leg.said.gaps(at, end).iter().map(|(f, t)| t - f).sum();
             if new < end - at {
-                note_again(&mut leg.again, now, at, end);
+                // Whoever repeats a part of a value repeats the value.
+                note_again(&mut leg.again, now, canon.floor(id, at), canon.ceil(id, end));
             }
-            if end + u64::from(seg.has(FIN)) <= c_una {
+            if canon.ceil(id, end) + u64::from(seg.has(FIN)) <= c_una {
                 leg.unanswered.get_or_insert(now);
             }
             note_urgent(&mut leg.urgent, seg, at);
@@ -298,7 +312,7 @@ impl Oracle {
         let before = (leg.acked, leg.edge);
         if let Some(ack) = rel(iss, seg.ack, leg.acked).filter(|_| seg.has(ACK)) {
             // A probe of a closed window may have a byte (RFC 9293 3.8.6.1).
-            if seg.data.len() <= 1 && ack == leg.acked {
+            if seg.data_len <= 1 && ack == leg.acked {
                 leg.bare_acks += 1;
             } else if ack > leg.acked {
                 leg.bare_acks = 0;
@@ -333,8 +347,10 @@ impl Oracle {
                     return self.on_return(tuple);
                 }
                 let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
+                let canon = Canon::new(self.tokens.get(&tuple).cloned().unwrap_or_default());
                 if let Some(syn) = self.pending_syns.get(&tuple) {
                     let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
+                    track.canon = canon;
                     (track.c_scale, track.c_edge) = (syn.scale, u64::from(syn.window) + 1);
                     track.c_mss = syn.mss;
                     for (i, leg) in track.legs.iter_mut().enumerate() {
@@ -400,6 +416,7 @@ impl Oracle {
         let frame = frame.to_vec();
         let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
         let mut track = FlowTrack::new(given.iss, spans, given.has_sack, self.primary);
+        track.canon = Canon::new(self.tokens.get(&tuple).cloned().unwrap_or_default());
         if let Some(syn) = self.pending_syns.get(&tuple).filter(|s| s.number == given.iss) {
             (track.c_scale, track.c_mss) = (syn.scale, syn.mss);
         }
@@ -441,6 +458,7 @@ impl Oracle {
             self.lost.extend(lost);
             self.flows.retain(|_, flow| flow.state != FlowState::Opening);
             for flow in self.flows.values_mut() {
+                flow.on_lost();
                 (flow.was_restored, flow.is_unheard, flow.ts_last) = (true, true, None);
                 // What was held is gone; it is shown when it has been said again.
                 let released = flow.released().max(1);
@@ -487,6 +505,8 @@ impl Oracle {
                     return self.cookies.note_shown(&seg);
                 };
                 let had_ended = flow.shown_fin.is_some();
+                let mut room = Vec::new();
+                let seg = flow.tell_client(&seg, &mut room);
                 let checked = flow.check_to_client(now, &seg);
                 if !had_ended && flow.shown_fin.is_some() {
                     flow.note_left_behind(now);
@@ -506,7 +526,7 @@ impl Oracle {
                 let is_overwritten = self.still.is_some_and(|(_, to)| to == leg);
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
-                    false => flow.check_to_leg(now, leg, &seg),
+                    false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg)),
                 };
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {

@@ -104,7 +104,7 @@ impl Desk {
     fn new() -> Self {
         let oracle = Oracle::new(Limits { hold: Some(150 * MS), diverged: 150 * MS }, LegId::A);
         let mut desk = Self { oracle, now: MS };
-        desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14));
+        desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14), Vec::new());
         desk.client(say(SYN, C - 1, 0, (1, 0), b""));
         desk.oracle.on_event(&Event::FlowOpened { flow: key() });
         desk.leg(A, say(SYN | ACK, P - 1, C, (500, 1), b""));

@@ -62,6 +62,9 @@ pub struct RequestPlan {
     pub flip_at: u32,
     /// How long the client waits before asking.
     pub pause_us: u64,
+    /// The answer of HTTP has a value for which each server has one of its own, so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<(u8, u8)>,
 }
 
 /// How a connection ends.

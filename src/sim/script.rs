@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::canon::{FILL, Token};
 use super::rng::Rng;
 use super::scenario::{ConnPlan, RequestPlan};
 use crate::engine::LegId;
@@ -130,6 +131,19 @@ fn date(server: LegId) -> &'static str {
     }
 }
 
+/// Where the value of its own length stands in an answer.
+pub const TOKEN_AT: usize =
+    "HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nX-Id: ".len();
+
+/// The value of its own length that a server writes.
+fn token(server: LegId, len: u8) -> impl Iterator<Item = u8> {
+    let first = match server {
+        LegId::A => b'a',
+        LegId::B => b'A',
+    };
+    (0..len).map(move |i| first + i % 26)
+}
+
 /// Appends a server's answer to one request; `version` 1 is the diverged one.
 pub fn respond(
     script: &mut Script,
@@ -138,9 +152,41 @@ pub fn respond(
     server: LegId,
     version: u8,
 ) {
+    respond_with(script, plan, request, server, version, 0);
+}
+
+/// The same with every value filled up to the length of its longest version.
+pub fn respond_filled(
+    script: &mut Script,
+    plan: &ConnPlan,
+    request: &RequestPlan,
+    server: LegId,
+    version: u8,
+) {
+    let fill = request.token.map_or(0, |(a, b)| a.abs_diff(b));
+    let is_shorter = request.token.is_some_and(|(a, b)| match server {
+        LegId::A => a < b,
+        LegId::B => b < a,
+    });
+    respond_with(script, plan, request, server, version, if is_shorter { fill } else { 0 });
+}
+
+fn respond_with(
+    script: &mut Script,
+    plan: &ConnPlan,
+    request: &RequestPlan,
+    server: LegId,
+    version: u8,
+    fill: u8,
+) {
     let len = request.download as usize;
     if plan.is_http {
         script.text(format!("HTTP/1.1 200 OK\r\nDate: {}\r\n", date(server)));
+        if let Some((a, b)) = request.token {
+            let value = token(server, [a, b][server.index()]);
+            let filled = value.chain((0..fill).map(|_| FILL));
+            script.text([b"X-Id: ".to_vec(), filled.collect(), b"\r\n".to_vec()].concat());
+        }
         script.text(format!("Content-Length: {len}\r\n\r\n"));
     }
     let mut at = 0;
@@ -169,9 +215,12 @@ fn flips(request: &RequestPlan) -> impl Iterator<Item = usize> {
 struct Choice {
     at: usize,
     group: usize,
+    /// It may be there only to fill up a version that is shorter.
+    may_be_fill: bool,
 }
 
-/// Follows what the client hears: every value is wholly one server's.
+/// Follows what the client hears: every value is wholly one server's. All positions count every
+/// value at the length of its longest version.
 #[derive(Debug)]
 pub struct Verifier {
     versions: [Script; 2],
@@ -180,6 +229,7 @@ pub struct Verifier {
     /// For each group of choices the version that was seen.
     seen: Vec<Option<usize>>,
     spans: Vec<Range<usize>>,
+    tokens: Vec<Token>,
     /// What a server's bad memory made of bytes, and where if that is known.
     altered: Vec<(Option<usize>, u8)>,
     at: usize,
@@ -190,22 +240,44 @@ impl Verifier {
     pub fn new(plan: &ConnPlan, may_diverge: bool) -> Self {
         let mut versions = [Script::default(), Script::default()];
         let (mut choices, mut spans, mut groups) = (Vec::new(), Vec::new(), 0);
+        let mut tokens = Vec::new();
         for request in &plan.requests {
             let start = versions[0].len();
             let version = u8::from(may_diverge && request.is_divergent);
-            respond(&mut versions[0], plan, request, LegId::A, 0);
-            respond(&mut versions[1], plan, request, LegId::B, version);
+            respond_filled(&mut versions[0], plan, request, LegId::A, 0);
+            respond_filled(&mut versions[1], plan, request, LegId::B, version);
             if plan.is_http {
                 let value = start + "HTTP/1.1 200 OK\r\nDate: ".len();
                 let (a, b) = (date(LegId::A).as_bytes(), date(LegId::B).as_bytes());
                 spans.push(value..value + a.len());
                 let differ = (0..a.len()).filter(|&i| a[i] != b[i]);
-                choices.extend(differ.map(|i| Choice { at: value + i, group: groups }));
+                choices.extend(differ.map(|i| Choice {
+                    at: value + i,
+                    group: groups,
+                    may_be_fill: false,
+                }));
+                groups += 1;
+            }
+            if let Some((a, b)) = request.token.filter(|_| plan.is_http) {
+                let value = start + TOKEN_AT;
+                let room = usize::from(a.max(b));
+                spans.push(value..value + room);
+                choices.extend((value..value + room).map(|at| Choice {
+                    at,
+                    group: groups,
+                    may_be_fill: true,
+                }));
+                let len = [u64::from(a), u64::from(b)];
+                tokens.push(Token { at: value as u64 + 1, len });
                 groups += 1;
             }
             if version == 1 {
                 let body = versions[0].len() - request.download as usize;
-                choices.extend(flips(request).map(|f| Choice { at: body + f, group: groups }));
+                choices.extend(flips(request).map(|f| Choice {
+                    at: body + f,
+                    group: groups,
+                    may_be_fill: false,
+                }));
                 groups += 1;
             }
         }
@@ -215,6 +287,7 @@ impl Verifier {
             next_choice: 0,
             seen: vec![None; groups],
             spans,
+            tokens,
             altered: Vec::new(),
             at: 0,
         }
@@ -228,6 +301,11 @@ impl Verifier {
     /// Bytes heard.
     pub fn heard(&self) -> usize {
         self.at
+    }
+
+    /// Values that each server says at its own length.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
     }
 
     /// Values that a mask covers, as positions in the stream.
@@ -262,7 +340,13 @@ impl Verifier {
                 (self.at, bytes) = (self.at + n, &bytes[n..]);
                 continue;
             }
-            let group = self.choices[self.next_choice].group;
+            let Choice { group, may_be_fill, .. } = self.choices[self.next_choice];
+            if let Some(version) = self.seen[group].filter(|_| may_be_fill)
+                && self.versions[version].at(next).first() == Some(&FILL)
+            {
+                (self.next_choice, self.at) = (self.next_choice + 1, self.at + 1);
+                continue;
+            }
             let is = |v: &Script| v.at(next).first() == bytes.first();
             if self.is_altered(next, bytes[0]) {
                 self.next_choice += 1;

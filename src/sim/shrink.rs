@@ -199,6 +199,9 @@ const REQUEST_CUTS: &[fn(&mut RequestPlan)] = &[
     |r| r.is_divergent = false,
     |r| r.flip_at = 0,
     |r| r.content = 0,
+    |r| r.token = None,
+    |r| r.token = r.token.map(|_| (1, 2)),
+    |r| r.token = r.token.map(|_| (2, 1)),
 ];
 
 const CONN_CUTS: &[fn(&mut ConnPlan)] = &[

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::canon::Canon;
 use super::dues::Dues;
 use super::frames::{ACK, FIN, Known, PSH, RST, SYN, Seg, URG};
 use super::model::ranges::Ranges;
@@ -116,9 +117,12 @@ pub struct FlowTrack {
     /// When the client was lately shown again what it had been shown, and what.
     pub(super) again: VecDeque<(u64, u64, u64)>,
     pub(super) spans: Vec<Range<u64>>,
+    /// How its three streams are counted alike.
+    pub(super) canon: Canon,
     /// The engine reset it.
     pub was_reset: bool,
     pub(super) was_restored: bool,
+    has_lost_map: bool,
     /// The client has not spoken since.
     pub(super) is_unheard: bool,
     /// One of its servers is a copy of the other.
@@ -198,8 +202,10 @@ impl FlowTrack {
             dues: Dues::default(),
             again: VecDeque::new(),
             spans,
+            canon: Canon::default(),
             was_reset: false,
             was_restored: false,
+            has_lost_map: false,
             is_unheard: false,
             was_copied: false,
             is_to_pair: false,
@@ -250,6 +256,16 @@ impl FlowTrack {
         is_live
             && own.reset_at.is_none()
             && (self.primary == leg || self.said(leg) >= self.released())
+    }
+
+    /// A process ended while a value of other length than the shown one was on its way.
+    pub fn has_lost_map(&self) -> bool {
+        self.has_lost_map
+    }
+
+    /// The process ends.
+    pub(super) fn on_lost(&mut self) {
+        self.has_lost_map |= self.canon.is_uneven_between(self.c_una, self.shown.end());
     }
 
     /// A new process has taken it over.
@@ -393,7 +409,7 @@ impl FlowTrack {
         if seg.has_ecn {
             return Err("1.3: a segment to the client with ECN bits".into());
         }
-        let (len, max) = (seg.data.len() + seg.options_len, self.c_mss);
+        let (len, max) = (seg.data_len + seg.options_len, self.c_mss);
         if !seg.has(SYN) && len > usize::from(max) {
             return Err(format!("1.3: {len} bytes to the client, options included, of {max}"));
         }
@@ -694,13 +710,22 @@ impl FlowTrack {
         let leg = &mut self.legs[id.index()];
         let Some(leg_iss) = leg.iss.filter(|_| is_settled) else { return Ok(()) };
         let Some(ack) = rel(leg_iss, seg.ack, leg.nxt) else {
+            if is_restored && !self.canon.is_even() {
+                return Ok(()); // a question: a new process does not know where it began
+            }
             return Err(format!("I6: an ack to {id:?} before its SYN"));
         };
         if ack > leg.nxt && !is_restored {
             return Err(format!("I6: ack {ack} sent to {id:?}, which has sent up to {}", leg.nxt));
         }
+        // Of a late server's own value more may be taken than of the shown one, if it lacks an end.
+        let has = self.canon.floor(id, self.c_una).max(1);
+        if ack > has && self.state != FlowState::Lagging && !is_restored {
+            return Err(format!("1.11: ack {ack} sent to {id:?}, the client has {has}"));
+        }
         let edge = ack + (u64::from(seg.window) << c_scale);
-        if edge > c_edge && !is_restored {
+        // Where values of other length lie before the edge, their fill counts for one side only.
+        if edge > c_edge + self.canon.slack() && !is_restored {
             return Err(format!("I3: edge {edge} sent to {id:?}, the client granted {c_edge}"));
         }
         if ack >= leg.told_ack && edge + (1 << c_scale) <= leg.told_edge && !is_restored {

@@ -387,7 +387,8 @@ impl<'a> World<'a> {
         }
         let tuple = (client_ip(plan.client), plan.port);
         let spans = self.conns[id].verifier.spans().to_vec();
-        self.oracle.expect(tuple, spans.into_iter());
+        let tokens = self.conns[id].verifier.tokens().to_vec();
+        self.oracle.expect(tuple, spans.into_iter(), tokens);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
         self.serve(plan.client);
@@ -489,7 +490,7 @@ impl<'a> World<'a> {
         // A flow that passes through unprotected is not followed.
         let flow = self.oracle.flows.get_mut(&altered.to);
         let place = flow.and_then(|flow| {
-            let place = flow.leg(leg).place(altered.seq)?;
+            let place = flow.place(leg, altered.seq)?;
             flow.altered.push(place);
             Some(place)
         });
@@ -575,7 +576,7 @@ impl<'a> World<'a> {
         self.truth[leg.index()].is_faulted
             || self.may_forget(leg)
             || self.gateway.has_dropped(tuple, leg)
-            || self.oracle.flows.get(&tuple).is_some_and(is_left)
+            || self.oracle.flows.get(&tuple).is_some_and(|f| is_left(f) || f.has_lost_map())
     }
 
     /// A server that keeps nothing of a handshake knows nothing of the connection when the first
