@@ -137,6 +137,12 @@ impl Engine {
         self.table.snapshots(limit)
     }
 
+    /// How many flows are at rest.
+    #[cfg(test)]
+    pub fn at_rest(&self) -> usize {
+        self.table.at_rest()
+    }
+
     /// The header fields whose values may differ.
     pub fn masks(&self) -> Vec<Arc<str>> {
         mask_names(&self.config)

@@ -168,6 +168,12 @@ impl FlowTable {
         }
     }
 
+    /// How many are at rest.
+    #[cfg(test)]
+    pub fn at_rest(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot, Some(Slot::AtRest(_)))).count()
+    }
+
     /// Takes over a changed flow's timer, pins and size; forgets it if it is gone.
     pub fn refresh(&mut self, id: FlowId) {
         let Some(Some(Slot::Awake(entry))) = self.slots.get_mut(id as usize) else { return };

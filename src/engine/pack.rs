@@ -200,6 +200,15 @@ impl Pack for Offset {
     }
 }
 
+impl Pack for i64 {
+    fn pack(&self, w: &mut Writer) {
+        w.number(step(0, *self as u64));
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        stepped(0, r.number()) as Self
+    }
+}
+
 impl Pack for Duration {
     fn pack(&self, w: &mut Writer) {
         (self.as_secs(), self.subsec_nanos()).pack(w);
@@ -369,12 +378,14 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             n: u64,
+            i: i64,
             times: Vec<u64>,
             places: Vec<u64>,
             maybe: Option<(u16, bool)>,
             stamps: (u32, u32),
         ) {
             proptest::prop_assert_eq!(through(&n).0, n);
+            proptest::prop_assert_eq!(through(&i).0, i);
             let times: Vec<_> = times.into_iter().map(Instant::from_nanos).collect();
             proptest::prop_assert_eq!(&through(&times).0, &times);
             let places: VecDeque<_> = places.into_iter().map(Offset::new).collect();

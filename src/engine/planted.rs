@@ -46,6 +46,14 @@ bugs! {
     TokenAckedInPart: "1.11: an ack inside a replaced value maps to its start",
     /// A replaced value is forgotten when it was shown.
     SpliceSettledEarly: "1.11: the map keeps a value until the client has acknowledged it",
+    /// Behind a value that is longer than the one shown the backup's numbers are one off.
+    SpliceOneShort: "1.11: behind a replaced value the map steps by the difference of lengths",
+    /// A value that was agreed, but not shown, still stands for the survivor's own.
+    SpliceNotUndone: "1.11: whoever takes over says its own version of what was not shown",
+    /// Where the client lacks a part of a replaced value, the survivor goes on behind the value.
+    ResumedBehindToken: "1.11: a value shown in part is shown whole, whoever says it again",
+    /// What is said again is taken to stand where the server's own numbers say.
+    RepetitionNotMapped: "1.11: what a leg says again is mapped",
     /// A FIN is taken to stand where the server's own numbers say.
     FinNotMapped: "1.11: every position of a leg is mapped, its FIN too",
     /// Segments to the client leave no room for their options.

@@ -99,8 +99,9 @@ impl Http {
         if self.response.part() != Part::Header || matches!(next, b' ' | b'\t' | b'\r' | b'\n') {
             return None;
         }
-        let line = self.response.line().trim_ascii_end();
-        let name = line.strip_suffix(b":")?;
+        let line = self.response.line();
+        let blanks = line.iter().rev().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let name = line[..line.len() - blanks].strip_suffix(b":")?;
         let rule = self.masks.iter().position(|m| name.eq_ignore_ascii_case(m.as_bytes()))?;
         u16::try_from(rule).ok()
     }

@@ -85,6 +85,7 @@ fn any_answer() -> impl Strategy<Value = Vec<u8>> {
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nbody",
         b"HTTP/1.1 200 OK\r\nDate: until the end\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nDate : spaced\r\nDate: x\ry\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nDate:\rbare\r\n\r\n",
         b"ffffffffffffffff\r\n",
         b"HTTP/1.1 20",
         b"\r\n",

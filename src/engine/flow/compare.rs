@@ -296,7 +296,8 @@ impl Flow {
             return false;
         }
         let is_first = leg.voice.is_constant();
-        leg.voice.splice(at, own_len as u32, shown_len as u32);
+        let one = usize::from(own_len > shown_len && on(Bug::SpliceOneShort));
+        leg.voice.splice(at, (own_len - one) as u32, shown_len as u32);
         // The room that it was told has moved (LV8).
         leg.owes_ack |= leg.voice.has_no_room();
         if is_first {

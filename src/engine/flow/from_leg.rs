@@ -205,7 +205,10 @@ impl Flow {
         // all of it, the client is shown again what it may lack.
         let voice = &self.leg(id).voice;
         let begins_behind_token = voice.own(una, Round::Up) == at;
-        let end = voice.shown(end, Round::Up);
+        let end = match on(Bug::RepetitionNotMapped) {
+            true => end.0,
+            false => voice.shown(end, Round::Up),
+        };
         let at = match begins_behind_token {
             true => una,
             false => voice.shown(at, Round::Down),
@@ -219,7 +222,11 @@ impl Flow {
         if id == self.primary && end > self.visible.released && self.waits_for_window() {
             self.on_leg_probe(cx, id);
         }
-        let (from, to) = (at.max(una), end.min(self.visible.released));
+        let (mut from, to) = (at.max(una), end.min(self.visible.released));
+        if on(Bug::ResumedBehindToken) {
+            let voice = &self.leg(id).voice;
+            from = voice.shown(voice.own(from, Round::Up), Round::Up);
+        }
         for (from, to) in self.not_just_repeated(cx, from, to, id) {
             self.show_again(cx, from, to);
         }

@@ -401,6 +401,28 @@ fn roles_swap_between_values_of_any_length() {
     }
 }
 
+/// A flow rests once the client has every value, and no sooner. Its map comes back whole: the
+/// survivor of a failover in its sleep goes on in numbers of its own.
+#[test]
+fn a_flow_at_rest_keeps_its_map() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        for has in 0..=a.len() {
+            let mut world = World::new(values);
+            world.deaf_from = has;
+            world.say(A, 0, a.len());
+            world.say(B, 0, b.len());
+            world.ack();
+            world.kit.wait_ms(100);
+            assert_eq!(world.kit.engine.at_rest(), usize::from(has == a.len()), "{has}");
+            world.kill(A);
+            world.finish(B, 100);
+            assert_eq!(world.text(), a, "{values:?} {has}");
+            world.goes_on(B);
+        }
+    }
+}
+
 fn last_record(kit: &Kit) -> Vec<Record> {
     let flow = kit.records.iter().rev().find(|r| matches!(r, Record::Flow { .. }));
     flow.into_iter().cloned().collect()
@@ -561,6 +583,7 @@ fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
         ("POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\n", plain, RawReason::Length),
         (REQUEST, "HTTP/2 200 OK\r\nX: 1\r\n\r\n", RawReason::StatusLine),
         (REQUEST, "HTTP/1.1 101 Switching\r\nX: 1\r\n\r\n", RawReason::Switched),
+        (REQUEST, "HTTP/1.1 200 OK\r\nX:\r1\r\n\r\n", RawReason::BareCr),
         (REQUEST, "HTTP/1.1 200 OK\r\nX: 1\r\n\r\nok", RawReason::Value),
     ];
     for (request, answer, why) in cases {
