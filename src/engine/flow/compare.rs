@@ -90,7 +90,7 @@ impl Comparison {
     }
 
     /// How far beyond `agreed` bytes are certainly to be compared as they are.
-    fn plain_until(&self) -> Offset {
+    pub(super) fn plain_until(&self) -> Offset {
         match (&self.normalizer, self.span) {
             (_, Some(_)) => self.agreed,
             (Some(n), None) => self.agreed + n.plain_ahead().min(1 << 40),

@@ -213,6 +213,15 @@ impl Flow {
             true => una,
             false => voice.shown(at, Round::Down),
         };
+        // Where a value may still be found, nobody knows what its bytes stand for.
+        let known_to = self.comparison.plain_until();
+        let end = match id == self.primary || end <= known_to {
+            true => end,
+            false => {
+                self.leg_mut(id).owes_ack = true;
+                known_to
+            }
+        };
         let fin_end = self.visible.fin.filter(|_| is_fin).map(|f| f + 1);
         if end.max(fin_end.unwrap_or(end)) <= una {
             // The client has it: this leg's ack was lost (LV1, LV2).

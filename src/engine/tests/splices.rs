@@ -361,6 +361,37 @@ fn a_lagging_backup_proves_a_value_of_other_length() {
     }
 }
 
+/// Where a late backup's bytes beyond a hole stand is not known before the hole is filled: a value
+/// may be in it. Of what it repeats there, the client is shown nothing.
+#[test]
+fn what_a_late_backup_repeats_beyond_a_hole_is_not_shown_at_a_guess() {
+    for values in VALUES {
+        let [a, b] = [answer(values.0), answer(values.1)];
+        let behind = VALUE_AT + values.1.len();
+        let mut world = World::new(values);
+        world.deaf_from = VALUE_AT;
+        world.say(A, 0, a.len());
+        world.say(B, 0, 3);
+        world.say(B, behind, b.len());
+        world.kit.wait_ms(700);
+        world.hear();
+        assert_eq!(state(&world.kit), FlowState::Lagging);
+        world.ack();
+        let shown = |kit: &Kit| kit.on(Link::Client).iter().map(|h| h.data.len()).sum::<usize>();
+        world.kit.forget();
+        world.read = 0;
+        world.say(B, behind, b.len());
+        world.say(B, 3, b.len());
+        assert_eq!(shown(&world.kit), 0, "{values:?}");
+        assert_eq!(state(&world.kit), FlowState::Paired);
+        // Now it is known: what the client lacks is shown again, once.
+        world.deaf_from = usize::MAX;
+        world.say(B, VALUE_AT, b.len());
+        assert_eq!(shown(&world.kit), a.len() - VALUE_AT, "{values:?}");
+        assert_eq!(world.text(), a, "{values:?}");
+    }
+}
+
 /// Roles swap after every exchange; the client may have everything or not.
 #[test]
 fn roles_swap_between_values_of_any_length() {
