@@ -50,8 +50,6 @@ bugs! {
     SpliceOneShort: "1.11: behind a replaced value the map steps by the difference of lengths",
     /// A value that was agreed, but not shown, still stands for the survivor's own.
     SpliceNotUndone: "1.11: whoever takes over says its own version of what was not shown",
-    /// Where the client lacks a part of a replaced value, the survivor goes on behind the value.
-    ResumedBehindToken: "1.11: a value shown in part is shown whole, whoever says it again",
     /// What is said again is taken to stand where the server's own numbers say.
     RepetitionNotMapped: "1.11: what a leg says again is mapped",
     /// A FIN is taken to stand where the server's own numbers say.

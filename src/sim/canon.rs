@@ -217,6 +217,11 @@ impl FlowTrack {
         self.said_by(Side::Shown, (self.v_iss, near), seg, room)
     }
 
+    /// Whether the client has not acknowledged a value for which the backup has another length.
+    pub fn has_token_under_way(&self) -> bool {
+        self.canon.is_uneven_between(self.c_una, self.released())
+    }
+
     /// Where the number `raw` of `leg` stands in common numbers.
     pub fn place(&self, id: LegId, raw: u32) -> Option<u64> {
         let leg = self.leg(id);

@@ -8,7 +8,7 @@ use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 21] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -29,6 +29,7 @@ pub const NAMES: [&str; 20] = [
     "a connection that began with a cookie of the gateway",
     "restored by a machine sync",
     "failover after a machine sync",
+    "failover with a value of other length on its way",
 ];
 
 /// How often each was reached.
@@ -107,6 +108,7 @@ impl Rare {
             *count += u64::from(reached);
         }
         self.0[19] += u64::from(flow.was_copied);
+        self.0[20] += u64::from(flow.has_token_under_way());
     }
 
     /// A host's kernel left it to the gateway to cut a segment.

@@ -231,11 +231,7 @@ impl Flow {
         if id == self.primary && end > self.visible.released && self.waits_for_window() {
             self.on_leg_probe(cx, id);
         }
-        let (mut from, to) = (at.max(una), end.min(self.visible.released));
-        if on(Bug::ResumedBehindToken) {
-            let voice = &self.leg(id).voice;
-            from = voice.shown(voice.own(from, Round::Up), Round::Up);
-        }
+        let (from, to) = (at.max(una), end.min(self.visible.released));
         for (from, to) in self.not_just_repeated(cx, from, to, id) {
             self.show_again(cx, from, to);
         }
