@@ -18,7 +18,7 @@ pub enum Step {
     /// All bytes are to be compared as they are.
     Plain,
     /// The first `after` bytes are plain; there a span begins that ends before the next CR or LF.
-    /// Its content and its length may differ between the servers.
+    /// Its content and its length may differ between the servers, but neither may be empty.
     Span {
         /// Plain bytes before the span.
         after: usize,
