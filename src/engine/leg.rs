@@ -68,6 +68,8 @@ pub struct Leg {
     pub state: LegState,
     /// The number of a connection that it was told to forget before it answered this one.
     pub stale_iss: Option<u32>,
+    /// It has acknowledged the SYN without one of its own: the number, and when it did so first.
+    pub bare_ack: Option<(u32, Instant)>,
     /// What it agreed to.
     pub options: LegOptions,
     /// Headers of its latest frame.
@@ -123,6 +125,7 @@ impl Leg {
         Self {
             state,
             stale_iss: None,
+            bare_ack: None,
             options: LegOptions::default(),
             headers: None,
             acked: Offset::SYN,
@@ -220,6 +223,7 @@ impl Leg {
 fields!(Leg {
     state,
     stale_iss,
+    bare_ack,
     options,
     headers,
     acked,

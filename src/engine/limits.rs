@@ -31,6 +31,9 @@ pub const SACKED_RANGES_MAX: usize = 64;
 
 /// When the stored SYN is sent again to a leg that has not answered.
 pub const SYN_RESEND: [Duration; 3] = [ms(10), ms(30), ms(70)];
+/// What acknowledges a SYN without one of its own has overtaken the SYN-ACK, or is of an older
+/// connection with the same number: that is so if it is repeated after this.
+pub const OVERTAKING_MAX: Duration = ms(20);
 /// What one server is sent again in a second, and at once after a quiet time.
 pub const RESENDS_PER_SECOND: u32 = 1000;
 /// See [`RESENDS_PER_SECOND`].

@@ -44,6 +44,7 @@ pub(super) struct Gateway {
     blamed: [bool; 2],
     /// The last sync failed.
     is_stale: bool,
+    is_syncing: bool,
     /// Flows that began then.
     began_stale: BTreeSet<Tuple>,
     /// Servers that the engine knows to be up.
@@ -88,6 +89,7 @@ impl Gateway {
             late: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
+            is_syncing: false,
             began_stale: BTreeSet::new(),
             is_there: [false; 2],
             unjustified: None,
@@ -112,6 +114,7 @@ impl Gateway {
             late: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
+            is_syncing: false,
             began_stale: BTreeSet::new(),
             is_there: [false; 2],
             unjustified: None,
@@ -455,8 +458,9 @@ impl World<'_> {
                     self.gateway.dropped.insert((tuple, backup.index()));
                 }
             }
+            Event::SyncStarted { .. } => self.gateway.is_syncing = true,
             Event::SyncEnded { ok, .. } => {
-                self.gateway.is_stale = !ok;
+                (self.gateway.is_stale, self.gateway.is_syncing) = (!ok, false);
                 if let (true, Some((from, to))) = (*ok, self.oracle.still()) {
                     self.gateway.on_copied(&self.oracle, from, to);
                 }
@@ -492,10 +496,10 @@ impl World<'_> {
                 let tuple = super::oracle::tuple_of(flow);
                 // Nor is a server asked whose content is stale.
                 let is_ill = |l: &LegId| {
-                    let has_failed =
-                        self.report.failovers > 0 || self.truth.iter().any(|t| t.is_dead);
-                    let is_stale = self.gateway.is_stale && has_failed;
-                    self.truth[l.index()].is_faulted || self.is_rough(*l) || is_stale
+                    let has_fault = |t: &Truth| t.is_dead || t.is_faulted;
+                    let has_failed = self.report.failovers > 0 || self.truth.iter().any(has_fault);
+                    let is_stale = self.gateway.is_stale || self.gateway.is_syncing;
+                    self.truth[l.index()].is_faulted || self.is_rough(*l) || is_stale && has_failed
                 };
                 let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
                 self.gateway.dropped.extend(ill.iter().map(|l| (tuple, l.index())));
@@ -621,7 +625,8 @@ impl World<'_> {
         self.say(|| "the gateway dies".into());
         self.give_up_copy();
         self.gateway.is_there = [false; 2];
-        self.gateway.is_stale = false; // what the servers' files are is not remembered
+        // What the servers' files are is not remembered.
+        (self.gateway.is_stale, self.gateway.is_syncing) = (false, false);
         // A handshake leaves no record, and what a lagging backup would have said is not known any
         // more: such a flow passes to the primary, unprotected.
         let backup = self.gateway.primary.other();

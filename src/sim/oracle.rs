@@ -238,8 +238,8 @@ impl Oracle {
         }
         let is_challenge = !seg.has(SYN) && seg.has(ACK) && seg.ack == iss.wrapping_add(1);
         if is_challenge && leg.iss.is_none() {
-            // An older attempt with the same number, which is reset now.
-            leg.stale_iss = Some(seg.seq.wrapping_sub(1));
+            // An older attempt with the same number, if it is reset; or this one's SYN-ACK is late.
+            leg.older_iss = Some(seg.seq.wrapping_sub(1));
         }
         if seg.has(SYN | ACK) && leg.stale_iss != Some(seg.seq) {
             let pending = self.pending_syns.get(&seg.dst).map(|syn| syn.number);
@@ -363,7 +363,8 @@ impl Oracle {
             }
             Event::FlowChanged { flow, to, primary, .. } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
-                    (track.state, track.primary) = (*to, *primary);
+                    track.state = *to;
+                    track.on_primary(*primary);
                     (track.held_since, track.full_since) = (None, None);
                     track.is_to_pair = false;
                 }
@@ -377,7 +378,7 @@ impl Oracle {
                 self.primary = *primary;
                 // Those that stay Paired, in a planned change, say nothing of their own.
                 for flow in self.flows.values_mut().filter(|f| f.state == FlowState::Paired) {
-                    flow.primary = *primary;
+                    flow.on_primary(*primary);
                 }
             }
             Event::SyncFrozen { from, to, .. } => self.still = Some((*from, *to)),

@@ -22,6 +22,8 @@ const URGENT_MAX: usize = 64;
 pub struct LegTrack {
     pub(super) iss: Option<u32>,
     pub(super) stale_iss: Option<u32>,
+    /// The number of an older attempt, if that is what acknowledges the SYN alone.
+    pub(super) older_iss: Option<u32>,
     /// It was reset before the client was answered: asked again, it may begin at another number.
     pub(super) is_answer_void: bool,
     /// What it said; offset 0 is the SYN.
@@ -123,6 +125,8 @@ pub struct FlowTrack {
     pub was_reset: bool,
     pub(super) was_restored: bool,
     has_lost_map: bool,
+    /// Up to here another server's values may have been shown than the primary's.
+    foreign_until: u64,
     /// The client has not spoken since.
     pub(super) is_unheard: bool,
     /// One of its servers is a copy of the other.
@@ -206,6 +210,7 @@ impl FlowTrack {
             was_reset: false,
             was_restored: false,
             has_lost_map: false,
+            foreign_until: 0,
             is_unheard: false,
             was_copied: false,
             is_to_pair: false,
@@ -258,7 +263,8 @@ impl FlowTrack {
             && (self.primary == leg || self.said(leg) >= self.released())
     }
 
-    /// A process ended while a value of other length than the shown one was on its way.
+    /// A process ended while a value of other length than the shown one was on its way, or another
+    /// server's than the primary's.
     pub fn has_lost_map(&self) -> bool {
         self.has_lost_map
     }
@@ -266,6 +272,15 @@ impl FlowTrack {
     /// The process ends.
     pub(super) fn on_lost(&mut self) {
         self.has_lost_map |= self.canon.is_uneven_between(self.c_una, self.shown.end());
+        let (from, to) = (self.c_una, self.foreign_until);
+        self.has_lost_map |= self.spans.iter().any(|s| s.start < to && from < s.end);
+    }
+
+    /// `primary` serves it from here on.
+    pub(super) fn on_primary(&mut self, primary: LegId) {
+        if self.primary != primary {
+            (self.primary, self.foreign_until) = (primary, self.shown.end());
+        }
     }
 
     /// A new process has taken it over.
@@ -684,6 +699,7 @@ impl FlowTrack {
             let leg = &mut self.legs[id.index()];
             leg.lingers_since = None;
             leg.is_answer_void = self.state == FlowState::Opening;
+            leg.stale_iss = leg.older_iss.take().or(leg.stale_iss);
         }
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());

@@ -261,7 +261,11 @@ impl Flow {
                     return false;
                 }
                 let named = self.comparison.normalizer.as_ref().map(|n| n.header(rule));
-                if let Some(header) = named.filter(|_| ours != theirs) {
+                let differs = ours != theirs;
+                if differs {
+                    self.visible.differs_until = at + len as u64;
+                }
+                if let Some(header) = named.filter(|_| differs) {
                     let (flow, len) = (self.key, len as u32);
                     cx.event(Event::MaskHit { flow, header, at, len });
                 }
@@ -313,7 +317,8 @@ impl Flow {
             false => self.client.una,
         };
         let [a, b] = &mut self.legs;
-        if a.voice.settle(una) | b.voice.settle(una) {
+        let foreign = self.visible.foreign_until.take_if(|until| *until <= una);
+        if a.voice.settle(una) | b.voice.settle(una) | foreign.is_some() {
             self.persist(cx);
         }
     }

@@ -7,7 +7,8 @@
 //! of a, b 4 each; the rest is 0.
 //!
 //! The number of a leg is the one with which its map is a constant. While values of other length
-//! are on their way it is not, and a bit of the state says so: after a restart such a backup is
+//! are on their way it is not, and a bit of the state says so; and so it is with a new primary while
+//! values are on their way that the old one said otherwise. After a restart such a backup is
 //! detached, and the client of such a primary is reset exactly, as soon as it has said where.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -130,7 +131,7 @@ impl Flow {
         let open = |id: LegId| {
             let leg = self.leg(id);
             u8::from(leg.is_open()) << (4 + id.index())
-                | u8::from(!leg.voice.is_constant()) << (6 + id.index())
+                | u8::from(!leg.voice.is_constant() || self.is_foreign(id)) << (6 + id.index())
         };
         let state = match self.state {
             FlowState::Lagging => 1,
@@ -167,6 +168,12 @@ impl Flow {
         w.put(&a.clock.offset.0.to_be_bytes());
         w.put(&b.clock.offset.0.to_be_bytes());
         w.bytes
+    }
+
+    /// Whether `id` serves the flow, and the client has been shown part of a value that it has said
+    /// otherwise: only this process knows the rest.
+    fn is_foreign(&self, id: LegId) -> bool {
+        id == self.primary && self.visible.foreign_until.is_some()
     }
 
     /// A flow from an earlier process; `None` if the record makes no sense.

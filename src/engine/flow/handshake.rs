@@ -253,6 +253,9 @@ impl Flow {
             return self.on_syn_ack(cx, id, seg);
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
+            if seg.ack == expected && !self.is_of_older(cx.now, id, seg.seq) {
+                return cx.reject(link, RejectReason::OutOfWindow);
+            }
             // It still lives in an older connection of this 4-tuple (RFC 9293 3.5.2, RFC 5961 4).
             self.leg_mut(id).stale_iss = Some(seg.seq.wrapping_sub(1));
             match id == self.primary && self.promise.is_none() {
@@ -262,6 +265,18 @@ impl Flow {
             return;
         }
         cx.reject(link, RejectReason::OldGeneration);
+    }
+
+    /// Whether `id`, which acknowledges this very SYN without one of its own, lives in an older
+    /// connection that the client began with the same number; else its SYN-ACK is still on its way.
+    /// Of the primary's the client may live in it, too, and would not end it (RFC 9293 3.10.7.3).
+    fn is_of_older(&mut self, now: Instant, id: LegId, number: u32) -> bool {
+        let may_end = id != self.primary || self.promise.is_some();
+        let leg = self.leg_mut(id);
+        let known = leg.bare_ack.filter(|&(known, _)| known == number);
+        let (_, since) = known.unwrap_or((number, now));
+        leg.bare_ack = Some((number, since));
+        may_end && now.since(since) >= limits::OVERTAKING_MAX
     }
 
     /// The primary may live in a connection that is not protected, and the SYN may be anybody's: it
@@ -586,6 +601,8 @@ impl Visible {
             probe_passed_at: None,
             takeover: None,
             takeover_at: None,
+            differs_until: Offset::START,
+            foreign_until: None,
             answered: Offset::START,
             verified_bytes: 0,
         }

@@ -204,6 +204,10 @@ pub struct Visible {
     /// Limit while a leg takes over with bytes held: released bytes stay below it.
     takeover: Option<Offset>,
     takeover_at: Option<Instant>,
+    /// The end of the last value that the servers said differently.
+    differs_until: Offset,
+    /// Up to here values may be another server's than the one that serves it now.
+    foreign_until: Option<Offset>,
     /// Client bytes heard when response bytes were released last.
     answered: Offset,
     verified_bytes: u64,

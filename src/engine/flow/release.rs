@@ -204,7 +204,7 @@ impl Flow {
 
     /// Sends the client an ack when something advanced and no data has carried it (LV3).
     pub(super) fn acknowledge(&mut self, cx: &mut Cx<'_>) {
-        if self.client.una < Offset::START || self.is_orphaned() {
+        if self.client.una < Offset::START || self.is_orphaned() || self.visible.reset.is_some() {
             return;
         }
         let must_wait = |l: &Leg| l.is_open() && !l.is_learned;

@@ -126,6 +126,8 @@ fields!(Visible {
     probe_passed_at,
     takeover,
     takeover_at,
+    differs_until,
+    foreign_until,
     answered,
     verified_bytes,
 });

@@ -121,6 +121,8 @@ impl Flow {
     /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
     pub(super) fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
         self.primary = id;
+        self.visible.foreign_until =
+            Some(self.visible.differs_until).filter(|until| *until > self.client.una);
         let (released, agreed) = (self.visible.released, self.comparison.agreed());
         let voice = &mut self.leg_mut(id).voice;
         if !voice.is_plain_from(released) && !on(Bug::SpliceNotUndone) {

@@ -250,3 +250,38 @@ fn a_late_word_of_the_connection_before_keeps_nobody_waiting() {
     assert_eq!(kit.on(Link::Client).len(), 1, "the handshake goes on");
     assert_eq!(state(&kit), FlowState::Paired);
 }
+
+/// An ack of this very SYN that overtakes the SYN-ACK (RFC 9293 3.10.7.3).
+#[test]
+fn an_ack_that_overtakes_the_syn_ack_is_no_challenge() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    for leg in LegId::ALL {
+        kit.leg(leg, say(ACK, ISS[leg.index()] + 1, R));
+    }
+    assert!(kit.on(Link::Client).is_empty(), "{:?}", kit.on(Link::Client));
+    for leg in LegId::ALL {
+        kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
+    }
+    assert_eq!(kit.on(Link::Client).len(), 1);
+    assert_eq!(state(&kit), FlowState::Paired);
+}
+
+/// One that is repeated has overtaken nothing: that server lives in a connection with this number.
+#[test]
+fn a_backup_that_lives_in_an_older_attempt_with_the_same_number_is_asked_anew() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+    kit.leg(B, say(ACK, 9001, R));
+    kit.wait_ms(30);
+    kit.forget();
+    kit.leg(B, say(ACK, 9001, R));
+    let told: Vec<_> = kit.on(TO_B).iter().map(|h| (h.seg.flags, h.seg.seq)).collect();
+    assert_eq!(told, [(RST, R), (SYN, C)]);
+    kit.leg(B, say(SYN_ACK, 9000, R).mss(1460));
+    assert!(kit.on(Link::Client).is_empty(), "that was the older one's");
+    kit.leg(B, say(SYN_ACK, ISS[1], R).mss(1460));
+    assert_eq!(kit.on(Link::Client).len(), 1);
+    assert_eq!(state(&kit), FlowState::Paired);
+}

@@ -523,6 +523,36 @@ fn a_restart_with_a_value_on_its_way_from_the_survivor_resets_exactly() {
     }
 }
 
+/// Nor does a survivor go on inside a value that the client has begun to hear from the other one.
+#[test]
+fn a_restart_inside_a_value_of_the_server_before_resets_exactly() {
+    let values = ("abc", "xyz");
+    let [a, b] = [answer(values.0), answer(values.1)];
+    for has in 0..VALUE_AT + 5 {
+        let mut world = World::new(values);
+        world.deaf_from = has;
+        world.say(A, 0, a.len());
+        world.say(B, 0, b.len());
+        world.ack();
+        world.kill(A);
+        let mut kit = Kit::restored(masked(), last_record(&world.kit));
+        kit.wait_ms(100);
+        let shown = kit.client(say(ACK, R + world.asked, P + n(has)));
+        let resets: Vec<_> =
+            shown.iter().filter(|h| h.seg.flags == RST && h.link == Link::Client).collect();
+        if has < VALUE_AT + values.0.len() {
+            assert_eq!(resets.iter().map(|h| h.seg.seq).collect::<Vec<_>>(), [P + n(has)]);
+            continue;
+        }
+        assert!(resets.is_empty(), "{has}");
+        kit.leg(B, say(ACK, ISN[1] + n(b.len()), R + world.asked));
+        kit.forget();
+        kit.leg(B, say(ACK, ISN[1] + n(has), R + world.asked).data(&b[has..]));
+        let shown: Vec<u8> = kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+        assert_eq!(shown, &b[has..], "{has}");
+    }
+}
+
 /// The survivor was told of more room than the client has, for its values were shorter: it is not
 /// let beyond the client's window, and what it repeats asks whether that has opened.
 #[test]
