@@ -1,63 +1,46 @@
-//! Captures: a recorder around any driver, a reader, and captures played as a driver.
+//! Captures: reading any, writing them, a recorder around any driver, captures played as a driver.
 //!
 //! A recording is pcapng with one interface for each link and direction-free packets; a partial
 //! checksum is finished in the recorded copy, super-frames are recorded whole.
 
-use std::borrow::Cow;
+mod classic;
+mod ng;
+mod reader;
+mod source;
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pcap_file::DataLink;
-use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
-use pcap_file::pcapng::{Block, PcapNgReader, PcapNgWriter};
+
+pub use reader::{Interface, NotACapture, Reader, Record, Trouble};
+pub use writer::Writer;
 
 use super::{Batch, Driver, clock};
 use crate::engine::{Instant, Link, LinkCaps, Signal};
+use crate::wire::parse::captured::LinkType;
 use crate::wire::{Frame, Offload, checksum};
 
-/// Largest frame recorded.
-const SNAPLEN: u32 = 262_144;
-/// Timestamps in nanoseconds (10^-9).
-const RESOLUTION: u8 = 9;
-
 /// Writes a pcapng with named interfaces.
+#[derive(Debug)]
 pub struct Recorder {
-    writer: PcapNgWriter<BufWriter<File>>,
-}
-
-impl fmt::Debug for Recorder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Recorder")
-    }
+    writer: Writer<BufWriter<File>>,
 }
 
 impl Recorder {
     /// Makes the file and describes `names` as its interfaces.
     pub fn create(path: &Path, names: &[&str]) -> io::Result<Self> {
-        let file = BufWriter::new(File::create(path)?);
-        let mut writer = PcapNgWriter::new(file).map_err(io::Error::other)?;
+        let mut writer = Writer::ng(BufWriter::new(File::create(path)?))?;
         for name in names {
-            let options = vec![
-                InterfaceDescriptionOption::IfName(Cow::Borrowed(*name)),
-                InterfaceDescriptionOption::IfTsResol(RESOLUTION),
-            ];
-            let block = InterfaceDescriptionBlock {
-                linktype: DataLink::ETHERNET,
-                snaplen: SNAPLEN,
-                options,
-            };
-            writer.write_block(&Block::InterfaceDescription(block)).map_err(io::Error::other)?;
+            writer.interface(LinkType::ETHERNET, Some(name))?;
         }
         Ok(Self { writer })
     }
@@ -67,20 +50,12 @@ impl Recorder {
         let mut copy = frame.clone();
         checksum::complete(&mut copy);
         let data = copy.to_vec();
-        let block = EnhancedPacketBlock {
-            interface_id: index as u32,
-            timestamp: Duration::from_nanos(unix_ns),
-            original_len: data.len() as u32,
-            data: Cow::Owned(data),
-            options: Vec::new(),
-        };
-        self.writer.write_block(&Block::EnhancedPacket(block)).map_err(io::Error::other)?;
-        Ok(())
+        self.writer.packet(index as u32, unix_ns, &data, data.len(), None)
     }
 
     /// Writes out what is buffered.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.writer.get_mut().flush()
+        self.writer.flush()
     }
 }
 
@@ -153,80 +128,27 @@ pub struct Captured {
     pub frame: Frame,
 }
 
-/// Reads a whole capture, pcap (either byte order, micro- or nanoseconds) or pcapng. What follows
-/// a damaged record is not read; the error comes with what was.
-pub fn read(mut source: impl Read) -> (Vec<Captured>, Option<io::Error>) {
-    let mut bytes = Vec::new();
-    if let Err(e) = source.read_to_end(&mut bytes) {
-        return (Vec::new(), Some(e));
-    }
-    match bytes.first_chunk() {
-        Some([0x0a, 0x0d, 0x0d, 0x0a]) => read_pcapng(&bytes),
-        _ => read_pcap(&bytes),
-    }
-}
-
-fn captured(interface: u32, at: Duration, data: &[u8]) -> Captured {
-    let unix_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-    let frame = Frame::from_wire(Bytes::copy_from_slice(data), Offload::default());
-    Captured { interface, unix_ns, frame }
-}
-
-fn read_pcap(bytes: &[u8]) -> (Vec<Captured>, Option<io::Error>) {
+/// Reads a whole capture into memory. What follows a damaged record is read as far as it can be;
+/// the first trouble comes with what was.
+pub fn read(source: impl Read + Send + 'static) -> (Vec<Captured>, Option<io::Error>) {
     let mut found = Vec::new();
-    let mut reader = match PcapReader::new(bytes) {
+    let mut reader = match Reader::new(source) {
         Ok(reader) => reader,
-        Err(e) => return (found, Some(io::Error::other(e))),
+        Err(error) => return (found, Some(io::Error::other(error))),
     };
-    while let Some(packet) = reader.next_packet() {
-        match packet {
-            Ok(p) => found.push(captured(0, p.timestamp, &p.data)),
-            Err(e) => return (found, Some(io::Error::other(e))),
-        }
-    }
-    (found, None)
-}
-
-fn read_pcapng(bytes: &[u8]) -> (Vec<Captured>, Option<io::Error>) {
-    let mut found = Vec::new();
-    let mut reader = match PcapNgReader::new(bytes) {
-        Ok(reader) => reader,
-        Err(e) => return (found, Some(io::Error::other(e))),
-    };
-    // The reader takes every timestamp for nanoseconds: what each interface means is ours to know.
-    let mut ticks_per_second: Vec<u128> = Vec::new();
-    while let Some(block) = reader.next_block() {
-        match block {
-            Ok(Block::SectionHeader(_)) => ticks_per_second.clear(),
-            Ok(Block::InterfaceDescription(interface)) => {
-                ticks_per_second.push(resolution(&interface));
+    let mut first = None;
+    loop {
+        match reader.next() {
+            Ok(Some(record)) => found.push(Captured {
+                interface: u32::try_from(record.interface).unwrap_or(u32::MAX),
+                unix_ns: record.unix_ns,
+                frame: Frame::from_wire(Bytes::copy_from_slice(record.data), Offload::default()),
+            }),
+            Ok(None) => return (found, first),
+            Err(trouble) => {
+                first.get_or_insert(io::Error::other(trouble.to_string()));
             }
-            Ok(Block::EnhancedPacket(p)) => {
-                let Some(&rate) = ticks_per_second.get(p.interface_id as usize) else {
-                    let what = format!("packet {} names no interface", found.len() + 1);
-                    return (found, Some(io::Error::other(what)));
-                };
-                let ns = p.timestamp.as_nanos() * 1_000_000_000 / rate;
-                let at = Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX));
-                found.push(captured(p.interface_id, at, &p.data));
-            }
-            Ok(_) => {}
-            Err(e) => return (found, Some(io::Error::other(e))),
         }
-    }
-    (found, None)
-}
-
-/// Units of an interface's timestamps in a second: 10^6 unless it says otherwise (if_tsresol).
-fn resolution(interface: &InterfaceDescriptionBlock<'_>) -> u128 {
-    let said = interface.options.iter().find_map(|option| match option {
-        InterfaceDescriptionOption::IfTsResol(exponent) => Some(*exponent),
-        _ => None,
-    });
-    match said.unwrap_or(6) {
-        // Beyond these no clock counts; the arithmetic has room for them.
-        two @ 0x80.. => 1 << (two & 0x7f).min(60),
-        ten => 10u128.pow(u32::from(ten.min(18))),
     }
 }
 
@@ -314,7 +236,7 @@ impl Driver for Playback {
 }
 
 #[cfg(test)]
-mod tests {
+mod playback_tests {
     use super::*;
 
     #[test]
@@ -330,55 +252,6 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].interface, found[0].unix_ns), (1, 1_700_000_000_123_456_789));
         assert_eq!(found[0].frame.to_vec(), vec![7u8; 60]);
-    }
-
-    /// A plain pcap with one frame of 60 bytes at 1.5 s.
-    fn plain(magic: u32, order: fn(u32) -> [u8; 4], fraction: u32) -> Vec<u8> {
-        let version = if order(1)[0] == 1 { [2, 0, 4, 0] } else { [0, 2, 0, 4] };
-        let mut bytes = [order(magic), version, order(0), order(0), order(65535)].concat();
-        bytes.extend([order(1), order(1), order(fraction), order(60), order(60)].concat());
-        bytes.extend([7; 60]);
-        bytes
-    }
-
-    #[test]
-    fn both_byte_orders_and_resolutions_are_read() {
-        for (magic, fraction) in [(0xa1b2_c3d4, 500_000), (0xa1b2_3c4d, 500_000_000)] {
-            for order in [u32::to_le_bytes as fn(u32) -> [u8; 4], u32::to_be_bytes] {
-                let (found, error) = read(&plain(magic, order, fraction)[..]);
-                assert!(error.is_none() && found.len() == 1, "{magic:x}: {error:?}");
-                assert_eq!(found[0].unix_ns, 1_500_000_000);
-            }
-        }
-    }
-
-    #[test]
-    fn a_pcapng_without_resolution_counts_microseconds() {
-        let mut writer = PcapNgWriter::new(Vec::new()).expect("writes");
-        let block = InterfaceDescriptionBlock::new(DataLink::ETHERNET, SNAPLEN);
-        writer.write_block(&Block::InterfaceDescription(block)).expect("writes");
-        let block = EnhancedPacketBlock {
-            interface_id: 0,
-            timestamp: Duration::from_nanos(1_500_000), // raw units
-            original_len: 60,
-            data: Cow::Owned(vec![7; 60]),
-            options: Vec::new(),
-        };
-        writer.write_block(&Block::EnhancedPacket(block)).expect("writes");
-        let (found, error) = read(&writer.into_inner()[..]);
-        assert!(error.is_none(), "{error:?}");
-        assert_eq!(found[0].unix_ns, 1_500_000_000);
-    }
-
-    #[test]
-    fn a_record_longer_than_the_rest_or_than_its_frame_is_told() {
-        let whole = plain(0xa1b2_c3d4, u32::to_le_bytes, 0);
-        let (found, error) = read(&whole[..whole.len() - 5]);
-        assert!(found.is_empty() && error.is_some());
-        let mut boasting = whole;
-        boasting[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
-        let (found, error) = read(&boasting[..]);
-        assert!(found.is_empty() && error.is_some());
     }
 
     #[test]
@@ -413,13 +286,5 @@ mod tests {
         assert!(error.is_none(), "{error:?}");
         let times: Vec<u64> = sent.iter().map(|c| c.unix_ns).collect();
         assert_eq!(times, [5_000_000, 9_000_000]);
-    }
-
-    #[test]
-    fn garbage_is_an_error_and_never_a_panic() {
-        for bytes in [&b""[..], b"\xd4\xc3\xb2\xa1", &[0x0a, 0x0d, 0x0d, 0x0a, 0, 0]] {
-            let (found, _) = read(bytes);
-            assert!(found.is_empty());
-        }
     }
 }

@@ -1,10 +1,10 @@
 //! Bytes and their meaning: frames, headers, checksums, sequence numbers. No state, no clock.
 //!
 //! Reading order: [`frame`] (the only packet that crosses layers), [`packet`] (what a frame says),
-//! [`parse`] (one pass from bytes to [`packet::Packet`]), [`build`] (from fields to a frame),
-//! [`rewrite`] (edits in place), [`seq`] (numbers that cannot be mixed), [`checksum`],
-//! [`segmentize`] (super-frames to wire packets), [`train`] (frames to super-frames),
-//! [`fragment`] (datagrams to fragments), [`vnet_hdr`].
+//! [`parse`] (one pass from bytes to [`packet::Packet`]; [`parse::captured`] for captures),
+//! [`build`] (from fields to a frame), [`rewrite`] (edits in place), [`seq`] (numbers that cannot
+//! be mixed), [`checksum`], [`segmentize`] (super-frames to wire packets), [`train`] (frames to
+//! super-frames), [`fragment`] (datagrams to fragments), [`vnet_hdr`].
 
 pub mod build;
 pub mod checksum;

@@ -8,6 +8,7 @@
 //! [`Frame::from_wire`] follows); TCP or UDP headers in a head that ends elsewhere are refused as
 //! malformed. Read first: RFC 791, RFC 8200, RFC 9293 3.1, RFC 1122 3.2.
 
+pub mod captured;
 mod ethernet;
 mod icmp;
 mod ip;

@@ -59,7 +59,7 @@ pub(super) fn parse(frame: &Frame, link: &Ethernet, ip: &Ip) -> Result<Segment, 
     })
 }
 
-fn check_flags(flags: TcpFlags) -> Result<(), Malformed> {
+pub(super) fn check_flags(flags: TcpFlags) -> Result<(), Malformed> {
     let is_null = flags.0 & FLAGS_OF_A_SEGMENT == 0;
     let is_contradiction =
         flags.has(TcpFlags::SYN) && (flags.has(TcpFlags::FIN) || flags.has(TcpFlags::RST));
