@@ -4,8 +4,9 @@
 //! [`wire`] bytes and their meaning · [`protocol`] knowledge above TCP · [`engine`] the
 //! deterministic core · [`io`] links and the loop that drives an engine · [`sync`] state
 //! synchronization backends · [`sim`] the simulated world · [`observe`] events to counters and
-//! logs · [`config`] the configuration file · [`admin`] the admin socket · [`lab`] namespaces,
-//! embedded servers and clients, faults · [`cli`] one file a verb.
+//! logs · [`replay`] captures compared and said again · [`config`] the configuration file ·
+//! [`admin`] the admin socket · [`lab`] namespaces, embedded servers and clients, faults ·
+//! [`cli`] one file a verb.
 // The module documentation is a map for readers of the code, private rooms included.
 #![allow(rustdoc::private_intra_doc_links)]
 
@@ -28,6 +29,8 @@ pub mod io;
 pub mod lab;
 #[cfg(feature = "app")]
 pub mod observe;
+#[cfg(feature = "app")]
+pub mod replay;
 #[cfg(feature = "app")]
 pub mod sim;
 #[cfg(feature = "app")]

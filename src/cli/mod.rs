@@ -13,6 +13,7 @@ mod cast;
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 mod door;
 pub mod failover;
@@ -101,6 +102,8 @@ enum Verb {
     Sync(sync::Args),
     /// Read the configuration file again
     Reload(reload::Args),
+    /// Compare two captures as what was said in them
+    Diff(diff::Args),
     /// A lasting world of namespaces to try by hand
     Lab(lab::Args),
     /// Measure latency, throughput, failover
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Verb::Resume(args) => pause::resume(args),
         Verb::Sync(args) => sync::run(args),
         Verb::Reload(args) => reload::run(args),
+        Verb::Diff(args) => diff::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),

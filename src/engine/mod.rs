@@ -45,6 +45,8 @@ pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
     HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
 };
+pub use fragments::{Fragments, Reassembly};
+pub use stream::Stream;
 pub use time::{Duration, Instant};
 
 use crate::wire::Frame;

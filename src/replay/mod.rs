@@ -1,0 +1,27 @@
+//! Captures as conversations: read, compared, said again.
+//!
+//! Reading order: [`capture`] (a file that can be read again and again) · [`talks`] (which packet
+//! belongs to which conversation) · [`voices`] (what its two sides said, in order) · [`walk`] (one
+//! way through a capture) · [`rules`] and [`lane`] (what may differ, and where two versions part)
+//! · [`pairs`] (which conversation of one capture is which of the other) · [`mod@diff`] · [`place`]
+//! and [`view`] (what a position is called, and how it is shown).
+//!
+//! Nothing here keeps a capture: what a step needs again is read again.
+
+pub mod capture;
+pub mod diff;
+mod lane;
+pub mod pairs;
+mod place;
+pub mod rules;
+pub mod talks;
+pub mod view;
+mod voices;
+pub mod walk;
+
+pub use capture::{Capture, Unreadable};
+pub use diff::{Difference, Ends, Options, Report, Verdict, diff};
+pub use lane::{How, Parting};
+pub use rules::Rules;
+pub use talks::{Side, Talk};
+pub use voices::End;
