@@ -11,6 +11,11 @@ use fuzz::{TARGETS, Target};
 const CORPUS_BYTES_MAX: usize = 200 << 10;
 
 #[test]
+fn capture_streams() {
+    replay("capture_streams");
+}
+
+#[test]
 fn config_toml() {
     replay("config_toml");
 }

@@ -24,6 +24,7 @@ pub mod lab_client;
 pub mod lab_heal;
 pub mod lab_server;
 pub mod pause;
+pub mod pcap;
 pub mod rejoin;
 pub mod reload;
 pub mod rules;
@@ -104,6 +105,8 @@ enum Verb {
     Reload(reload::Args),
     /// Compare two captures as what was said in them
     Diff(diff::Args),
+    /// What is in a capture; cut one into several; take out what it tells
+    Pcap(pcap::Args),
     /// A lasting world of namespaces to try by hand
     Lab(lab::Args),
     /// Measure latency, throughput, failover
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
         Verb::Sync(args) => sync::run(args),
         Verb::Reload(args) => reload::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Pcap(args) => pcap::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),

@@ -4,16 +4,20 @@
 //! belongs to which conversation) · [`voices`] (what its two sides said, in order) · [`walk`] (one
 //! way through a capture) · [`rules`] and [`lane`] (what may differ, and where two versions part)
 //! · [`pairs`] (which conversation of one capture is which of the other) · [`mod@diff`] · [`place`]
-//! and [`view`] (what a position is called, and how it is shown).
+//! and [`view`] (what a position is called, and how it is shown) · [`survey`], [`split`] and
+//! [`anonymize`] (a capture told, cut, and made fit to be shown).
 //!
 //! Nothing here keeps a capture: what a step needs again is read again.
 
+pub mod anonymize;
 pub mod capture;
 pub mod diff;
 mod lane;
 pub mod pairs;
 mod place;
 pub mod rules;
+pub mod split;
+pub mod survey;
 pub mod talks;
 pub mod view;
 mod voices;

@@ -5,6 +5,7 @@
 
 mod diff;
 mod made;
+mod pcap;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -4,6 +4,7 @@
 //! A target panics on whatever is wrong; it returns whether the input got past the first gate, so
 //! that a corpus which has rotted is noticed. Its `seeds` are where fuzzing begins.
 
+pub mod capture_streams;
 pub mod config_toml;
 pub mod control_api;
 mod ends;
@@ -37,6 +38,7 @@ macro_rules! targets {
 
 /// All targets.
 pub const TARGETS: &[Target] = targets![
+    capture_streams,
     config_toml,
     control_api,
     engine_packets,
