@@ -124,6 +124,7 @@ fn every_verb_has_help() {
     for verb in [
         "run", "check", "config", "doctor", "status", "flows", "rules", "failover", "rejoin",
         "pause", "resume", "sync", "reload", "demo", "lab", "bench", "sim", "diff", "pcap",
+        "replay",
     ] {
         assert!(help.contains(&format!("  {verb} ")), "{verb} is not in the help");
         assert_eq!(code(&shadowvm(&[verb, "--help"])), 0, "{verb}");

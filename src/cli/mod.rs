@@ -28,6 +28,7 @@ pub mod pcap;
 pub mod rejoin;
 pub mod reload;
 pub mod rules;
+pub mod replay;
 pub mod run;
 pub mod sim;
 mod stage;
@@ -105,6 +106,8 @@ enum Verb {
     Reload(reload::Args),
     /// Compare two captures as what was said in them
     Diff(diff::Args),
+    /// Say what the clients of a capture said again to live servers, and compare
+    Replay(replay::Args),
     /// What is in a capture; cut one into several; take out what it tells
     Pcap(pcap::Args),
     /// A lasting world of namespaces to try by hand
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Verb::Sync(args) => sync::run(args),
         Verb::Reload(args) => reload::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Replay(args) => replay::run(args),
         Verb::Pcap(args) => pcap::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),

@@ -5,7 +5,8 @@
 //! way through a capture) · [`rules`] and [`lane`] (what may differ, and where two versions part)
 //! · [`pairs`] (which conversation of one capture is which of the other) · [`mod@diff`] · [`place`]
 //! and [`view`] (what a position is called, and how it is shown) · [`survey`], [`split`] and
-//! [`anonymize`] (a capture told, cut, and made fit to be shown).
+//! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`player`] and [`run`] (the
+//! conversations said again to live servers).
 //!
 //! Nothing here keeps a capture: what a step needs again is read again.
 
@@ -15,7 +16,10 @@ pub mod diff;
 mod lane;
 pub mod pairs;
 mod place;
+mod player;
+pub mod report;
 pub mod rules;
+mod run;
 pub mod split;
 pub mod survey;
 pub mod talks;
@@ -26,6 +30,8 @@ pub mod walk;
 pub use capture::{Capture, Unreadable};
 pub use diff::{Difference, Ends, Options, Report, Verdict, diff};
 pub use lane::{How, Parting};
+pub use player::{Outcome, Parted, Servers};
 pub use rules::Rules;
+pub use run::{Order, Progress, ReplayError, Replayed, replay};
 pub use talks::{Side, Talk};
 pub use voices::End;

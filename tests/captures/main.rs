@@ -6,6 +6,7 @@
 mod diff;
 mod made;
 mod pcap;
+mod replay;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,0 +1,520 @@
+//! One conversation of a capture said again, to one server or to two at once.
+//!
+//! What the client said is said when its time has come and what it waited for has been heard: as
+//! many whole answers of HTTP, otherwise as many bytes. What the servers answer is compared as it
+//! comes: answer by answer for HTTP, so that one difference hides no other, as one stream
+//! otherwise.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Buf, Bytes};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+
+use super::lane::{Lane, Parting};
+use super::place::Place;
+use super::rules::Rules;
+use super::talks::Side;
+use super::view::Window;
+use super::voices::End;
+
+/// Bytes that one server may be ahead of the other.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of each version that are remembered for what surrounds a difference.
+const TAIL_BYTES: usize = AHEAD_BYTES_MAX + READ_BYTES + Window::BEFORE as usize;
+/// Bytes read at once.
+const READ_BYTES: usize = 16 << 10;
+
+/// What is compared with what: the first version and the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// The primary's answers and the backup's.
+    Two([SocketAddr; 2]),
+    /// The recorded answers and a server's.
+    One(SocketAddr),
+}
+
+impl Servers {
+    /// The server that gives each version; none for what was recorded.
+    const fn addresses(self) -> [Option<SocketAddr>; 2] {
+        match self {
+            Self::Two([first, second]) => [Some(first), Some(second)],
+            Self::One(server) => [None, Some(server)],
+        }
+    }
+}
+
+/// One step of a conversation, in the order of cause.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The client said this, so long after the conversation began.
+    Say(Duration, Bytes),
+    /// The server answered this.
+    Heard(Bytes),
+    /// A side said so much that was not captured.
+    Hole(Side, u64),
+    /// A side said no more.
+    Over(Side, End),
+}
+
+/// Counts the bytes of a step as waiting until it is taken.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    waiting_bytes: Arc<AtomicU64>,
+    len: u64,
+}
+
+impl Ticket {
+    pub(super) fn new(waiting_bytes: &Arc<AtomicU64>, len: usize) -> Self {
+        let len = len as u64;
+        waiting_bytes.fetch_add(len, Ordering::Relaxed);
+        Self { waiting_bytes: Arc::clone(waiting_bytes), len }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.waiting_bytes.fetch_sub(self.len, Ordering::Relaxed);
+    }
+}
+
+/// What came of one conversation.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What differed.
+    pub differences: Vec<Parted>,
+    /// What kept it from being said to its end.
+    pub failure: Option<String>,
+    /// Requests answered by both, where the protocol tells.
+    pub answers: u64,
+    /// Bytes said, and bytes compared.
+    pub said_bytes: u64,
+    /// See `said_bytes`.
+    pub compared_bytes: u64,
+    /// Values that differ as the rules allow.
+    pub masked: u64,
+    /// Nanoseconds that each version's answers took, request by request.
+    pub latencies_ns: [Vec<u64>; 2],
+}
+
+/// One difference.
+#[derive(Debug)]
+pub struct Parted {
+    /// The request that was answered differently, as far as it is known.
+    pub request: Option<String>,
+    /// Where and how; places count from the beginning of the answer, or of the stream.
+    pub parting: Parting,
+    /// What stands there.
+    pub field: String,
+    /// What surrounds it.
+    pub windows: [Window; 2],
+}
+
+/// How a conversation is said.
+#[derive(Clone, Debug)]
+pub(super) struct Manner {
+    pub(super) servers: Servers,
+    pub(super) rules: Rules,
+    /// Time is so many times as fast as it was; none for as fast as can be.
+    pub(super) factor: Option<f64>,
+    /// Longest wait for an answer.
+    pub(super) patience: Duration,
+}
+
+/// Says one conversation.
+pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Ticket)>) -> Outcome {
+    let began = Instant::now();
+    let mut stage = match Stage::open(&manner).await {
+        Ok(stage) => stage,
+        Err(failure) => return Outcome { failure: Some(failure), ..Outcome::default() },
+    };
+    let failure = stage.perform(&manner, began, &mut steps).await.err();
+    stage.close_exchange(&manner.rules);
+    stage.outcome.failure = failure;
+    stage.outcome
+}
+
+/// A conversation while it is said.
+struct Stage {
+    sockets: [Option<TcpStream>; 2],
+    /// What is to be written to each.
+    out: [VecDeque<Bytes>; 2],
+    versions: [Version; 2],
+    /// What the capture has of the answers.
+    recorded: Place,
+    recorded_bytes: u64,
+    /// The client has said all, and so had the server.
+    is_client_over: bool,
+    is_server_over: bool,
+    /// The answers under way.
+    lane: Lane,
+    /// Follows what both versions agree on.
+    agreed: Place,
+    agreed_to: u64,
+    request: Vec<u8>,
+    outcome: Outcome,
+}
+
+/// One version of the answers.
+#[derive(Default)]
+struct Version {
+    place: Place,
+    /// Bytes heard, and how many of them before the answers under way.
+    bytes: u64,
+    base: u64,
+    /// The last bytes heard.
+    tail: Vec<u8>,
+    /// When it was asked something that it has not answered.
+    asked_at: Option<Instant>,
+    is_closed: bool,
+}
+
+impl Stage {
+    async fn open(manner: &Manner) -> Result<Self, String> {
+        let [first, second] = manner.servers.addresses();
+        let (first, second) =
+            tokio::join!(connect(first, manner.patience), connect(second, manner.patience));
+        Ok(Self {
+            sockets: [first?, second?],
+            out: Default::default(),
+            versions: Default::default(),
+            recorded: Place::default(),
+            recorded_bytes: 0,
+            is_client_over: false,
+            is_server_over: false,
+            lane: Lane::new(manner.rules.answers()),
+            agreed: Place::default(),
+            agreed_to: 0,
+            request: Vec::new(),
+            outcome: Outcome::default(),
+        })
+    }
+
+    async fn perform(
+        &mut self,
+        manner: &Manner,
+        began: Instant,
+        steps: &mut UnboundedReceiver<(Step, Ticket)>,
+    ) -> Result<(), String> {
+        while let Some(step) = self.next_step(steps).await {
+            match step {
+                Step::Say(after, bytes) => {
+                    self.hear_what_was_heard(manner).await?;
+                    if let Some(factor) = manner.factor {
+                        let due = began + after.div_f64(factor.max(1e-6));
+                        while timeout_at(due, self.turn()).await.is_ok() {}
+                    }
+                    self.say(&bytes);
+                }
+                Step::Heard(bytes) => {
+                    self.recorded.read(Side::Server, &bytes);
+                    self.recorded_bytes += bytes.len() as u64;
+                    if matches!(manner.servers, Servers::One(_)) {
+                        self.hear_recorded(&bytes, manner).await;
+                    }
+                }
+                Step::Hole(Side::Server, len) => {
+                    self.recorded_bytes += len;
+                    if matches!(manner.servers, Servers::One(_)) {
+                        self.lane.push_missing(0, len);
+                        self.versions[0].bytes += len;
+                    }
+                }
+                Step::Hole(Side::Client, len) => {
+                    return Err(format!(
+                        "{len} bytes that the client said were not captured; it was said up to them"
+                    ));
+                }
+                Step::Over(Side::Client, how) => self.is_client_over |= how == End::Closed,
+                Step::Over(Side::Server, how) => self.is_server_over |= how == End::Closed,
+            }
+        }
+        self.hear_what_was_heard(manner).await?;
+        self.end(manner).await;
+        Ok(())
+    }
+
+    /// What was recorded stands for the first version. It waits for the second one as a server
+    /// would.
+    async fn hear_recorded(&mut self, bytes: &[u8], manner: &Manner) {
+        let until = Instant::now() + manner.patience;
+        for piece in bytes.chunks(READ_BYTES) {
+            while self.lane.held(0) >= AHEAD_BYTES_MAX && self.sockets[1].is_some() {
+                if timeout_at(until, self.turn()).await.is_err() {
+                    break;
+                }
+            }
+            self.hear(0, piece);
+        }
+    }
+
+    /// The next step; the servers are heard meanwhile.
+    async fn next_step(&mut self, steps: &mut UnboundedReceiver<(Step, Ticket)>) -> Option<Step> {
+        loop {
+            tokio::select! {
+                biased;
+                step = steps.recv() => return step.map(|(step, _)| step),
+                () = self.turn() => {}
+            }
+        }
+    }
+
+    /// Waits until each server has said as much as the client had heard when it went on.
+    async fn hear_what_was_heard(&mut self, manner: &Manner) -> Result<(), String> {
+        let until = Instant::now() + manner.patience;
+        while !self.is_all_heard() {
+            if timeout_at(until, self.turn()).await.is_err() {
+                let who = match (manner.servers, self.is_heard(0), self.is_heard(1)) {
+                    (Servers::One(_), ..) => "the server has not",
+                    (_, false, false) => "neither server has",
+                    (_, false, true) => "the primary has not",
+                    _ => "the backup has not",
+                };
+                return Err(format!("{who} answered within {:?}", manner.patience));
+            }
+        }
+        if self.is_exchange_whole() {
+            self.close_exchange(&manner.rules);
+        }
+        Ok(())
+    }
+
+    /// Whether the capture has an answer to each request so far.
+    fn is_exchange_whole(&self) -> bool {
+        self.recorded.outstanding() == Some(0)
+    }
+
+    fn is_all_heard(&self) -> bool {
+        self.is_heard(0) && self.is_heard(1)
+    }
+
+    fn is_heard(&self, file: usize) -> bool {
+        let version = &self.versions[file];
+        if self.sockets[file].is_none() {
+            return true;
+        }
+        match (self.recorded.answered(), version.place.answered()) {
+            (Some(recorded), Some(answered)) => answered >= recorded,
+            _ => version.bytes >= self.recorded_bytes,
+        }
+    }
+
+    fn say(&mut self, bytes: &Bytes) {
+        if self.request.len() < 256 {
+            self.request.extend_from_slice(&bytes[..bytes.len().min(256)]);
+        }
+        self.recorded.read(Side::Client, bytes);
+        self.agreed.read(Side::Client, bytes);
+        self.lane.on_request(bytes);
+        self.outcome.said_bytes += bytes.len() as u64;
+        let now = Instant::now();
+        for file in [0, 1] {
+            let version = &mut self.versions[file];
+            version.place.read(Side::Client, bytes);
+            if self.sockets[file].is_some() {
+                version.asked_at.get_or_insert(now);
+                self.out[file].push_back(bytes.clone());
+            }
+        }
+    }
+
+    /// Waits for one thing to happen on a socket, and does what follows.
+    async fn turn(&mut self) {
+        let may_read = [0, 1].map(|file| self.lane.held(file) < AHEAD_BYTES_MAX);
+        let [first, second] = self.sockets.each_ref().map(Option::as_ref);
+        let has_out = self.out.each_ref().map(|out| !out.is_empty());
+        let (file, is_read) = tokio::select! {
+            () = readable(first) , if may_read[0] => (0, true),
+            () = readable(second), if may_read[1] => (1, true),
+            () = writable(first), if has_out[0] => (0, false),
+            () = writable(second), if has_out[1] => (1, false),
+            else => pending().await,
+        };
+        if is_read { self.read(file) } else { self.write(file) }
+    }
+
+    fn read(&mut self, file: usize) {
+        let mut buffer = [0; READ_BYTES];
+        let Some(socket) = &self.sockets[file] else { return };
+        match socket.try_read(&mut buffer) {
+            Ok(0) => self.close(file),
+            Ok(len) => self.hear(file, &buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.close(file),
+        }
+    }
+
+    fn write(&mut self, file: usize) {
+        let Some(socket) = &self.sockets[file] else { return };
+        let Some(bytes) = self.out[file].front_mut() else { return };
+        match socket.try_write(bytes) {
+            Ok(len) => {
+                bytes.advance(len);
+                if bytes.is_empty() {
+                    self.out[file].pop_front();
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.close(file),
+        }
+    }
+
+    fn close(&mut self, file: usize) {
+        self.sockets[file] = None;
+        self.out[file].clear();
+        self.versions[file].is_closed = true;
+        self.lane.end(file, End::Closed);
+    }
+
+    /// Bytes of one version.
+    fn hear(&mut self, file: usize, bytes: &[u8]) {
+        let version = &mut self.versions[file];
+        version.place.read(Side::Server, bytes);
+        version.bytes += bytes.len() as u64;
+        version.tail.extend_from_slice(bytes);
+        let is_answered = match version.place.outstanding() {
+            Some(outstanding) => outstanding == 0,
+            None => true,
+        };
+        if is_answered && let Some(asked_at) = version.asked_at.take() {
+            self.outcome.latencies_ns[file].push(asked_at.elapsed().as_nanos() as u64);
+        }
+        self.lane.push(file, bytes);
+        self.follow();
+    }
+
+    /// Follows what both versions agree on by now, and forgets what nothing can need any more.
+    fn follow(&mut self) {
+        let to = self.lane.at()[0];
+        let [first, ..] = &self.versions;
+        let begin = first.bytes - first.tail.len() as u64;
+        let [from, end] = [self.agreed_to, to].map(|at| (first.base + at).saturating_sub(begin));
+        if let Some(bytes) = first.tail.get(from as usize..end as usize) {
+            self.agreed.read(Side::Server, bytes);
+        }
+        self.agreed_to = to;
+        if self.lane.parting.is_none() {
+            for version in &mut self.versions {
+                if version.tail.len() > 2 * TAIL_BYTES {
+                    version.tail.drain(..version.tail.len() - TAIL_BYTES);
+                }
+            }
+        }
+    }
+
+    /// The answers under way are whole, or nothing more comes of them.
+    fn close_exchange(&mut self, rules: &Rules) {
+        let heard = |version: &Version| version.bytes - version.base;
+        if self.versions.iter().all(|version| heard(version) == 0) && self.request.is_empty() {
+            return;
+        }
+        let is_whole = self.is_exchange_whole();
+        for file in [0, 1] {
+            let is_over = is_whole || self.versions[file].is_closed;
+            self.lane.end(file, if is_over { End::Closed } else { End::Open });
+        }
+        self.lane.finish();
+        self.follow();
+        let outcome = &mut self.outcome;
+        outcome.compared_bytes += self.lane.compared;
+        outcome.masked += self.lane.masked;
+        if let Some(parting) = self.lane.parting {
+            let windows = [0, 1].map(|file| self.versions[file].window(parting.at[file]));
+            let line = self.request.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+            let line = line.filter(|line| !line.is_empty());
+            outcome.differences.push(Parted {
+                request: line.map(|line| String::from_utf8_lossy(line).into_owned()),
+                parting,
+                field: self.agreed.describe(Side::Server, windows[0].rest()),
+                windows,
+            });
+        }
+        if is_whole {
+            self.lane = Lane::new(rules.answers());
+            self.agreed = self.versions[0].place.clone();
+            self.agreed_to = 0;
+            self.request.clear();
+            outcome.answers = self.recorded.answered().unwrap_or_default();
+            for (file, version) in self.versions.iter_mut().enumerate() {
+                version.base = version.bytes;
+                version.tail.clear();
+                if version.is_closed {
+                    self.lane.end(file, End::Closed);
+                }
+            }
+        }
+    }
+
+    /// What comes behind the last answer: the ends.
+    async fn end(&mut self, manner: &Manner) {
+        let until = Instant::now() + manner.patience;
+        while self.out.iter().any(|out| !out.is_empty()) {
+            if timeout_at(until, self.turn()).await.is_err() {
+                return;
+            }
+        }
+        if !self.is_client_over && !self.is_server_over {
+            return;
+        }
+        for socket in self.sockets.iter_mut().flatten() {
+            let _ = tokio::io::AsyncWriteExt::shutdown(socket).await;
+        }
+        // A server that had closed closes again, or it has more to say than it had.
+        while self.is_server_over && self.sockets.iter().any(Option::is_some) {
+            if timeout_at(until, self.turn()).await.is_err() {
+                return;
+            }
+        }
+        if self.is_server_over && matches!(manner.servers, Servers::One(_)) {
+            self.versions[0].is_closed = true;
+        }
+    }
+}
+
+impl Version {
+    fn window(&self, at: u64) -> Window {
+        let begin = self.bytes - self.tail.len() as u64;
+        let at = self.base + at;
+        let mut window = Window::around(at);
+        window.from = window.from.max(begin).max(self.base).min(at);
+        window.keep(begin, &self.tail);
+        Window { from: window.from - self.base.min(window.from), at: at - self.base, ..window }
+    }
+}
+
+async fn connect(to: Option<SocketAddr>, patience: Duration) -> Result<Option<TcpStream>, String> {
+    let Some(address) = to else { return Ok(None) };
+    match timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(socket)) => {
+            let _ = socket.set_nodelay(true);
+            Ok(Some(socket))
+        }
+        Ok(Err(error)) => Err(format!("{address}: {error}")),
+        Err(_) => Err(format!("{address}: no connection within {patience:?}")),
+    }
+}
+
+/// A socket that has an error is ready, and tells it when it is used.
+async fn readable(socket: Option<&TcpStream>) {
+    match socket {
+        Some(socket) => {
+            let _ = socket.readable().await;
+        }
+        None => pending().await,
+    }
+}
+
+async fn writable(socket: Option<&TcpStream>) {
+    match socket {
+        Some(socket) => {
+            let _ = socket.writable().await;
+        }
+        None => pending().await,
+    }
+}

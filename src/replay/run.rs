@@ -1,0 +1,333 @@
+//! The conversations of a capture said again, many at once.
+//!
+//! One thread reads the capture and hands each conversation its steps; the conversations run as
+//! tasks. Who cannot run yet because as many as may do is put off to another way through the
+//! capture: so no conversation waits for one that does not run, and memory has an end.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::capture::{Capture, Unreadable};
+use super::diff::Ends;
+use super::player::{Manner, Outcome, Servers, Step, Ticket, play};
+use super::rules::Rules;
+use super::talks::Side;
+use super::voices::End;
+use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
+
+/// Bytes of steps that wait to be taken.
+const WAITING_BYTES_MAX: u64 = 64 << 20;
+/// A paced reader hands steps out so much before their time.
+const AHEAD: Duration = Duration::from_millis(500);
+
+/// What is said again, to whom, and how.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// To whom.
+    pub servers: Servers,
+    /// What may differ.
+    pub rules: Rules,
+    /// Ports of servers in the capture whose conversations are meant; all if none is named.
+    pub ports: Vec<u16>,
+    /// Time is so many times as fast as it was; none for as fast as can be.
+    pub factor: Option<f64>,
+    /// Conversations at once.
+    pub parallel_max: usize,
+    /// Longest wait for an answer.
+    pub patience: Duration,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Conversations that were said, and how many there are.
+    pub done: u64,
+    /// See `done`.
+    pub all: u64,
+    /// Those with a difference.
+    pub different: u64,
+    /// Those that could not be said to their end.
+    pub failed: u64,
+    /// Bytes said.
+    pub said_bytes: u64,
+    /// Since the beginning.
+    pub elapsed: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Replayed {
+    /// What is known of the capture.
+    pub facts: Facts,
+    /// Conversations in which no client said anything that was captured.
+    pub silent: u64,
+    /// The conversations that were said, in the order of the capture.
+    pub talks: Vec<(Ends, Outcome)>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Replayed {
+    /// Conversations with a difference.
+    pub fn different(&self) -> usize {
+        self.talks.iter().filter(|(_, outcome)| !outcome.differences.is_empty()).count()
+    }
+
+    /// Conversations without one that could not be said to their end.
+    pub fn failed(&self) -> usize {
+        let is_failed =
+            |outcome: &Outcome| outcome.failure.is_some() && outcome.differences.is_empty();
+        self.talks.iter().filter(|(_, outcome)| is_failed(outcome)).count()
+    }
+}
+
+/// What the threads share.
+struct Shared {
+    running: Mutex<usize>,
+    /// One fewer runs, or fewer bytes wait.
+    freed: Condvar,
+    waiting_bytes: Arc<AtomicU64>,
+    done: AtomicU64,
+    different: AtomicU64,
+    failed: AtomicU64,
+    said_bytes: AtomicU64,
+    outcomes: Mutex<BTreeMap<usize, Outcome>>,
+}
+
+/// Says the conversations of `capture` again. `tell` hears of the progress now and then.
+pub fn replay(
+    capture: &Capture,
+    order: &Order,
+    mut tell: impl FnMut(Progress) + Send,
+) -> Result<Replayed, ReplayError> {
+    let index = Index::of(capture)?;
+    let began = Instant::now();
+    let is_meant =
+        |server: SocketAddr| order.ports.is_empty() || order.ports.contains(&server.port());
+    let meant: Vec<bool> = index
+        .talks
+        .list()
+        .iter()
+        .map(|talk| talk.is_certain && !talk.is_empty() && is_meant(talk.address(Side::Server)))
+        .collect();
+    let is_asked =
+        |&id: &usize| meant[id] && index.talks.list()[id].sender(Side::Client).payload_bytes > 0;
+    let asked: Vec<usize> = (0..meant.len()).filter(is_asked).collect();
+    let silent = meant.iter().filter(|meant| **meant).count() - asked.len();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let shared = Arc::new(Shared {
+        running: Mutex::new(0),
+        freed: Condvar::new(),
+        waiting_bytes: Arc::default(),
+        done: AtomicU64::new(0),
+        different: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+        said_bytes: AtomicU64::new(0),
+        outcomes: Mutex::new(BTreeMap::new()),
+    });
+    let all = asked.len() as u64;
+    let progress = |shared: &Shared| Progress {
+        done: shared.done.load(Ordering::Relaxed),
+        all,
+        different: shared.different.load(Ordering::Relaxed),
+        failed: shared.failed.load(Ordering::Relaxed),
+        said_bytes: shared.said_bytes.load(Ordering::Relaxed),
+        elapsed: began.elapsed(),
+    };
+    let mut left = asked;
+    while !left.is_empty() {
+        let mut wanted = vec![false; index.talks.list().len()];
+        left.iter().for_each(|&id| wanted[id] = true);
+        let mut hand = Hand {
+            order,
+            index: &index,
+            runtime: runtime.handle().clone(),
+            shared: Arc::clone(&shared),
+            runners: BTreeMap::new(),
+            wanted: wanted.clone(),
+            put_off: Vec::new(),
+            began,
+            first_ns: index.facts.times.map_or(0, |(first, _)| first),
+        };
+        let mut walk = Walk::begin(capture, Some(&index))?.only(wanted);
+        let mut told = Instant::now();
+        while walk.step(&mut hand) {
+            if told.elapsed() > Duration::from_millis(200) {
+                told = Instant::now();
+                tell(progress(&shared));
+            }
+        }
+        left = std::mem::take(&mut hand.put_off);
+        drop(hand);
+        // The next way begins once there is room for as many as make it worth while.
+        let room = if left.is_empty() { 0 } else { order.parallel_max / 2 };
+        let mut running = shared.lock_running();
+        while *running > room {
+            let wait = shared.freed.wait_timeout(running, Duration::from_millis(200));
+            running = wait.unwrap_or_else(PoisonError::into_inner).0;
+            tell(progress(&shared));
+        }
+    }
+    let outcomes =
+        std::mem::take(&mut *shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+    let ends = |id: usize| {
+        let talk = &index.talks.list()[id];
+        Ends { client: talk.address(Side::Client), server: talk.address(Side::Server) }
+    };
+    let talks = outcomes.into_iter().map(|(id, outcome)| (ends(id), outcome)).collect();
+    Ok(Replayed { talks, silent: silent as u64, elapsed: began.elapsed(), facts: index.facts })
+}
+
+/// Why nothing is said.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The capture cannot be read.
+    #[error(transparent)]
+    Read(#[from] Unreadable),
+    /// The system refuses threads or timers.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+impl Shared {
+    fn lock_running(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until fewer bytes wait.
+    fn make_room(&self) {
+        let mut running = self.lock_running();
+        while self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX && *running > 0 {
+            let wait = self.freed.wait_timeout(running, Duration::from_millis(50));
+            running = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn finish(&self, id: usize, outcome: Outcome) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        let is_different = !outcome.differences.is_empty();
+        let is_failed = outcome.failure.is_some() && !is_different;
+        self.different.fetch_add(u64::from(is_different), Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(is_failed), Ordering::Relaxed);
+        self.said_bytes.fetch_add(outcome.said_bytes, Ordering::Relaxed);
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, outcome);
+        *self.lock_running() -= 1;
+        self.freed.notify_all();
+    }
+}
+
+/// Hands the steps out.
+struct Hand<'r> {
+    order: &'r Order,
+    index: &'r Index,
+    runtime: tokio::runtime::Handle,
+    shared: Arc<Shared>,
+    /// Who runs, and takes steps.
+    runners: BTreeMap<usize, Runner>,
+    /// Who is meant on this way, and neither put off nor over.
+    wanted: Vec<bool>,
+    put_off: Vec<usize>,
+    began: Instant,
+    first_ns: u64,
+}
+
+/// A conversation that takes steps.
+struct Runner {
+    steps: UnboundedSender<(Step, Ticket)>,
+    sides_over: u8,
+}
+
+impl Hand<'_> {
+    fn hand(&mut self, id: usize, step: Step, len: usize, moment: Option<Moment>) {
+        if self.wanted.get(id) != Some(&true) || !self.is_running(id) {
+            return;
+        }
+        if let Some(moment) = moment {
+            self.wait_for(moment);
+        }
+        self.shared.make_room();
+        let ticket = Ticket::new(&self.shared.waiting_bytes, len);
+        let is_over = matches!(step, Step::Over(..));
+        let Some(runner) = self.runners.get_mut(&id) else { return };
+        // One that failed has gone, and takes no more steps.
+        let _ = runner.steps.send((step, ticket));
+        runner.sides_over += u8::from(is_over);
+        if runner.sides_over == 2 {
+            self.runners.remove(&id);
+            self.wanted[id] = false;
+        }
+    }
+
+    /// Whether a conversation runs; lets it begin if there is room.
+    fn is_running(&mut self, id: usize) -> bool {
+        if self.runners.contains_key(&id) {
+            return true;
+        }
+        let mut running = self.shared.lock_running();
+        if *running >= self.order.parallel_max {
+            self.wanted[id] = false;
+            self.put_off.push(id);
+            return false;
+        }
+        *running += 1;
+        drop(running);
+        let (steps, taken) = unbounded_channel();
+        let manner = Manner {
+            servers: self.order.servers,
+            rules: self.order.rules.clone(),
+            factor: self.order.factor,
+            patience: self.order.patience,
+        };
+        let shared = Arc::clone(&self.shared);
+        let task = self.runtime.spawn(play(manner, taken));
+        self.runtime.spawn(async move {
+            let outcome = task.await.unwrap_or_else(|error| Outcome {
+                failure: Some(format!("a bug of this program: {error}")),
+                ..Outcome::default()
+            });
+            shared.finish(id, outcome);
+        });
+        self.runners.insert(id, Runner { steps, sides_over: 0 });
+        true
+    }
+
+    /// Waits until a packet's time is near.
+    fn wait_for(&self, moment: Moment) {
+        let Some(factor) = self.order.factor else { return };
+        let since = Duration::from_nanos(moment.unix_ns.saturating_sub(self.first_ns));
+        let due = self.began + since.div_f64(factor.max(1e-6));
+        let early = due.saturating_duration_since(Instant::now()).saturating_sub(AHEAD);
+        if !early.is_zero() {
+            thread::sleep(early);
+        }
+    }
+}
+
+impl Listener for Hand<'_> {
+    fn bytes(&mut self, spot: Spot, bytes: &[u8], moment: Moment) {
+        let copy = Bytes::copy_from_slice(bytes);
+        let step = match spot.side {
+            Side::Client => {
+                let begin = self.index.talks.list()[spot.talk].begin_ns;
+                Step::Say(Duration::from_nanos(moment.unix_ns.saturating_sub(begin)), copy)
+            }
+            Side::Server => Step::Heard(copy),
+        };
+        self.hand(spot.talk, step, bytes.len(), Some(moment));
+    }
+
+    fn missing(&mut self, spot: Spot, len: u64) {
+        self.hand(spot.talk, Step::Hole(spot.side, len), 0, None);
+    }
+
+    fn over(&mut self, spot: Spot, how: End, _: Moment) {
+        self.hand(spot.talk, Step::Over(spot.side, how), 0, None);
+    }
+}
