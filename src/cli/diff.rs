@@ -110,7 +110,7 @@ pub fn run(args: Args) -> ExitCode {
         Err(code) => return code,
     };
     let captures = [&args.first, &args.second].map(|path| Capture::file(path));
-    let options = Options { rules, ports: args.port, shown_max: args.show };
+    let options = Options { rules, ports: args.port, shown_max: args.show, ..Options::default() };
     let report = match diff(captures.each_ref(), &options) {
         Ok(report) => report,
         Err(error) => {

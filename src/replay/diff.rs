@@ -16,10 +16,6 @@ use super::view::Window;
 use super::voices::End;
 use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
 
-/// Bytes that one capture may be ahead of the other; conversations beyond it wait for another way
-/// through the captures.
-const AHEAD_BYTES_MAX: usize = 256 << 20;
-
 /// What is compared, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,11 +25,15 @@ pub struct Options {
     pub ports: Vec<u16>,
     /// Differences that are shown with what surrounds them; more are told by their place only.
     pub shown_max: usize,
+    /// Bytes that one capture may be ahead of the other; conversations beyond it wait for another
+    /// way through the captures.
+    pub ahead_bytes_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rules: Rules::default(), ports: Vec::new(), shown_max: 10 }
+        let rules = Rules::default();
+        Self { rules, ports: Vec::new(), shown_max: 10, ahead_bytes_max: 256 << 20 }
     }
 }
 
@@ -168,7 +168,7 @@ fn compare(
         }
         let lanes = pending.iter().map(|&pair| Some(fresh(&pairs.both[pair]))).collect();
         let mut table = Table { lanes, of, ahead: [0; 2] };
-        table.fill(captures, indexes)?;
+        table.fill(captures, indexes, options.ahead_bytes_max)?;
         let mut left = Vec::new();
         for (pair, lanes) in pending.into_iter().zip(table.lanes) {
             match lanes {
@@ -196,7 +196,12 @@ struct Table {
 
 impl Table {
     /// Reads both captures, always the one that is behind.
-    fn fill(&mut self, captures: [&Capture; 2], indexes: [&Index; 2]) -> Result<(), Unreadable> {
+    fn fill(
+        &mut self,
+        captures: [&Capture; 2],
+        indexes: [&Index; 2],
+        ahead_bytes_max: usize,
+    ) -> Result<(), Unreadable> {
         let [first, second] = [0, 1].map(|file: usize| {
             let wanted = self.of[file].iter().map(Option::is_some).collect();
             Walk::begin(captures[file], Some(indexes[file])).map(|walk| walk.only(wanted))
@@ -212,7 +217,7 @@ impl Table {
             };
             turn = 1 - file;
             is_open[file] = walks[file].step(&mut Ear { file, table: self });
-            let is_too_far = self.ahead[0] + self.ahead[1] > AHEAD_BYTES_MAX;
+            let is_too_far = self.ahead[0] + self.ahead[1] > ahead_bytes_max;
             if is_too_far && self.lanes.iter().flatten().nth(1).is_some() {
                 self.put_off_one();
             }

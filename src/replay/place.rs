@@ -78,7 +78,9 @@ impl Place {
 
     /// Requests without a whole answer; none where the protocol does not tell.
     pub(super) fn outstanding(&self) -> Option<u64> {
-        Some(self.requests.saturating_sub(self.answered()?))
+        let client = &self.sides[Side::Client.index()].framing;
+        let is_begun = client.part() == Part::Start && !client.is_between_messages();
+        Some((self.requests + u64::from(is_begun)).saturating_sub(self.answered()?))
     }
 
     fn on_seen(&mut self, seen: Seen, side: Side) {

@@ -262,8 +262,8 @@ impl Voices {
     fn may_tell(&self, end: usize) -> bool {
         let other = &self.voices[1 - end];
         let heard = self.voices[end].heard;
-        // A FIN takes a place of its own, captured or not.
-        let reached = other.told() + u64::from(other.is_over || other.fin.is_some());
+        // The FIN takes a place of its own.
+        let reached = other.told() + u64::from(other.has_ended());
         heard <= reached || other.isn.is_none()
     }
 

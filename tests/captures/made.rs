@@ -121,6 +121,13 @@ pub struct Sent {
     pub flip: Option<(usize, u8)>,
 }
 
+impl Sent {
+    /// Whether it opens a connection.
+    pub fn is_syn(&self) -> bool {
+        self.flags.has(TcpFlags::SYN)
+    }
+}
+
 /// Captures what is said.
 pub fn make(said: &[Said], way: &Way) -> Made {
     write(said, way, travel(said, way))
@@ -215,6 +222,17 @@ fn one(talk: usize, said: &Said, way: &Way, random: &mut Random) -> Vec<Sent> {
 
 /// Writes packets to a capture.
 pub fn write(said: &[Said], way: &Way, packets: Vec<Sent>) -> Made {
+    write_as(said, way, packets, |frame| vec![(frame.clone(), frame.len())])
+}
+
+/// Writes packets to a capture, each Ethernet frame as one or more others of some length on the
+/// wire.
+pub fn write_as(
+    said: &[Said],
+    way: &Way,
+    packets: Vec<Sent>,
+    alter: impl Fn(Vec<u8>) -> Vec<(Vec<u8>, usize)>,
+) -> Made {
     let mut random = Random(way.seed ^ 0x0001_5eed);
     let isns: Vec<[u32; 2]> =
         said.iter().map(|_| [random.next() as u32, random.next() as u32]).collect();
@@ -266,9 +284,12 @@ pub fn write(said: &[Said], way: &Way, packets: Vec<Sent>) -> Made {
             let payload_at = bytes.len() - sent.payload.len();
             bytes[payload_at + at] ^= bits;
         }
-        let bytes = linked(way.link, &bytes);
         let at = begin + number as u64 * 100_000;
-        writer.packet(0, at, &bytes, bytes.len(), None).expect("it is written");
+        for (frame, wire_len) in alter(bytes) {
+            let cut = wire_len - frame.len();
+            let bytes = linked(way.link, &frame);
+            writer.packet(0, at, &bytes, bytes.len() + cut, None).expect("it is written");
+        }
     }
     Made { bytes: writer.into_inner(), packets }
 }

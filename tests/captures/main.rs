@@ -7,6 +7,7 @@ mod diff;
 mod made;
 mod pcap;
 mod replay;
+mod streams;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -120,10 +120,10 @@ fn what_pcap_file_writes_is_read() {
     let (seen, troubles) = read_all(&bytes);
     assert!(troubles.is_empty(), "{troubles:?}");
     let comment = Some("look here".to_owned());
-    for interface in 0..3 {
+    for (interface, seen) in seen.iter().take(3).enumerate() {
         let number = interface as u64 + 1;
         let expected = (number, 1_500_000_000, interface, vec![7; 61], 2000, comment.clone());
-        assert_eq!(seen[interface], expected);
+        assert_eq!(*seen, expected);
     }
     assert_eq!(seen[3], (4, 0, 0, vec![7; 61], 61, None));
     let mut reader = Reader::new(Cursor::new(bytes)).expect("a capture");
