@@ -135,7 +135,8 @@ pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Tic
         Err(failure) => return Outcome { failure: Some(failure), ..Outcome::default() },
     };
     let failure = stage.perform(&manner, began, &mut steps).await.err();
-    stage.close_exchange(&manner.rules);
+    let is_whole = failure.is_none() && stage.is_exchange_whole();
+    stage.close_exchange(&manner.rules, is_whole);
     stage.outcome.failure = failure;
     stage.outcome
 }
@@ -227,6 +228,7 @@ impl Stage {
                     }
                 }
                 Step::Hole(Side::Client, len) => {
+                    self.hear_what_was_heard(manner).await?;
                     return Err(format!(
                         "{len} bytes that the client said were not captured; it was said up to them"
                     ));
@@ -280,7 +282,7 @@ impl Stage {
             }
         }
         if self.is_exchange_whole() {
-            self.close_exchange(&manner.rules);
+            self.close_exchange(&manner.rules, true);
         }
         Ok(())
     }
@@ -409,12 +411,11 @@ impl Stage {
     }
 
     /// The answers under way are whole, or nothing more comes of them.
-    fn close_exchange(&mut self, rules: &Rules) {
+    fn close_exchange(&mut self, rules: &Rules, is_whole: bool) {
         let heard = |version: &Version| version.bytes - version.base;
         if self.versions.iter().all(|version| heard(version) == 0) && self.request.is_empty() {
             return;
         }
-        let is_whole = self.is_exchange_whole();
         for file in [0, 1] {
             let is_over = is_whole || self.versions[file].is_closed;
             self.lane.end(file, if is_over { End::Closed } else { End::Open });

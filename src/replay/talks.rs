@@ -127,8 +127,8 @@ pub struct Talk {
     client: usize,
     /// A SYN told who the client is; otherwise it is who has the higher port.
     pub is_client_known: bool,
-    /// A SYN, or a packet whose checksum is not wrong, belongs to it: otherwise its addresses may be
-    /// damaged ones, and there is no such conversation.
+    /// A SYN, or a packet whose checksum is not wrong, belongs to it: otherwise its addresses may
+    /// be damaged ones, and there is no such conversation.
     pub is_certain: bool,
     /// Number of its first packet.
     pub first_packet: u64,

@@ -58,6 +58,9 @@ struct Voice {
     cuts: BTreeMap<Offset, Offset>,
     /// How much of the other side's stream this one has acknowledged.
     heard: Offset,
+    /// Where segments end that wait, and what this side had acknowledged when it said them. Both
+    /// grow from entry to entry: who says more later has not heard less.
+    needs: BTreeMap<Offset, Offset>,
     fin: Option<Offset>,
     is_reset: bool,
     is_over: bool,
@@ -71,6 +74,7 @@ impl Voice {
             doubtful: Stream::new(Offset::START),
             cuts: BTreeMap::new(),
             heard: Offset::START,
+            needs: BTreeMap::new(),
             fin: None,
             is_reset: false,
             is_over: false,
@@ -88,6 +92,22 @@ impl Voice {
         while self.cuts.first_key_value().is_some_and(|(_, &end)| end <= to) {
             self.cuts.pop_first();
         }
+        while self.needs.first_key_value().is_some_and(|(&end, _)| end <= to) {
+            self.needs.pop_first();
+        }
+    }
+
+    /// A segment that ends at `end` waits; its sender had acknowledged `acknowledged`.
+    fn need(&mut self, end: Offset, acknowledged: Offset) {
+        if self.needs.range(end..).next().is_some_and(|(_, &later)| later <= acknowledged) {
+            return;
+        }
+        while let Some((&before, _)) =
+            self.needs.range(..=end).next_back().filter(|(_, earlier)| **earlier >= acknowledged)
+        {
+            self.needs.remove(&before);
+        }
+        self.needs.insert(end, acknowledged);
     }
 
     /// Tells what comes next, up to the FIN.
@@ -174,13 +194,19 @@ impl Voices {
         if flags.has(TcpFlags::FIN) {
             voice.fin.get_or_insert(at + spoken.payload_len() as u64);
         }
-        if flags.has(TcpFlags::ACK) {
-            self.acknowledge(end, Number::new(spoken.ack));
-        }
-        if self.take_at_once(end, at, spoken, hearing) {
+        let acknowledged = match flags.has(TcpFlags::ACK) {
+            true => self.acknowledge(end, Number::new(spoken.ack)),
+            false => Offset::START,
+        };
+        if self.take_at_once(end, at, acknowledged, spoken, hearing) {
             return;
         }
         self.keep(end, at, spoken);
+        let voice = &mut self.voices[end];
+        let after = at + spoken.payload_len() as u64;
+        if after > voice.told() && !voice.has_ended() {
+            voice.need(after, acknowledged);
+        }
         self.settle(hearing);
         while self.held() > waiting_bytes_max && self.give_up_one(hearing) {}
     }
@@ -196,14 +222,17 @@ impl Voices {
         }
     }
 
-    fn acknowledge(&mut self, end: usize, number: Number) {
+    /// Notes what an end acknowledges, and tells what that is.
+    fn acknowledge(&mut self, end: usize, number: Number) -> Offset {
         let other = &self.voices[1 - end];
-        let Some(isn) = other.isn else { return };
+        let Some(isn) = other.isn else { return Offset::START };
         let to = isn.offset(number, other.told());
-        if to.since(other.told()) < AHEAD_MAX {
-            let heard = &mut self.voices[end].heard;
-            *heard = (*heard).max(to);
+        if to.since(other.told()) >= AHEAD_MAX {
+            return Offset::START;
         }
+        let heard = &mut self.voices[end].heard;
+        *heard = (*heard).max(to);
+        to
     }
 
     /// The usual case, without a copy: the next bytes in order, and nothing waits.
@@ -211,13 +240,14 @@ impl Voices {
         &mut self,
         end: usize,
         at: Offset,
+        acknowledged: Offset,
         spoken: &Spoken<'_>,
         hearing: &mut impl Hearing,
     ) -> bool {
         let is_waiting = self.held() > 0 || spoken.cut > 0;
         let voice = &self.voices[end];
         let told = voice.told();
-        if is_waiting || voice.has_ended() || at > told || !self.may_tell(end) {
+        if is_waiting || voice.has_ended() || at > told || acknowledged > self.reached(1 - end) {
             return false;
         }
         let skip = told.since(at) as usize;
@@ -258,13 +288,16 @@ impl Voices {
         self.tell_end(1, hearing);
     }
 
-    /// Whether all that this end had acknowledged was told.
+    /// Whether all was told that this end had acknowledged when it said what comes next.
     fn may_tell(&self, end: usize) -> bool {
-        let other = &self.voices[1 - end];
-        let heard = self.voices[end].heard;
-        // The FIN takes a place of its own.
-        let reached = other.told() + u64::from(other.has_ended());
-        heard <= reached || other.isn.is_none()
+        let need = self.voices[end].needs.first_key_value().map(|(_, need)| *need);
+        need.is_none_or(|need| need <= self.reached(1 - end))
+    }
+
+    /// What an end can have acknowledged of this one by now. The FIN takes a place of its own.
+    fn reached(&self, end: usize) -> Offset {
+        let voice = &self.voices[end];
+        voice.told() + u64::from(voice.has_ended())
     }
 
     fn tell(&mut self, end: usize, hearing: &mut impl Hearing) -> bool {
@@ -282,8 +315,11 @@ impl Voices {
         if voice.has_ended() {
             return false;
         }
+        // Behind the end of a segment other bytes need other ones.
+        let together = voice.needs.first_key_value();
+        let together = together.map_or(usize::MAX, |(&end, _)| end.since(told) as usize);
         if let Some(bytes) = voice.stream.chunk_at(told) {
-            voice.tell(end, &bytes, hearing);
+            voice.tell(end, &bytes[..bytes.len().min(together)], hearing);
             return true;
         }
         let next = voice.stream.next_held(told);

@@ -233,7 +233,7 @@ fn what_cannot_be_told_is_said_so() {
     let (exit, told) = run(&nobody);
     assert!(exit == 2 && told.contains("refused"), "{told}");
     let (exit, told) = run(&mute);
-    assert!(exit == 1 && told.contains("not answered within"), "{told}");
+    assert!(exit == 2 && told.contains("not answered within"), "{told}");
     // The second request was not captured.
     let packets = travel(&said, &Way::plain(1));
     let left = packets.into_iter().filter(|sent| {

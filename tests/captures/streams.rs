@@ -1,8 +1,9 @@
-//! What was said is heard from captures that lack the beginning, a side, or the rest of each packet,
-//! and from pieces; and memory has an end.
+//! What was said is heard from captures that lack the beginning, a side, or the rest of each
+//! packet, and from pieces; and memory has an end.
 
 use bytes::Bytes;
 use shadowvm::replay::survey::Survey;
+use shadowvm::replay::walk::{Index, Listener, Moment, Spot, Walk};
 use shadowvm::replay::{Capture, End, Options, Report, Rules, Side, Verdict, diff};
 use shadowvm::wire::build::fragments;
 use shadowvm::wire::{Frame, Offload};
@@ -148,4 +149,55 @@ fn captures_in_another_order_are_compared_in_little_memory() {
     let report = compare(&ours, &make(&changed, &Way::bad(3)), &options);
     assert_eq!((report.same, report.different), (39, 1));
     assert_eq!(report.differences[0].parting.at, [11; 2]);
+}
+
+/// Checks that nothing is heard before what it answers.
+struct Causes {
+    said: Vec<Said>,
+    heard: Vec<[u64; 2]>,
+}
+
+impl Listener for Causes {
+    fn bytes(&mut self, spot: Spot, bytes: &[u8], _: Moment) {
+        let Spot { talk, side, at } = spot;
+        let heard = &mut self.heard[talk];
+        assert_eq!(heard[side.index()], at);
+        heard[side.index()] += bytes.len() as u64;
+        let (mut before, mut other) = (0, 0);
+        for (who, said) in &self.said[talk].turns {
+            if before == heard[side.index()] {
+                break;
+            }
+            match *who == side {
+                // What is heard by now ends in this turn, or behind it.
+                true if before + said.len() as u64 >= heard[side.index()] => break,
+                true => before += said.len() as u64,
+                false => other += said.len() as u64,
+            }
+        }
+        assert!(heard[side.other().index()] >= other, "{side:?} at {at} answers {other} bytes");
+    }
+}
+
+#[test]
+fn nothing_is_heard_before_what_it_answers() {
+    for seed in 0..200 {
+        let mut said = random(seed, 1, 400);
+        said.extend(random(seed + 1, 1, 4000));
+        said[1].client.set_port(50_000);
+        let made = make(&said, &Way::bad(seed));
+        let capture = Capture::bytes("x", Bytes::from(made.bytes));
+        let index = Index::of(&capture).unwrap();
+        let of = |talk: &shadowvm::replay::Talk| {
+            let client = talk.address(Side::Client);
+            said.iter().find(|said| said.client == client).unwrap().clone()
+        };
+        let said: Vec<Said> = index.talks.list().iter().map(of).collect();
+        let mut causes = Causes { heard: vec![[0; 2]; said.len()], said };
+        let mut walk = Walk::begin(&capture, Some(&index)).unwrap();
+        while walk.step(&mut causes) {}
+        for (heard, said) in causes.heard.iter().zip(&causes.said) {
+            assert_eq!(*heard, Side::BOTH.map(|side| said.stream(side).len() as u64));
+        }
+    }
 }
