@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("io", &["wire", "engine"]),
     ("sim", &["wire", "engine", "io"]),
     ("observe", &["wire", "engine"]),
-    ("replay", &["wire", "protocol", "engine", "io", "observe"]),
+    ("replay", &["wire", "protocol", "engine", "io"]),
     ("config", &["wire", "engine", "observe"]),
     ("lab", &["wire", "engine", "io"]),
     ("admin", &["config", "engine", "observe", "io"]),

@@ -191,6 +191,13 @@ pub(super) fn troubles(facts: &Facts) -> String {
     if more > 0 {
         let _ = writeln!(out, "  not read: {more} more");
     }
+    if facts.unfollowed > 0 {
+        let _ = writeln!(
+            out,
+            "  not followed: {} packets of still more conversations; cut the capture first",
+            facts.unfollowed
+        );
+    }
     for (link, count) in facts.links.iter().filter(|(link, _)| !link.is_known()) {
         let _ = writeln!(out, "  not read: {count} packets of {link}, where IP is not looked for");
     }
@@ -293,6 +300,7 @@ fn json_of(report: &Report, names: [&str; 2]) -> Value {
             "packets": facts.packets,
             "bytes": facts.bytes,
             "conversations": report.talks[file],
+            "unfollowed": facts.unfollowed,
             "unreadable": facts.troubles_count,
             "troubles": troubles,
         })

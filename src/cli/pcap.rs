@@ -65,8 +65,8 @@ struct InfoArgs {
   shadowvm pcap split day.pcap --into parts               one for each TCP connection
   shadowvm pcap split day.pcap --into parts --by client   one for each client
 
-What belongs to no TCP connection is left out. Exit status: 0 done, 1 it cannot be written,
-2 it is no capture.")]
+What belongs to no TCP connection is left out. A file that is there already is not overwritten.
+Exit status: 0 done, 1 it cannot be written, 2 it is no capture.")]
 struct SplitArgs {
     /// The capture
     file: PathBuf,
@@ -161,7 +161,8 @@ fn info(args: InfoArgs) -> ExitCode {
             answer(Format::Json, &info_json(&survey, capture.name(), seconds), String::new);
         }
     }
-    ExitCode::from(if survey.facts.troubles_count == 0 { exit::OK } else { exit::NO })
+    let is_whole = survey.facts.troubles_count == 0 && survey.facts.unfollowed == 0;
+    ExitCode::from(if is_whole { exit::OK } else { exit::NO })
 }
 
 fn info_text(survey: &Survey, name: &str, top: usize, seconds: f64) -> String {
@@ -277,6 +278,7 @@ fn info_json(survey: &Survey, name: &str, seconds: f64) -> Value {
         "stream_bytes": bytes,
         "repeated_bytes": repeated,
         "missing_bytes": missing,
+        "unfollowed": facts.unfollowed,
         "unreadable": facts.troubles_count,
         "troubles": facts.troubles.iter()
             .map(|t| json!({ "packet": t.packet, "byte": t.at, "what": t.what }))
@@ -341,7 +343,11 @@ fn hide(args: AnonymizeArgs) -> ExitCode {
     };
     let done = match anonymize(&capture, args.key.unwrap_or(fresh), payload, file) {
         Ok(done) => done,
-        Err(error) => return refuse(&error),
+        Err(error) => {
+            // Half of it may be there; it is ours.
+            let _ = std::fs::remove_file(&args.new);
+            return refuse(&error);
+        }
     };
     let value = json!({
         "packets": done.packets,

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::diff::{RuleArgs, troubles};
 use super::door::{answer, bytes_text, say, time_text};
 use super::{Format, exit};
-use crate::replay::report::{html, junit, kind, latencies, names, quantile};
+use crate::replay::report::{html, junit, kind, latencies, names, quantile, word};
 use crate::replay::view::{View, side_by_side};
-use crate::replay::{Capture, How, Order, Progress, Replayed, Servers, replay};
+use crate::replay::{Capture, How, Order, Progress, Replayed, Servers, Verdict, replay};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -145,6 +145,12 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
+    match args.output {
+        Format::Text => say(&text(&replayed, servers, args.show)),
+        Format::Json => {
+            answer(Format::Json, &json_of(&replayed, servers), String::new);
+        }
+    }
     let page = args.report.as_deref().map(|path| (path, html(&replayed, capture.name(), servers)));
     let xml = args.junit.as_deref().map(|path| (path, junit(&replayed, capture.name())));
     for (path, text) in [page, xml].into_iter().flatten() {
@@ -152,16 +158,10 @@ pub fn run(args: Args) -> ExitCode {
             return code;
         }
     }
-    match args.output {
-        Format::Text => say(&text(&replayed, servers, args.show)),
-        Format::Json => {
-            answer(Format::Json, &json_of(&replayed, servers), String::new);
-        }
-    }
-    ExitCode::from(match (replayed.different(), replayed.failed(), replayed.talks.len()) {
-        (1.., ..) => exit::NO,
-        (0, 1.., _) | (0, _, 0) => exit::USAGE,
-        (0, 0, _) => exit::OK,
+    ExitCode::from(match replayed.verdict() {
+        Verdict::Same => exit::OK,
+        Verdict::Different => exit::NO,
+        Verdict::Unknown => exit::USAGE,
     })
 }
 
@@ -265,11 +265,7 @@ fn conclusion(replayed: &Replayed) -> String {
         };
     }
     let (different, failed) = (replayed.different(), replayed.failed());
-    let verdict = match (different, failed) {
-        (0, 0) => "the same",
-        (0, _) => "it cannot be told",
-        _ => "different",
-    };
+    let verdict = word(replayed.verdict());
     let said: u64 = replayed.talks.iter().map(|(_, outcome)| outcome.said_bytes).sum();
     let compared: u64 = replayed.talks.iter().map(|(_, outcome)| outcome.compared_bytes).sum();
     format!(
@@ -326,6 +322,7 @@ fn json_of(replayed: &Replayed, servers: Servers) -> Value {
         "said_bytes": sum(|outcome| outcome.said_bytes),
         "compared_bytes": sum(|outcome| outcome.compared_bytes),
         "masked": sum(|outcome| outcome.masked),
+        "unfollowed": replayed.facts.unfollowed,
         "unreadable": replayed.facts.troubles_count,
         "seconds": replayed.elapsed.as_secs_f64(),
         "servers": [latency(0), latency(1)],

@@ -43,6 +43,11 @@ impl Stream {
         self.held
     }
 
+    /// Pieces that they are held in.
+    pub fn pieces(&self) -> usize {
+        self.chunks.len()
+    }
+
     /// Inserts `bytes` at `at`; returns how many of them are new.
     pub fn insert(&mut self, mut at: Offset, mut bytes: Bytes) -> usize {
         let before = self.held;

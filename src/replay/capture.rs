@@ -41,13 +41,13 @@ impl Capture {
         let name = path.display().to_string();
         let path = path.to_owned();
         let open = move || -> io::Result<Box<dyn Read + Send>> {
-            let file = File::open(&path)?;
-            if !file.metadata()?.is_file() {
+            // Asked before it is opened: that would wait for a pipe's writer.
+            if !std::fs::metadata(&path)?.is_file() {
                 let what = "this is no regular file; a capture is read more than once, so write \
                             it to a file first";
                 return Err(io::Error::other(what));
             }
-            Ok(Box::new(file))
+            Ok(Box::new(File::open(&path)?))
         };
         Self { name, open: Box::new(open) }
     }

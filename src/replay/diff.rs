@@ -114,6 +114,7 @@ impl Report {
         match is_different {
             true => Verdict::Different,
             false if self.unknown > 0 || self.paired == 0 => Verdict::Unknown,
+            false if self.facts.iter().any(|facts| facts.unfollowed > 0) => Verdict::Unknown,
             false => Verdict::Same,
         }
     }
@@ -449,6 +450,48 @@ impl Listener for Finder {
             if target.is_end && target.spot == spot {
                 target.moment.get_or_insert(moment);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::talks::TALKS_MAX;
+    use super::*;
+    use crate::io::pcap::Writer;
+    use crate::wire::build::{TcpFields, tcp};
+    use crate::wire::parse::captured::LinkType;
+    use crate::wire::{L2, L3, Mac, TcpFlags, TcpOptions, Vlans, checksum};
+
+    /// So many clients that say one byte each.
+    fn crowd(count: usize) -> Capture {
+        let mut writer = Writer::classic(Vec::new(), LinkType::ETHERNET).expect("writes");
+        for src_port in (10_000..).take(count) {
+            let l2 = L2 { dst: Mac([2; 6]), src: Mac([4; 6]), vlans: Vlans::default() };
+            let (src, dst) = ([10, 0, 0, 7].into(), [192, 0, 2, 10].into());
+            let l3 = L3 { src, dst, ttl: 64, tos: 0, dont_fragment: true, id: 0, flow_label: 0 };
+            let (flags, options) = (TcpFlags::ACK, TcpOptions::default());
+            let (dst_port, seq, ack, window, urgent) = (80, 1, 1, 100, 0);
+            let fields = TcpFields { src_port, dst_port, seq, ack, flags, window, urgent, options };
+            let mut frame = tcp(&l2, &l3, &fields, Bytes::from_static(b"x"), 0);
+            checksum::complete(&mut frame);
+            let bytes = frame.to_vec();
+            writer.packet(0, 5, &bytes, bytes.len(), None).expect("writes");
+        }
+        Capture::bytes("crowd", writer.into_inner().into())
+    }
+
+    #[test]
+    fn conversations_beyond_the_most_that_are_followed_leave_the_question_open() {
+        for (count, verdict, unfollowed) in
+            [(TALKS_MAX, Verdict::Same, 0), (TALKS_MAX + 3, Verdict::Unknown, 3)]
+        {
+            let crowd = crowd(count);
+            let report = diff([&crowd, &crowd], &Options::default()).expect("it is read");
+            assert_eq!((report.verdict(), report.same), (verdict, TALKS_MAX));
+            assert_eq!(report.facts[0].unfollowed, unfollowed);
         }
     }
 }

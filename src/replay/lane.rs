@@ -11,6 +11,9 @@ use super::rules::SpanReader;
 use super::voices::End;
 use crate::protocol::{SPAN_BYTES_MAX, Step};
 
+/// What a piece takes that waits, besides its bytes.
+const ITEM_BYTES: usize = 64;
+
 /// Where and how the two versions part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parting {
@@ -66,9 +69,10 @@ impl Lane {
         self.at
     }
 
-    /// Bytes of a capture that wait for the other one.
-    pub(super) const fn held(&self, file: usize) -> usize {
-        self.queues[file].bytes
+    /// Memory of a capture's bytes that wait for the other one.
+    pub(super) fn held(&self, file: usize) -> usize {
+        let queue = &self.queues[file];
+        queue.bytes + ITEM_BYTES * queue.items.len()
     }
 
     /// What the client said, in the first capture, before the answers to it.

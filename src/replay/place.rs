@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::talks::Side;
+use super::view::printable;
 use crate::protocol::framing::{Framing, Part, Seen};
 use crate::protocol::http::begins_request;
 
@@ -187,7 +188,7 @@ fn header(line: &[u8], next: &[u8]) -> String {
     let whole = [line, rest].concat();
     match whole.iter().position(|&byte| byte == b':') {
         Some(colon) => {
-            let name = String::from_utf8_lossy(&whole[..colon]).into_owned();
+            let name = printable(&whole[..colon]);
             let part = if line.len() > colon { "header" } else { "name of header" };
             format!("{part} `{name}`")
         }

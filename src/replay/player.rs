@@ -21,7 +21,7 @@ use super::lane::{Lane, Parting};
 use super::place::Place;
 use super::rules::Rules;
 use super::talks::Side;
-use super::view::Window;
+use super::view::{Window, printable};
 use super::voices::End;
 
 /// Bytes that one server may be ahead of the other.
@@ -169,8 +169,9 @@ struct Version {
     /// Bytes heard, and how many of them before the answers under way.
     bytes: u64,
     base: u64,
-    /// The last bytes heard.
+    /// The last bytes heard, and the position of the first of them.
     tail: Vec<u8>,
+    tail_from: u64,
     /// When it was asked something that it has not answered.
     asked_at: Option<Instant>,
     is_closed: bool,
@@ -217,14 +218,15 @@ impl Stage {
                     self.recorded.read(Side::Server, &bytes);
                     self.recorded_bytes += bytes.len() as u64;
                     if matches!(manner.servers, Servers::One(_)) {
-                        self.hear_recorded(&bytes, manner).await;
+                        self.hear_recorded(&bytes, manner).await?;
                     }
                 }
                 Step::Hole(Side::Server, len) => {
                     self.recorded_bytes += len;
                     if matches!(manner.servers, Servers::One(_)) {
                         self.lane.push_missing(0, len);
-                        self.versions[0].bytes += len;
+                        let parted_at = self.lane.parting.map(|parting| parting.at[0]);
+                        self.versions[0].pass(len, parted_at);
                     }
                 }
                 Step::Hole(Side::Client, len) => {
@@ -244,16 +246,20 @@ impl Stage {
 
     /// What was recorded stands for the first version. It waits for the second one as a server
     /// would.
-    async fn hear_recorded(&mut self, bytes: &[u8], manner: &Manner) {
+    async fn hear_recorded(&mut self, bytes: &[u8], manner: &Manner) -> Result<(), String> {
         let until = Instant::now() + manner.patience;
         for piece in bytes.chunks(READ_BYTES) {
             while self.lane.held(0) >= AHEAD_BYTES_MAX && self.sockets[1].is_some() {
                 if timeout_at(until, self.turn()).await.is_err() {
-                    break;
+                    return Err(format!(
+                        "the server has not answered within {:?}",
+                        manner.patience
+                    ));
                 }
             }
             self.hear(0, piece);
         }
+        Ok(())
     }
 
     /// The next step; the servers are heard meanwhile.
@@ -378,8 +384,7 @@ impl Stage {
     fn hear(&mut self, file: usize, bytes: &[u8]) {
         let version = &mut self.versions[file];
         version.place.read(Side::Server, bytes);
-        version.bytes += bytes.len() as u64;
-        version.tail.extend_from_slice(bytes);
+        version.remember(bytes, self.lane.parting.map(|parting| parting.at[file]));
         let is_answered = match version.place.outstanding() {
             Some(outstanding) => outstanding == 0,
             None => true,
@@ -395,7 +400,7 @@ impl Stage {
     fn follow(&mut self) {
         let to = self.lane.at()[0];
         let [first, ..] = &self.versions;
-        let begin = first.bytes - first.tail.len() as u64;
+        let begin = first.tail_from;
         let [from, end] = [self.agreed_to, to].map(|at| (first.base + at).saturating_sub(begin));
         if let Some(bytes) = first.tail.get(from as usize..end as usize) {
             self.agreed.read(Side::Server, bytes);
@@ -404,7 +409,9 @@ impl Stage {
         if self.lane.parting.is_none() {
             for version in &mut self.versions {
                 if version.tail.len() > 2 * TAIL_BYTES {
-                    version.tail.drain(..version.tail.len() - TAIL_BYTES);
+                    let forgotten = version.tail.len() - TAIL_BYTES;
+                    version.tail.drain(..forgotten);
+                    version.tail_from += forgotten as u64;
                 }
             }
         }
@@ -430,7 +437,7 @@ impl Stage {
             let line = self.request.split(|byte| matches!(byte, b'\r' | b'\n')).next();
             let line = line.filter(|line| !line.is_empty());
             outcome.differences.push(Parted {
-                request: line.map(|line| String::from_utf8_lossy(line).into_owned()),
+                request: line.map(printable),
                 parting,
                 field: self.agreed.describe(Side::Server, windows[0].rest()),
                 windows,
@@ -445,6 +452,7 @@ impl Stage {
             for (file, version) in self.versions.iter_mut().enumerate() {
                 version.base = version.bytes;
                 version.tail.clear();
+                version.tail_from = version.bytes;
                 if version.is_closed {
                     self.lane.end(file, End::Closed);
                 }
@@ -479,12 +487,36 @@ impl Stage {
 }
 
 impl Version {
+    /// Keeps what comes for as long as it may surround a difference: where the versions have parted
+    /// already, at `parted_at`, no more than that, however much comes.
+    fn remember(&mut self, bytes: &[u8], parted_at: Option<u64>) {
+        let tail_end = self.tail_from + self.tail.len() as u64;
+        let is_wanted = parted_at.is_none_or(|at| tail_end < self.base + at + Window::AFTER);
+        // Nothing may follow a gap.
+        if is_wanted && tail_end == self.bytes {
+            self.tail.extend_from_slice(bytes);
+        }
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// So much is missing of it.
+    fn pass(&mut self, len: u64, parted_at: Option<u64>) {
+        match usize::try_from(len) {
+            Ok(len) if len <= TAIL_BYTES => self.remember(&vec![b'?'; len], parted_at),
+            // What came before surrounds nothing that comes.
+            _ => {
+                self.bytes += len;
+                self.tail.clear();
+                self.tail_from = self.bytes;
+            }
+        }
+    }
+
     fn window(&self, at: u64) -> Window {
-        let begin = self.bytes - self.tail.len() as u64;
         let at = self.base + at;
         let mut window = Window::around(at);
-        window.from = window.from.max(begin).max(self.base).min(at);
-        window.keep(begin, &self.tail);
+        window.from = window.from.max(self.tail_from).max(self.base).min(at);
+        window.keep(self.tail_from, &self.tail);
         Window { from: window.from - self.base.min(window.from), at: at - self.base, ..window }
     }
 }
@@ -517,5 +549,36 @@ async fn writable(socket: Option<&TcpStream>) {
             let _ = socket.writable().await;
         }
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_surrounds_a_difference_is_kept_and_not_what_comes_behind_it() {
+        let mut version = Version::default();
+        version.remember(b"before", None);
+        for _ in 0..1000 {
+            version.remember(&[b'x'; 1000], Some(6));
+        }
+        assert_eq!(version.bytes, 1_000_006);
+        assert!(version.tail.len() < 2000, "{}", version.tail.len());
+        let window = version.window(6);
+        assert_eq!((window.from, window.at, window.rest()[0]), (0, 6, b'x'));
+        assert!(window.is_full() && window.bytes.starts_with(b"beforexxx"));
+    }
+
+    #[test]
+    fn what_is_missing_is_shown_as_such_and_costs_nothing() {
+        let mut version = Version::default();
+        version.remember(b"before", None);
+        version.pass(3, None);
+        version.remember(b"after", None);
+        assert_eq!(version.window(7).bytes, b"before???after");
+        version.pass(1 << 40, None);
+        version.remember(b"later", None);
+        assert_eq!(version.window(14 + (1 << 40)).bytes, b"later");
     }
 }

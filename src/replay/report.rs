@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::diff::Verdict;
 use super::lane::How;
 use super::player::{Outcome, Parted, Servers};
 use super::run::Replayed;
@@ -20,6 +21,15 @@ pub fn kind(parted: &Parted) -> String {
     // "answer 3, header `etag`" and "answer 3, body, byte 17".
     let field = parted.field.split_once(", ").map_or(&*parted.field, |(_, rest)| rest);
     field.split(", byte ").next().unwrap_or(field).to_owned()
+}
+
+/// The answer as a whole, in words.
+pub const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Same => "the same",
+        Verdict::Different => "different",
+        Verdict::Unknown => "it cannot be told",
+    }
 }
 
 /// What the two versions are called.
@@ -51,21 +61,18 @@ pub fn html(replayed: &Replayed, capture: &str, servers: Servers) -> String {
     let mut page = String::from(HEAD);
     let all = replayed.talks.len();
     let (different, failed) = (replayed.different(), replayed.failed());
-    let verdict = match (different, failed) {
-        (0, 0) => "the same",
-        (0, _) => "it cannot be told",
-        _ => "different",
-    };
+    let verdict = replayed.verdict();
     // Writing to a String cannot fail.
     let _ = write!(
         page,
-        "<h1>{}: <span class=\"{}\">{verdict}</span></h1><p>{} against {}</p>\
+        "<h1>{}: <span class=\"{}\">{}</span></h1><p>{} against {}</p>\
          <table><tr><th>conversations</th><td>{all}</td></tr>\
          <tr><th>the same</th><td>{}</td></tr><tr><th>different</th><td>{different}</td></tr>\
          <tr><th>not said to the end</th><td>{failed}</td></tr>\
          <tr><th>time</th><td>{:.1} s</td></tr></table>",
         escaped(capture),
-        if verdict == "the same" { "good" } else { "bad" },
+        if verdict == Verdict::Same { "good" } else { "bad" },
+        word(verdict),
         escaped(&names[0]),
         escaped(&names[1]),
         all - different - failed,

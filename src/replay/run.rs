@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::capture::{Capture, Unreadable};
-use super::diff::Ends;
+use super::diff::{Ends, Verdict};
 use super::player::{Manner, Outcome, Servers, Step, Ticket, play};
 use super::rules::Rules;
 use super::talks::Side;
@@ -24,6 +24,8 @@ use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
 
 /// Bytes of steps that wait to be taken.
 const WAITING_BYTES_MAX: u64 = 64 << 20;
+/// What a step takes, besides its bytes.
+const STEP_BYTES: usize = 128;
 /// A paced reader hands steps out so much before their time.
 const AHEAD: Duration = Duration::from_millis(500);
 
@@ -75,6 +77,16 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// The answer as a whole.
+    pub fn verdict(&self) -> Verdict {
+        let is_whole = self.failed() == 0 && self.facts.unfollowed == 0 && !self.talks.is_empty();
+        match self.different() {
+            1.. => Verdict::Different,
+            0 if is_whole => Verdict::Same,
+            0 => Verdict::Unknown,
+        }
+    }
+
     /// Conversations with a difference.
     pub fn different(&self) -> usize {
         self.talks.iter().filter(|(_, outcome)| !outcome.differences.is_empty()).count()
@@ -253,7 +265,7 @@ impl Hand<'_> {
             self.wait_for(moment);
         }
         self.shared.make_room();
-        let ticket = Ticket::new(&self.shared.waiting_bytes, len);
+        let ticket = Ticket::new(&self.shared.waiting_bytes, len + STEP_BYTES);
         let is_over = matches!(step, Step::Over(..));
         let Some(runner) = self.runners.get_mut(&id) else { return };
         // One that failed has gone, and takes no more steps.

@@ -54,7 +54,7 @@ pub struct Written {
 }
 
 /// Cuts `capture` into files below `dir`, which is made if it is not there. Each is a pcapng with
-/// one interface for each that the capture has.
+/// one interface for each that the capture has; none may be there before.
 pub fn split(capture: &Capture, by: By, dir: &Path) -> Result<Written, SplitError> {
     let wrong = |path: &Path| {
         let path = path.to_owned();
@@ -63,24 +63,28 @@ pub fn split(capture: &Capture, by: By, dir: &Path) -> Result<Written, SplitErro
     // Who is whose client may only be known once all was read.
     let mut talks = Talks::default();
     let mut facts = Facts::default();
+    let mut unfollowed = 0;
     for_each(capture, &mut facts, |record| {
         if let Some(spoken) = spoken(record) {
-            talks.assign(&spoken, record.number, record.unix_ns);
+            let known = talks.assign(&spoken, record.number, record.unix_ns);
+            unfollowed += u64::from(known.is_none());
         }
         Ok(())
     })?;
+    facts.unfollowed = unfollowed;
     std::fs::create_dir_all(dir).map_err(wrong(dir))?;
     let names = names(&talks, by);
     let mut files = Files { dir, open: BTreeMap::new(), packets: BTreeMap::new() };
     let mut again = Talks::default();
     let mut left_out = 0;
     for_each(capture, &mut Facts::default(), |record| {
-        let Some(spoken) = spoken(record) else {
+        let spoken = spoken(record);
+        let talk = spoken.and_then(|s| again.assign(&s, record.number, record.unix_ns));
+        // A file that grew meanwhile has conversations without a name.
+        let Some(name) = talk.and_then(|(talk, _)| names.get(talk)) else {
             left_out += 1;
             return Ok(());
         };
-        let (talk, _) = again.assign(&spoken, record.number, record.unix_ns);
-        let name = &names[talk.min(names.len() - 1)];
         files.write(name, record).map_err(wrong(&dir.join(name)))
     })?;
     files.close().map_err(wrong(dir))?;
@@ -145,7 +149,7 @@ impl Files<'_> {
         if !self.open.contains_key(name) {
             let path = self.dir.join(name);
             let writer = match *packets {
-                0 => Writer::ng(BufWriter::new(File::create(path)?))?,
+                0 => Writer::ng(BufWriter::new(File::create_new(path)?))?,
                 _ => {
                     let file = OpenOptions::new().append(true).open(path)?;
                     Writer::ng_again(BufWriter::new(file), interfaces.len() as u32)

@@ -18,6 +18,9 @@ pub type Number = Seq<SenderSpace>;
 
 /// Numbers further apart than this belong to different connections.
 const APART_MAX: u64 = 1 << 24;
+/// Conversations of one capture: each takes about a kilobyte, and a few packed bytes may hold
+/// billions. Those beyond are not followed.
+pub(super) const TALKS_MAX: usize = if cfg!(test) { 1000 } else { 1 << 20 };
 /// A capture that begins in the middle may bring so much in the wrong order.
 const DISORDER_MAX: u64 = 1 << 20;
 
@@ -214,13 +217,14 @@ impl Talks {
         &self.list
     }
 
-    /// The conversation and the end that a packet belongs to; notes what it says of them.
+    /// The conversation and the end that a packet belongs to; notes what it says of them. None if
+    /// it begins one more than there may be.
     pub(super) fn assign(
         &mut self,
         spoken: &Spoken<'_>,
         packet: u64,
         unix_ns: u64,
-    ) -> (usize, usize) {
+    ) -> Option<(usize, usize)> {
         let end = usize::from(spoken.src > spoken.dst);
         let ends = match end {
             0 => [spoken.src, spoken.dst],
@@ -234,6 +238,7 @@ impl Talks {
         let is_syn = spoken.flags.has(TcpFlags::SYN);
         let id = match known {
             Some(id) if is_wrong || !self.list[id].is_another(end, spoken) => id,
+            _ if self.list.len() == TALKS_MAX => return None,
             _ => self.begin(ends, packet, unix_ns),
         };
         self.last = Some((ends, id));
@@ -246,7 +251,7 @@ impl Talks {
         talk.senders[end].note(spoken);
         talk.begin_ns = talk.begin_ns.min(unix_ns);
         talk.end_ns = talk.end_ns.max(unix_ns);
-        (id, end)
+        Some((id, end))
     }
 
     fn begin(&mut self, ends: [SocketAddr; 2], packet: u64, unix_ns: u64) -> usize {

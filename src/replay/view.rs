@@ -67,6 +67,13 @@ impl Window {
     }
 }
 
+/// Bytes that are text, fit for a terminal: a capture may hold anything, and a terminal obeys some
+/// of it.
+pub fn printable(bytes: &[u8]) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    String::from_utf8_lossy(bytes).chars().map(shown).collect()
+}
+
 /// How bytes are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum View {
@@ -251,6 +258,11 @@ mod tests {
         assert_eq!(lines[2].find('^'), Some(8));
         assert_eq!(lines[1].find("ane"), Some(TEXT_COLUMNS + 3 + 7));
         assert_eq!(lines[2].rfind('^'), Some(TEXT_COLUMNS + 3 + 8));
+    }
+
+    #[test]
+    fn nothing_of_a_capture_commands_a_terminal() {
+        assert_eq!(printable(b"GET /\x1b[2J\xc2\x9b\x07 caf\xc3\xa9"), "GET /?[2J?? caf\u{e9}");
     }
 
     #[test]

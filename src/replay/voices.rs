@@ -16,6 +16,8 @@ use crate::wire::{Offset, TcpFlags};
 
 /// Bytes that one conversation keeps while they wait for others.
 pub(super) const WAITING_BYTES_MAX: usize = 1 << 20;
+/// What a piece takes that waits, besides its bytes: a capture may be of one-byte segments.
+const PIECE_BYTES: usize = 64;
 /// Acknowledgments further ahead than this are nobody's.
 const AHEAD_MAX: u64 = 1 << 30;
 
@@ -134,8 +136,11 @@ impl Voice {
         self.is_over || self.fin.is_some_and(|fin| fin <= self.told())
     }
 
+    /// Memory that waits.
     fn held(&self) -> usize {
-        self.stream.held() + self.doubtful.held()
+        let pieces = self.stream.pieces() + self.doubtful.pieces();
+        let marks = self.cuts.len() + self.needs.len();
+        self.stream.held() + self.doubtful.held() + PIECE_BYTES * (pieces + marks)
     }
 }
 

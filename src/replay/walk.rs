@@ -18,7 +18,8 @@ use crate::wire::{Frame, Malformed, Offload, Packet, parse};
 
 /// Troubles that are kept with their places; more are counted.
 const TROUBLES_MAX: usize = 100;
-/// Bytes that all conversations keep while they wait for others, before each is kept short.
+/// Bytes that all conversations keep while they wait for others, before each is kept short; beyond
+/// twice as many nothing waits.
 const WAITING_BYTES_ALL_MAX: usize = 256 << 20;
 /// What one may keep from then on.
 const WAITING_BYTES_SHORT: usize = 16 << 10;
@@ -54,6 +55,8 @@ pub struct Facts {
     pub wrong_checksums: u64,
     /// TCP segments captured before the network card finished the checksum.
     pub unfinished_checksums: u64,
+    /// TCP segments of conversations beyond the most that are followed.
+    pub unfollowed: u64,
     /// What could not be read, the first of it.
     pub troubles: Vec<Trouble>,
     /// All that could not be read.
@@ -307,7 +310,10 @@ impl Ground<'_> {
             Checked::Right | Checked::Unknown => {}
         }
         let Moment { packet, unix_ns } = self.now;
-        let (id, end) = self.talks.assign(spoken, packet, unix_ns);
+        let Some((id, end)) = self.talks.assign(spoken, packet, unix_ns) else {
+            self.facts.unfollowed += 1;
+            return;
+        };
         let Some(index) = self.index else { return };
         if self.wanted.as_ref().is_some_and(|wanted| wanted.get(id) != Some(&true)) {
             return;
@@ -329,9 +335,10 @@ impl Ground<'_> {
             told.listener.segment(spot, spoken.payload_len() as u64, told.now);
         }
         let before = voices.held();
-        let max = match self.held > WAITING_BYTES_ALL_MAX {
-            true => WAITING_BYTES_SHORT,
-            false => WAITING_BYTES_MAX,
+        let max = match self.held / WAITING_BYTES_ALL_MAX {
+            0 => WAITING_BYTES_MAX,
+            1 => WAITING_BYTES_SHORT,
+            _ => 0,
         };
         voices.take(end, spoken, max, &mut told);
         self.held = self.held + voices.held() - before;

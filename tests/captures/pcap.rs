@@ -76,6 +76,9 @@ fn the_parts_of_a_capture_hold_all_of_it() {
         let args = ["pcap", "split", "x.pcap", "--into", by, "--by", by, "-o", "json"];
         let output = shadowvm(dir.path(), &args);
         assert_eq!(code(&output), 0, "{}", err(&output));
+        let again = shadowvm(dir.path(), &args);
+        assert_eq!(code(&again), 1, "what is there is not overwritten");
+        assert!(err(&again).contains("exists"), "{}", err(&again));
         let told = json(&output);
         let parts = told["files"].as_array().unwrap();
         assert_eq!(parts.len(), files, "{told}");

@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use shadowvm::replay::Side;
 
 use crate::made::{Said, Way, make, travel, write};
@@ -80,7 +82,8 @@ fn save(dir: &Path, said: &[Said], way: &Way) {
 fn between(dir: &Path, servers: [SocketAddr; 2]) -> (i32, serde_json::Value) {
     let [first, second] = servers.map(|server| server.to_string());
     let args = ["replay", "x.pcap", "--primary", &first, "--backup", &second];
-    let output = shadowvm(dir, &[&args[..], &["--pace", "max", "-o", "json"]].concat());
+    let how = ["--pace", "max", "--patience", "120", "-o", "json"];
+    let output = shadowvm(dir, &[&args[..], &how].concat());
     let json = serde_json::from_str(&out(&output));
     (code(&output), json.unwrap_or_else(|error| panic!("{error}: {}", err(&output))))
 }
@@ -149,7 +152,7 @@ fn one_server_is_compared_with_what_was_recorded() {
     for (answer, expected) in [(good as Answer, 0), (changed, 1)] {
         let server = web(answer).to_string();
         let files = ["--report", "r.html", "--junit", "r.xml"];
-        let args = ["replay", "x.pcap", "--one", &server, "--pace", "1000"];
+        let args = ["replay", "x.pcap", "--one", &server, "--pace", "1000", "--patience", "120"];
         let output = shadowvm(dir.path(), &[&args[..], &files].concat());
         assert_eq!(code(&output), expected, "{}{}", out(&output), err(&output));
         let html = std::fs::read_to_string(dir.path().join("r.html")).unwrap();
@@ -207,32 +210,41 @@ fn more_conversations_than_may_be_said_at_once_are_all_said() {
     save(dir.path(), &asked(500), &Way::plain(1));
     let (first, second) = (web(good).to_string(), web(good).to_string());
     let args = ["replay", "x.pcap", "--primary", &first, "--backup", &second];
-    let limit = ["--pace", "max", "--parallel", "7", "-o", "json"];
+    let limit = ["--pace", "max", "--parallel", "7", "--patience", "120", "-o", "json"];
     let output = shadowvm(dir.path(), &[&args[..], &limit].concat());
     assert_eq!(code(&output), 0, "{}", err(&output));
     let told: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
     assert_eq!((&told["conversations"], &told["answers"]), (&500.into(), &1500.into()));
 }
 
+/// An address that is taken, and where nobody listens.
+fn nobody() -> (OwnedFd, SocketAddr) {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let taken = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    bind(taken.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let address: SockaddrIn = getsockname(taken.as_raw_fd()).unwrap();
+    (taken, (address.ip(), address.port()).into())
+}
+
 #[test]
 fn what_cannot_be_told_is_said_so() {
     let dir = tempfile::tempdir().unwrap();
     let said = asked(1);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (_held, nobody) = nobody();
     let mute = serve(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
     })
     .to_string();
     let server = web(good).to_string();
-    let run = |server: &str| {
-        let args = ["replay", "x.pcap", "--one", server, "--pace", "max", "--patience", "1"];
+    let run = |server: &str, patience: &str| {
+        let args = ["replay", "x.pcap", "--one", server, "--pace", "max", "--patience", patience];
         let output = shadowvm(dir.path(), &args);
         (code(&output), [out(&output), err(&output)].concat())
     };
     save(dir.path(), &said, &Way::plain(1));
-    let (exit, told) = run(&nobody);
+    let (exit, told) = run(&nobody.to_string(), "120");
     assert!(exit == 2 && told.contains("refused"), "{told}");
-    let (exit, told) = run(&mute);
+    let (exit, told) = run(&mute, "1");
     assert!(exit == 2 && told.contains("not answered within"), "{told}");
     // The second request was not captured.
     let packets = travel(&said, &Way::plain(1));
@@ -241,17 +253,17 @@ fn what_cannot_be_told_is_said_so() {
     });
     let made = write(&said, &Way::plain(1), left.collect());
     std::fs::write(dir.path().join("x.pcap"), made.bytes).unwrap();
-    let (exit, told) = run(&server);
+    let (exit, told) = run(&server, "120");
     assert!(exit == 2 && told.contains("were not captured"), "{exit} {told}");
     // Nor anything that the client said.
     let left = travel(&said, &Way::plain(1));
     let left = left.into_iter().filter(|sent| sent.side == Side::Server);
     let made = write(&said, &Way::plain(1), left.collect());
     std::fs::write(dir.path().join("x.pcap"), made.bytes).unwrap();
-    let (exit, told) = run(&server);
+    let (exit, told) = run(&server, "120");
     assert!(exit == 2 && told.contains("no client's side"), "{told}");
     std::fs::write(dir.path().join("x.pcap"), b"").unwrap();
-    let (exit, told) = run(&server);
+    let (exit, told) = run(&server, "120");
     assert!(exit == 2 && told.contains("the file is empty"), "{told}");
     let usage = shadowvm(dir.path(), &["replay", "x.pcap", "--primary", &server]);
     assert_eq!(code(&usage), 2);

@@ -31,6 +31,10 @@ const FRAME_BYTES: usize = 12;
 const SEEK_BYTES: usize = 64 << 10;
 /// A block that is looked for is not longer.
 const LIKELY_BYTES_MAX: usize = 1 << 20;
+/// Interfaces of one file; nobody has as many, but a few packed bytes may claim millions.
+const INTERFACES_MAX: usize = 1 << 14;
+/// Bytes of a name that are kept.
+const NAME_BYTES_MAX: usize = 256;
 
 #[derive(Default)]
 pub(super) struct Ng {
@@ -91,6 +95,10 @@ impl Ng {
                     self.clocks.clear();
                     None
                 }
+                INTERFACE if interfaces.len() == INTERFACES_MAX => {
+                    let what = format!("it describes more than {INTERFACES_MAX} interfaces");
+                    Some(Err(what))
+                }
                 INTERFACE => {
                     let (interface, clock) = self.interface(&block[8..len - 4]);
                     interfaces.push(interface);
@@ -130,6 +138,7 @@ impl Ng {
             let value = &body[range];
             match (kind, value) {
                 (OPTION_NAME, value) => {
+                    let value = &value[..value.len().min(NAME_BYTES_MAX)];
                     name = Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned());
                 }
                 (OPTION_RESOLUTION, &[exponent, ..]) => {

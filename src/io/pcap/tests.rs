@@ -216,6 +216,33 @@ fn gzip_is_unpacked_and_its_end_is_told() {
 }
 
 #[test]
+fn a_few_packed_bytes_make_no_end_of_interfaces() {
+    let mut writer = Writer::ng(Vec::new()).expect("writes");
+    let name = "n".repeat(60_000);
+    writer.interface(LinkType::ETHERNET, Some(&name)).expect("writes");
+    for _ in 0..20_000 {
+        writer.interface(LinkType::ETHERNET, None).expect("writes");
+    }
+    writer.packet(0, 5, &[9; 7], 7, None).expect("writes");
+    writer.packet(20_000, 5, &[9; 7], 7, None).expect("writes");
+    let bytes = packed(&writer.into_inner());
+    assert!(bytes.len() < 20_000, "{}", bytes.len());
+    let mut reader = Reader::new(Cursor::new(bytes)).expect("a capture");
+    let (mut packets, mut troubles) = (0, 0);
+    loop {
+        match reader.next() {
+            Ok(Some(_)) => packets += 1,
+            Ok(None) => break,
+            Err(_) => troubles += 1,
+        }
+    }
+    assert_eq!((packets, reader.interfaces().len()), (1, 1 << 14));
+    // Each interface that is not kept, and the packet of the last of them.
+    assert_eq!(troubles, 20_001 - (1 << 14) + 1);
+    assert_eq!(reader.interfaces()[0].name.as_ref().map(String::len), Some(256));
+}
+
+#[test]
 fn what_is_no_capture_is_told() {
     let refused = |bytes: &[u8]| match Reader::new(Cursor::new(bytes.to_vec())) {
         Ok(_) => panic!("read"),
