@@ -43,6 +43,8 @@ pub(super) struct Ng {
     first: usize,
     /// How this section's interfaces count time.
     clocks: Vec<Clock>,
+    /// Where in the (unpacked) file the block read last begins.
+    pub(super) at: u64,
 }
 
 /// How an interface counts time.
@@ -66,6 +68,7 @@ impl Ng {
         interfaces: &mut Vec<Interface>,
     ) -> Result<Option<Found>, Damage> {
         loop {
+            self.at = source.at();
             let head = source.want(FRAME_BYTES);
             match head.len() {
                 0 => return Ok(None),

@@ -170,10 +170,14 @@ impl Reader {
             return Ok(None);
         }
         self.source.skip(std::mem::take(&mut self.lent));
-        let at = self.source.at();
+        let mut at = self.source.at();
         let found = match &mut self.format {
             Format::Classic(classic) => classic.next(&mut self.source),
-            Format::Ng(ng) => ng.next(&mut self.source, &mut self.interfaces),
+            Format::Ng(ng) => {
+                let found = ng.next(&mut self.source, &mut self.interfaces);
+                at = ng.at;
+                found
+            }
         };
         self.number += 1;
         let packet = self.number;

@@ -228,12 +228,15 @@ fn a_few_packed_bytes_make_no_end_of_interfaces() {
     let bytes = packed(&writer.into_inner());
     assert!(bytes.len() < 20_000, "{}", bytes.len());
     let mut reader = Reader::new(Cursor::new(bytes)).expect("a capture");
-    let (mut packets, mut troubles) = (0, 0);
+    let (mut packets, mut troubles, mut place) = (0, 0, 0);
     loop {
         match reader.next() {
             Ok(Some(_)) => packets += 1,
             Ok(None) => break,
-            Err(_) => troubles += 1,
+            Err(trouble) => {
+                assert!(trouble.at > place, "each has its own place");
+                (troubles, place) = (troubles + 1, trouble.at);
+            }
         }
     }
     assert_eq!((packets, reader.interfaces().len()), (1, 1 << 14));
