@@ -5,6 +5,7 @@
 
 pub mod exec;
 pub mod helper;
+pub mod mirror;
 
 use std::sync::Arc;
 

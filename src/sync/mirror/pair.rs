@@ -1,0 +1,408 @@
+//! Both ends of a mirror, started and connected.
+//!
+//! Owns their processes and the way between them. Frames from end to end are passed on unread and
+//! counted. Whatever goes wrong between the ends ends both: new ones start from what is on the
+//! disks, so there is nothing to clean up. An end is this program beside a directory, or a command
+//! that reaches one, such as `ssh HOST shadowvm mirror-end DIR`.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::entry::Rel;
+use super::message::{
+    FETCHED, Message, Order, PASSED_ON, Receiver, Report, Sender, VERSION, parse,
+};
+
+/// The verb under which the program is an end.
+pub const VERB: &str = "mirror-end";
+
+/// A mirror as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorSetup {
+    /// The two ends, in the order of the servers.
+    pub ends: [EndSetup; 2],
+    /// Paths below both directories that are left alone.
+    pub exclude: Vec<String>,
+    /// Whether changes are watched.
+    pub is_watching: bool,
+    /// Whether content is compared even where size and times are equal.
+    pub by_content: bool,
+    /// Whether files are on the disk before they take their names.
+    pub is_durable: bool,
+    /// A sync in which nothing moves for so long is given up.
+    pub timeout_ms: u64,
+}
+
+/// Where a tree is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndSetup {
+    /// A directory of this host.
+    Dir(String),
+    /// The end speaks on the standard input and output of a command.
+    Command(Vec<String>),
+}
+
+/// What a sync did and cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// What the target did.
+    pub report: Report,
+    /// Bytes between the ends, both ways.
+    pub sent: u64,
+}
+
+/// How far a sync is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files that have come.
+    pub files: u64,
+    /// Files that will come in this round; none until that is known.
+    pub files_all: u64,
+    /// Bytes between the ends so far.
+    pub sent: u64,
+}
+
+/// Two ends.
+#[derive(Debug)]
+pub struct Pair {
+    setup: MirrorSetup,
+    names: [String; 2],
+    ends: [Option<End>; 2],
+    /// The last sync was good.
+    is_settled: bool,
+}
+
+/// A running end.
+#[derive(Debug)]
+struct End {
+    process: Child,
+    receiver: Receiver<Stream>,
+    sender: Sender<Stream>,
+}
+
+/// Either half of the way to an end.
+#[derive(Debug)]
+enum Stream {
+    Socket(UnixStream),
+    Input(ChildStdin),
+    Output(ChildStdout),
+}
+
+impl Pair {
+    /// Ends of servers with these names. Nothing is started.
+    pub fn new(setup: MirrorSetup, names: [String; 2]) -> Self {
+        Self { setup, names, ends: [None, None], is_settled: false }
+    }
+
+    /// Starts both ends, so that they begin to watch. What fails is told by the first sync.
+    pub fn warm(&mut self) {
+        for which in 0..2 {
+            if let Ok(end) = self.start(which) {
+                self.ends[which] = Some(end);
+            }
+        }
+    }
+
+    /// Makes the tree of the other end equal to that of `from`. `is_stopped` is asked all the time;
+    /// `tell` hears how far it is. Errors: what people are told.
+    pub fn sync(
+        &mut self,
+        from: usize,
+        is_full: bool,
+        mut is_stopped: impl FnMut() -> bool,
+        mut tell: impl FnMut(Progress),
+    ) -> Result<Done, String> {
+        let is_full = is_full || !std::mem::take(&mut self.is_settled);
+        let mut ends = match [self.take(0), self.take(1)] {
+            [Ok(a), Ok(b)] => [a, b],
+            [Err(why), _] | [_, Err(why)] => return Err(why),
+        };
+        let order = Order {
+            is_target: false,
+            is_full,
+            by_content: self.setup.by_content,
+            is_durable: self.setup.is_durable,
+        };
+        let counts = Counts::default();
+        let [end_a, end_b] = &mut ends;
+        let groups = [end_a.group(), end_b.group()];
+        let (heard, outcomes) = channel();
+        let timeout = Duration::from_millis(self.setup.timeout_ms);
+        let outcome = std::thread::scope(|scope| {
+            let ways = [
+                (0, &mut end_a.receiver, &mut end_b.sender),
+                (1, &mut end_b.receiver, &mut end_a.sender),
+            ];
+            for (which, receiver, sender) in ways {
+                let (heard, counts) = (heard.clone(), &counts);
+                // The order for the other end goes the way that this thread has to itself.
+                let order = Order { is_target: from == which, ..order };
+                scope.spawn(move || {
+                    let begun = sender.send(&Message::Order(order)).and_then(|()| sender.flush());
+                    let ended = begun.and_then(|()| pass_on(receiver, sender, counts));
+                    // Who waits has perhaps given up.
+                    let _ = heard.send((which, ended));
+                });
+            }
+            let ended = wait(&outcomes, &counts, timeout, &mut is_stopped, &mut tell);
+            if !matches!(ended, Waited::Both(_)) {
+                // Their streams end, and with them the two threads.
+                groups.iter().for_each(|group| kill(*group));
+            }
+            ended
+        });
+        match outcome {
+            Waited::Both(mut reports) => {
+                let [a, b] = ends;
+                self.ends = [Some(a), Some(b)];
+                let target = std::mem::replace(&mut reports[1 - from], Ok(Report::default()));
+                reports[from].clone().map_err(|why| format!("{}: {why}", self.names[from]))?;
+                let report = target.map_err(|why| format!("{}: {why}", self.names[1 - from]))?;
+                self.is_settled = true;
+                Ok(Done { report, sent: counts.sent.load(Relaxed) })
+            }
+            Waited::Gone(which, error) => {
+                let name = &self.names[which];
+                let why = match error.kind() {
+                    io::ErrorKind::InvalidData => "talks nonsense".to_owned(),
+                    _ => format!("is gone ({})", ends[which].last_words()),
+                };
+                Err(format!("the mirror's end of server {name} {why}"))
+            }
+            Waited::Stopped => Err("given up".into()),
+            Waited::Timeout => Err(format!("nothing moved for {timeout:?}, so it was given up")),
+        }
+    }
+
+    fn take(&mut self, which: usize) -> Result<End, String> {
+        let running = self.ends[which].take().and_then(End::if_alive);
+        running.map_or_else(|| self.start(which), Ok)
+    }
+
+    fn start(&self, which: usize) -> Result<End, String> {
+        let setup = &self.setup;
+        let name = &self.names[which];
+        let end = End::start(&setup.ends[which]);
+        let mut end = end.map_err(|error| format!("the mirror's end of server {name}: {error}"))?;
+        let exclude = setup.exclude.iter().filter_map(|path| Rel::new(path.as_bytes())).collect();
+        let greeting = Message::Setup { exclude, is_watching: setup.is_watching };
+        let ready = end
+            .sender
+            .send(&greeting)
+            .and_then(|()| end.sender.flush())
+            .and_then(|()| end.receiver.receive())
+            .map(|message| match message {
+                Message::Ready { version, blind } => Some((version, blind)),
+                _ => None,
+            });
+        match ready {
+            Ok(Some((VERSION, blind))) => {
+                if let Some(why) = blind {
+                    eprintln!("mirror: server {name}: {why}; every sync looks at everything");
+                }
+                Ok(end)
+            }
+            Ok(Some((version, _))) => Err(format!(
+                "the mirror's end of server {name} speaks version {version}, this gateway \
+                 {VERSION}: install the same shadowvm on both"
+            )),
+            Ok(None) => Err(format!("the mirror's end of server {name} is no mirror-end")),
+            Err(error) => Err(format!(
+                "the mirror's end of server {name} does not start ({}; {error})",
+                end.last_words()
+            )),
+        }
+    }
+}
+
+impl End {
+    fn start(setup: &EndSetup) -> io::Result<Self> {
+        let (program, args): (&str, &[String]) = match setup {
+            EndSetup::Dir(dir) => ("/proc/self/exe", &[VERB.to_owned(), dir.clone()]),
+            EndSetup::Command(argv) => {
+                let (program, args) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+                (program, args)
+            }
+        };
+        let mut command = Command::new(program);
+        command.args(args).current_dir("/").process_group(0);
+        if let EndSetup::Dir(_) = setup {
+            // One socket both ways is cheaper than two pipes.
+            let (ours, theirs) = UnixStream::pair()?;
+            command.arg0("shadowvm").stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
+            command.stdout(Stdio::from(OwnedFd::from(theirs)));
+            let process = command.spawn()?;
+            let receiver = Receiver::new(Stream::Socket(ours.try_clone()?));
+            return Ok(Self { process, receiver, sender: Sender::new(Stream::Socket(ours)) });
+        }
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let input = process.stdin.take().ok_or_else(missing)?;
+        let output = process.stdout.take().ok_or_else(missing)?;
+        let receiver = Receiver::new(Stream::Output(output));
+        Ok(Self { process, receiver, sender: Sender::new(Stream::Input(input)) })
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    fn if_alive(mut self) -> Option<Self> {
+        matches!(self.process.try_wait(), Ok(None)).then_some(self)
+    }
+
+    /// How the process ended.
+    fn last_words(&mut self) -> String {
+        kill(self.group());
+        match self.process.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        kill(self.group());
+        let _ = self.process.wait();
+    }
+}
+
+fn kill(group: Pid) {
+    // It may be gone already.
+    let _ = killpg(group, Signal::SIGKILL);
+}
+
+impl io::Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(stream) => stream.read(buffer),
+            Self::Output(stream) => stream.read(buffer),
+            Self::Input(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(stream) => stream.write(bytes),
+            Self::Input(stream) => stream.write(bytes),
+            Self::Output(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    sent: AtomicU64,
+    files: AtomicU64,
+    files_all: AtomicU64,
+}
+
+impl Counts {
+    fn progress(&self) -> Progress {
+        Progress {
+            files: self.files.load(Relaxed),
+            files_all: self.files_all.load(Relaxed),
+            sent: self.sent.load(Relaxed),
+        }
+    }
+}
+
+/// Passes on what one end says until its part is over; gives its report.
+fn pass_on(
+    receiver: &mut Receiver<Stream>,
+    sender: &mut Sender<Stream>,
+    counts: &Counts,
+) -> io::Result<Result<Report, String>> {
+    loop {
+        if !receiver.has_next() {
+            sender.flush()?;
+        }
+        let (kind, frame) = receiver.raw()?;
+        if kind >= PASSED_ON {
+            counts.sent.fetch_add(frame.len() as u64, Relaxed);
+            counts.files.fetch_add(u64::from(kind == FETCHED), Relaxed);
+            sender.send_raw(frame)?;
+            continue;
+        }
+        match parse(kind, &frame[super::message::HEAD_LEN..]) {
+            Ok(Message::Planned { files, .. }) => {
+                counts.files_all.fetch_add(files, Relaxed);
+            }
+            Ok(Message::Ended(ended)) => return sender.flush().map(|()| ended),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// What ended the wait for both ends.
+enum Waited {
+    Both([Result<Report, String>; 2]),
+    Gone(usize, io::Error),
+    Stopped,
+    Timeout,
+}
+
+/// How often it is asked whether to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often somebody hears how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+fn wait(
+    outcomes: &Queue<(usize, io::Result<Result<Report, String>>)>,
+    counts: &Counts,
+    timeout: Duration,
+    is_stopped: &mut dyn FnMut() -> bool,
+    tell: &mut dyn FnMut(Progress),
+) -> Waited {
+    let mut reports = [None, None];
+    let (mut moved, mut told) = (Instant::now(), Instant::now());
+    let mut before = counts.progress();
+    loop {
+        match outcomes.recv_timeout(LOOK_EVERY) {
+            Ok((which, Ok(ended))) => {
+                moved = Instant::now();
+                reports[which] = Some(ended);
+                if let [Some(a), Some(b)] = &reports {
+                    return Waited::Both([a.clone(), b.clone()]);
+                }
+            }
+            Ok((which, Err(error))) => return Waited::Gone(which, error),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Waited::Gone(0, io::ErrorKind::BrokenPipe.into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let now = counts.progress();
+        if now != before {
+            (before, moved) = (now, Instant::now());
+        }
+        if is_stopped() {
+            return Waited::Stopped;
+        }
+        if moved.elapsed() > timeout {
+            return Waited::Timeout;
+        }
+        if told.elapsed() > TELL_EVERY {
+            told = Instant::now();
+            tell(now);
+        }
+    }
+}
