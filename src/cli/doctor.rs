@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use super::door::answer;
 use super::{Format, config_error, exit};
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Backend, Config, DEFAULT_FILE, Tree};
+use crate::sync::mirror::end::foreign;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> ExitCode {
     };
     let mut findings = host();
     match &config {
-        Some(config) => findings.extend(links(config)),
+        Some(config) => findings.extend(links(config).into_iter().chain(mirror(config))),
         None => findings.push(Finding::bad(
             "links",
             Verdict::Note,
@@ -327,6 +328,63 @@ fn address_of(entry: &InterfaceAddress) -> Option<String> {
     (!v6.is_unicast_link_local()).then(|| v6.to_string())
 }
 
+/// What the directories of a mirror are like.
+fn mirror(config: &Config) -> Vec<Finding> {
+    let Some(Backend::Mirror(backend)) = &config.sync.backend else { return Vec::new() };
+    let mut findings = Vec::new();
+    let mut is_watched = backend.is_watching;
+    for server in &config.servers {
+        let dir = match &server.tree {
+            Some(Tree::Dir(dir)) => Path::new(dir),
+            Some(Tree::Command(argv)) => {
+                let what = format!("server {}: reached by {}, not tried", server.name, argv[0]);
+                let fix = "run the command by hand: it waits silently for its input";
+                findings.push(Finding::bad("mirror", Verdict::Note, what, fix));
+                continue;
+            }
+            None => continue,
+        };
+        findings.push(directory(&server.name, dir));
+        if let Some(name) = foreign(dir).filter(|_| backend.is_watching) {
+            is_watched = false;
+            let what = format!("{} is {name}: every sync looks at everything", dir.display());
+            let fix = "where that is too slow, run an end on the file server (server.dir_command)";
+            findings.push(Finding::bad("mirror", Verdict::Warn, what, fix));
+        }
+    }
+    if is_watched && let Some(max) = number("/proc/sys/fs/inotify/max_user_watches") {
+        let what = format!("{max} directories can be watched, those of both trees together");
+        findings.push(match max >= WATCHES_WANTED {
+            true => Finding::good("mirror", what),
+            false => {
+                let fix = format!("sysctl -w fs.inotify.max_user_watches={WATCHES_WANTED}");
+                Finding::bad("mirror", Verdict::Warn, what, fix)
+            }
+        });
+    }
+    findings
+}
+
+/// Directories that a tree of some size may have.
+const WATCHES_WANTED: u64 = 100_000;
+
+fn directory(server: &str, dir: &Path) -> Finding {
+    use nix::unistd::{AccessFlags, access};
+    let shown = format!("server {server}: {}", dir.display());
+    let (is_dir, all) = (dir.is_dir(), AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK);
+    match (is_dir, is_dir && access(dir, all).is_ok()) {
+        (true, true) => Finding::good("mirror", shown),
+        (false, _) => {
+            let fix = format!("mkdir -p {}, or correct server.dir", dir.display());
+            Finding::bad("mirror", Verdict::Fail, format!("{shown} is no directory"), fix)
+        }
+        (true, false) => {
+            let fix = "run as root, or give the directory to who runs shadowvm";
+            Finding::bad("mirror", Verdict::Fail, format!("{shown} cannot be changed"), fix)
+        }
+    }
+}
+
 /// In clone addressing both servers have one address, so the backup cannot be reached by it.
 fn management() -> Finding {
     let what = "both servers share one address, so the backup has no network of its own through \
@@ -365,6 +423,14 @@ mod tests {
         assert_eq!(missing[0].verdict, Verdict::Fail);
         let lo = link("lo");
         assert!(lo.iter().any(|finding| finding.what.contains("not an Ethernet")), "{lo:?}");
+    }
+
+    #[test]
+    fn a_mirror_without_its_directory_fails_and_says_how_to_make_it() {
+        assert_eq!(directory("a", Path::new("/")).check, "mirror");
+        let missing = directory("a", Path::new("/nonexistent/tree"));
+        assert_eq!(missing.verdict, Verdict::Fail);
+        assert!(missing.fix.is_some_and(|fix| fix.contains("mkdir -p /nonexistent/tree")));
     }
 
     #[test]

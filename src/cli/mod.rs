@@ -23,6 +23,7 @@ pub mod lab;
 pub mod lab_client;
 pub mod lab_heal;
 pub mod lab_server;
+pub mod mirror_end;
 pub mod pause;
 pub mod pcap;
 pub mod rejoin;
@@ -112,10 +113,12 @@ enum Verb {
     Pcap(pcap::Args),
     /// A lasting world of namespaces to try by hand
     Lab(lab::Args),
-    /// Measure latency, throughput, failover
+    /// Measure latency, throughput, failover, sync
     Bench(bench::Args),
     /// Run the simulator
     Sim(sim::Args),
+    /// One end of a mirror: keeps a directory equal for a gateway that reaches it by a command
+    MirrorEnd(mirror_end::Args),
     /// Run the operator's commands for `run`
     #[command(hide = true)]
     Helper(helper::Args),
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),
+        Verb::MirrorEnd(args) => mirror_end::run(args),
         Verb::Helper(args) => helper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),

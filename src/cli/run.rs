@@ -26,7 +26,7 @@ use super::{config_error, exit};
 use crate::admin::socket::{self, SocketError};
 use crate::admin::types::LinkCounts;
 use crate::admin::{self, Door, Gateway, Question, ReloadError};
-use crate::config::{Config, ConfigError, DEFAULT_FILE, RunAs};
+use crate::config::{Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Tree};
 use crate::engine::{
     Command, Engine, Epoch, Event, Input, Instant, LegId, Record, SyncId, SyncRequest, SyncStep,
 };
@@ -36,7 +36,8 @@ use crate::io::state_file::{StateFile, StateFileError};
 use crate::io::{Driver, Mailbox, Request, Sink, clock, drive, mailbox, privileges, sandbox};
 use crate::observe::{Board, Level, Observer};
 use crate::sync::exec::{self, ExecSync};
-use crate::sync::helper::{Commands, Helper, HookCommand, Unheard};
+use crate::sync::helper::{Commands, Helper, HookCommand, MirrorCommand, Unheard};
+use crate::sync::mirror::pair::{EndSetup, MirrorSetup};
 use crate::sync::{StateSync, SyncSink};
 
 /// Arguments.
@@ -240,10 +241,16 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let failover = &config.failover;
     let commands = Commands {
-        sync: config.sync.backend.as_ref().map(|exec| HookCommand {
-            argv: exec.command.clone(),
-            timeout_ms: millis(exec.timeout),
-        }),
+        sync: match &config.sync.backend {
+            Some(Backend::Exec(exec)) => {
+                Some(HookCommand { argv: exec.command.clone(), timeout_ms: millis(exec.timeout) })
+            }
+            Some(Backend::Mirror(_)) | None => None,
+        },
+        mirror: match &config.sync.backend {
+            Some(Backend::Mirror(mirror)) => mirror_command(config, mirror),
+            Some(Backend::Exec(_)) | None => None,
+        },
         fence: failover.fence_command.as_ref().map(|command| HookCommand {
             argv: command.clone(),
             timeout_ms: millis(failover.fence_timeout),
@@ -255,6 +262,25 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
     // The running file itself, even if the one on disk was replaced meanwhile.
     let helper = Unheard::spawn(Path::new("/proc/self/exe"), &commands);
     helper.map(Some).map_err(system("the helper process cannot start"))
+}
+
+/// The mirror as its helper needs it; none if a server has no directory, which no valid
+/// configuration says.
+fn mirror_command(config: &Config, mirror: &MirrorBackend) -> Option<MirrorCommand> {
+    let end = |tree: &Option<Tree>| match tree.clone()? {
+        Tree::Dir(dir) => Some(EndSetup::Dir(dir)),
+        Tree::Command(argv) => Some(EndSetup::Command(argv)),
+    };
+    let [a, b] = &config.servers;
+    let setup = MirrorSetup {
+        ends: [end(&a.tree)?, end(&b.tree)?],
+        exclude: mirror.exclude.clone(),
+        is_watching: mirror.is_watching,
+        by_content: mirror.by_content,
+        is_durable: mirror.is_durable,
+        timeout_ms: u64::try_from(mirror.timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    Some(MirrorCommand { setup, names: [a.name.clone(), b.name.clone()] })
 }
 
 /// Opens the state file; one that cannot be trusted is put aside.

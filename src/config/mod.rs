@@ -4,6 +4,7 @@
 //! checks it again; a file with mistakes gives all of them at once, each with its line. It reads
 //! no host state: whether an interface exists is `doctor`'s and `run`'s question.
 
+mod mirror;
 mod parse;
 mod problem;
 mod read;
@@ -12,6 +13,7 @@ mod show;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
 
 pub use crate::observe::describe::Level;
@@ -89,6 +91,8 @@ pub struct Server {
     pub name: String,
     /// Whether it is primary at the first start.
     pub is_primary: bool,
+    /// Its directory, for the backend `mirror`.
+    pub tree: Option<Tree>,
 }
 
 /// How answers are compared and held.
@@ -112,11 +116,20 @@ pub struct Compare {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sync {
     /// Who does it; none if nobody.
-    pub backend: Option<ExecBackend>,
+    pub backend: Option<Backend>,
     /// How long diverged output waits.
     pub deadline: Duration,
     /// Least time between two syncs.
     pub min_gap: Duration,
+}
+
+/// Who makes the backup equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A command of the operator.
+    Exec(ExecBackend),
+    /// The gateway, by the servers' directories.
+    Mirror(MirrorBackend),
 }
 
 /// The command that makes the backup equal.
@@ -279,7 +292,7 @@ impl Config {
             (self.links != new.links, "links"),
             (self.service != new.service, "service"),
             (self.servers != new.servers, "server"),
-            (backend, "sync.backend, sync.command, sync.timeout"),
+            (backend, "sync.backend and the keys of that backend"),
             (fence, "failover.fence_command, failover.fence_timeout"),
             (self.limits != new.limits, "limits"),
             (self.record != new.record, "capture.record"),

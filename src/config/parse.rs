@@ -7,11 +7,12 @@ use std::net::IpAddr;
 
 use toml::de::DeTable;
 
+use super::mirror;
 use super::problem::Problem;
 use super::read::{At, Reader, Section, refuse_unknown_sections};
 use super::{
-    Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level, Limits,
-    Links, Log, RunAs, Server, Service, Sync,
+    Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
+    Limits, Links, Log, RunAs, Server, Service, Sync,
 };
 use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 
@@ -60,6 +61,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         is_sandboxed: Section::top(&reader, root, "security").flag("sandbox", true),
     };
     probe_address_is_free(&reader, root, &config);
+    mirror::check_trees(&reader, root, &config);
     let problems = reader.finish();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -78,7 +80,7 @@ impl Service {
 }
 impl Server {
     fn nobody() -> [Self; 2] {
-        [true, false].map(|is_primary| Self { name: String::new(), is_primary })
+        [true, false].map(|is_primary| Self { name: String::new(), is_primary, tree: None })
     }
 }
 
@@ -140,6 +142,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<[Server; 2]> {
         if section.at("role").is_none() {
             reader.missing(section.at.clone(), "server.role", "write \"primary\" or \"backup\"");
         }
+        let tree = mirror::tree(reader, section);
         let Some(name) = name_of(reader, section) else { continue };
         if servers.iter().any(|other| other.name == name) {
             let reason = format!("two servers are called `{name}`");
@@ -151,7 +154,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<[Server; 2]> {
                 let reason = format!("a second {word}");
                 reader.wrong_help(section.at("role"), "server.role", reason, two);
             }
-            servers.push(Server { name, is_primary });
+            servers.push(Server { name, is_primary, tree });
         }
     }
     if sections.len() != 2 {
@@ -379,42 +382,70 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
         let help = "the command is killed at `timeout`; output waits until `deadline`";
         reader.wrong_help(section.at(key), &section.full(key), reason, help);
     }
-    let command = command(reader, &section, "command");
-    let backend = match (backend, command) {
-        (true, Some(command)) => Some(ExecBackend { command, timeout }),
-        (true, None) => {
-            if section.at("command").is_none() {
-                let help = "the program that makes the backup equal and its arguments, as a list";
-                reader.missing(section.at.clone(), "sync.command", help);
-            }
-            None
+    if backend != Word::Mirror {
+        mirror::refuse_keys(reader, &section);
+    }
+    let backend = match backend {
+        Word::Unclear => None,
+        Word::Mirror => Some(Backend::Mirror(mirror::backend(reader, &section, timeout))),
+        Word::None | Word::Exec => {
+            exec(reader, &section, backend == Word::Exec, timeout).map(Backend::Exec)
+        }
+    };
+    Sync { backend, deadline, min_gap }
+}
+
+/// What `sync.backend` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    None,
+    Exec,
+    Mirror,
+    /// Nothing that this version knows: no more is said about the keys of such a backend.
+    Unclear,
+}
+
+fn backend(reader: &Reader<'_>, section: &Section<'_>) -> Word {
+    let word = section.string("backend");
+    if let Some(later @ ("qemu" | "container")) = word.as_deref() {
+        let reason = format!("`{later}` is not supported by this version");
+        let help = "choose `none`, `exec` or `mirror`";
+        reader.wrong_help(section.at("backend"), "sync.backend", reason, help);
+        return Word::Unclear;
+    }
+    let words = [("none", Word::None), ("exec", Word::Exec), ("mirror", Word::Mirror)];
+    let chosen = section.choice("backend", &words);
+    chosen.unwrap_or(if word.is_some() { Word::Unclear } else { Word::None })
+}
+
+fn exec(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    is_chosen: bool,
+    timeout: Duration,
+) -> Option<ExecBackend> {
+    match (is_chosen, command(reader, section, "command")) {
+        (true, Some(command)) => return Some(ExecBackend { command, timeout }),
+        (true, None) if section.at("command").is_none() => {
+            let help = "the program that makes the backup equal and its arguments, as a list";
+            reader.missing(section.at.clone(), "sync.command", help);
         }
         (false, Some(_)) => {
             let help = "write backend = \"exec\", or remove the command";
             let reason = "a command, but no backend that runs it";
             reader.wrong_help(section.at("command"), "sync.command", reason, help);
-            None
         }
-        (false, None) => None,
-    };
-    Sync { backend, deadline, min_gap }
-}
-
-/// Whether the backend is `exec`.
-fn backend(reader: &Reader<'_>, section: &Section<'_>) -> bool {
-    let word = section.string("backend");
-    if let Some(later @ ("mirror" | "qemu" | "container")) = word.as_deref() {
-        let reason = format!("`{later}` is not supported by this version");
-        let help = "choose `none` or `exec`";
-        reader.wrong_help(section.at("backend"), "sync.backend", reason, help);
-        // Nothing more is said about the keys of a backend that cannot be.
-        return section.at("command").is_some();
+        _ => {}
     }
-    section.choice("backend", &[("none", false), ("exec", true)]).unwrap_or(false)
+    None
 }
 
 /// Program and arguments.
-fn command(reader: &Reader<'_>, section: &Section<'_>, key: &str) -> Option<Vec<String>> {
+pub(super) fn command(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    key: &str,
+) -> Option<Vec<String>> {
     let words = section.strings(key, false)?;
     let full = section.full(key);
     let help = "program and arguments, each a string: [\"/etc/shadowvm/sync.sh\", \"now\"]";

@@ -18,10 +18,16 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("gateway", &["mode"]),
     ("links", &["client", "a", "b"]),
     ("service", &["name", "addressing", "address", "ports", "servers"]),
-    ("server", &["name", "role"]),
+    ("server", &["name", "role", "dir", "dir_command"]),
     ("compare", &["hold_soft", "hold_hard", "on_lag", "udp", "http_defaults", "rule"]),
     ("compare.rule", &["protocol", "header", "action"]),
-    ("sync", &["backend", "command", "deadline", "min_gap", "timeout"]),
+    (
+        "sync",
+        &[
+            "backend", "command", "deadline", "min_gap", "timeout", "exclude", "watch", "compare",
+            "fsync",
+        ],
+    ),
     (
         "failover",
         &[

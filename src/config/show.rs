@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
-use super::{Config, Level, RunAs};
+use super::{Backend, Config, Level, RunAs, Tree};
 use crate::engine::{Fence, LagPolicy, Mode, UdpPolicy};
 
 /// The whole file.
@@ -38,7 +38,14 @@ pub(super) fn to_toml(config: &Config) -> String {
     );
     for server in &config.servers {
         let role = if server.is_primary { "primary" } else { "backup" };
-        let keys = [("name", quote(&server.name)), ("role", quote(role))];
+        let mut keys = vec![("name", quote(&server.name)), ("role", quote(role))];
+        match &server.tree {
+            None => {}
+            Some(Tree::Dir(dir)) => keys.push(("dir", quote(dir))),
+            Some(Tree::Command(command)) => {
+                keys.push(("dir_command", list(command.iter().cloned())));
+            }
+        }
         section(&mut out, "[[server]]", &keys);
     }
     compare(&mut out, config);
@@ -99,10 +106,18 @@ fn sync(out: &mut String, config: &Config) {
     let sync = &config.sync;
     let mut keys = match &sync.backend {
         None => vec![("backend", quote("none"))],
-        Some(exec) => vec![
+        Some(Backend::Exec(exec)) => vec![
             ("backend", quote("exec")),
             ("command", list(exec.command.iter().cloned())),
             ("timeout", quote(&show_duration(exec.timeout))),
+        ],
+        Some(Backend::Mirror(mirror)) => vec![
+            ("backend", quote("mirror")),
+            ("exclude", list(mirror.exclude.iter().cloned())),
+            ("watch", mirror.is_watching.to_string()),
+            ("compare", quote(if mirror.by_content { "content" } else { "times" })),
+            ("fsync", mirror.is_durable.to_string()),
+            ("timeout", quote(&show_duration(mirror.timeout))),
         ],
     };
     keys.push(("deadline", quote(&show_duration(sync.deadline))));

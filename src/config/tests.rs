@@ -125,6 +125,13 @@ const BROKEN: &[Case] = &[
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),
     ("", "[sync]\nbackend = \"qemu\"\n", Some(16), "sync.backend", "not supported"),
+    ("", "[sync]\nbackend = \"miror\"\n", Some(16), "sync.backend", "did you mean `mirror`?"),
+    ("", "[sync]\nbackend = \"exec\"\ncommand = [\"/x\"]\nexclude = []\n", Some(18), "sync.exclude",
+        "only the backend `mirror`"),
+    ("", "[sync]\nwatch = true\n", Some(16), "sync.watch", "only the backend `mirror`"),
+    ("", "dir = \"/b\"\ndir_command = [\"/x\"]\n[sync]\nbackend = \"none\"\n", Some(16),
+        "server.dir_command", "not both"),
+    ("", "dir = \"b\"\n[sync]\nbackend = \"none\"\n", Some(15), "server.dir", "not an absolute path"),
     ("", "[sync]\ncommand = [\"/bin/true\"]\n", Some(16), "sync.command", "no backend"),
     ("", "[sync]\nbackend = \"exec\"\ncommand = \"/bin/true\"\n", Some(17), "sync.command", "list"),
     ("", "[sync]\nbackend = \"exec\"\ncommand = [\"sync.sh\"]\n", Some(17), "sync.command",
@@ -168,6 +175,56 @@ fn each_broken_file_is_refused_with_its_line_and_reason() {
         let is_follow_up = problems.list.len() > 1;
         assert!(!is_follow_up || first <= Some(line), "noise before the mistake:\n{shown}");
     }
+}
+
+/// The base file with a directory for each server.
+fn with_trees() -> String {
+    BASE.replace("\"primary\"", "\"primary\"\ndir = \"/srv/a\"")
+        .replace("\"backup\"", "\"backup\"\ndir_command = [\"/usr/bin/ssh\", \"b\"]")
+}
+
+#[test]
+fn a_mirror_is_read_and_shown() {
+    let text = format!(
+        "{}[sync]\nbackend = \"mirror\"\nexclude = [\"var/log\"]\ncompare = \"content\"\n\
+         fsync = true\nwatch = false\n",
+        with_trees()
+    );
+    let config = parse(&text).expect("it is valid");
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    assert_eq!(config.servers[0].tree, Some(Tree::Dir("/srv/a".into())));
+    let command = ["/usr/bin/ssh", "b"].map(String::from).to_vec();
+    assert_eq!(config.servers[1].tree, Some(Tree::Command(command)));
+    let Some(Backend::Mirror(mirror)) = &config.sync.backend else { panic!("no mirror") };
+    assert_eq!(mirror.exclude, ["var/log"]);
+    assert!(mirror.by_content && mirror.is_durable && !mirror.is_watching);
+    assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
+}
+
+#[test]
+fn a_mirror_needs_two_directories_apart_from_each_other() {
+    let trees = with_trees();
+    for (from, to, words) in [
+        ("dir = \"/srv/a\"\n", "", "the server `one` has no directory"),
+        ("dir_command = [\"/usr/bin/ssh\", \"b\"]\n", "", "the server `two` has no directory"),
+        ("dir_command = [\"/usr/bin/ssh\", \"b\"]", "dir = \"/srv/a/b\"", "are not apart"),
+    ] {
+        assert!(trees.contains(from), "{from:?}");
+        let text = format!("{}[sync]\nbackend = \"mirror\"\n", trees.replace(from, to));
+        let problems = parse(&text).expect_err(words);
+        assert_eq!(problems.list.len(), 1, "{problems}");
+        let line = text.lines().position(|line| line.starts_with("backend")).map(|at| at + 1);
+        assert_eq!((problems.list[0].line, &*problems.list[0].key), (line, "sync.backend"));
+        assert!(problems.to_string().contains(words), "{problems}");
+    }
+    for (exclude, words) in [("/etc", "below"), ("a/../b", "below"), ("", "below"), ("a/", "below")]
+    {
+        let sync = format!("[sync]\nbackend = \"mirror\"\nexclude = [\"{exclude}\"]\n");
+        let problems = parse(&format!("{trees}{sync}")).expect_err(exclude);
+        assert!(problems.to_string().contains(words), "{problems}");
+    }
+    let problems = parse(&trees).expect_err("nobody mirrors them");
+    assert!(problems.to_string().contains("no backend mirrors it"), "{problems}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The backend `exec`: a command of the operator makes the backup equal.
+//! The backends `exec` and `mirror`: the helper makes the backup equal, by a command of the
+//! operator or by two directories.
 //!
 //! Scope Content: files. Exit status 0 means that the target is equal now; anything else, or no
 //! end before `[sync] timeout`, means that it is not. The engine's own deadline only ends the wait
@@ -10,7 +11,7 @@ use super::helper::{Helper, Hook, JobId, Outcome};
 use super::{StateSync, SyncSink};
 use crate::engine::{Epoch, LegId, SyncId, SyncReason, SyncRequest, SyncScope, SyncStep};
 
-/// Runs the sync command in the helper.
+/// Has the helper do it.
 #[derive(Debug)]
 pub struct ExecSync {
     helper: Arc<Helper>,
@@ -109,7 +110,7 @@ mod tests {
             let argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
             Some(HookCommand { argv, timeout_ms })
         };
-        let commands = Commands { sync: command(sync), fence: command(fence) };
+        let commands = Commands { sync: command(sync), mirror: None, fence: command(fence) };
         Arc::new(Helper::over(ours, &commands).expect("a helper"))
     }
 
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn without_its_helper_a_sync_fails_at_once() {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let commands = Commands { sync: None, fence: None };
+        let commands = Commands::default();
         let helper = Arc::new(Helper::over(ours, &commands).expect("a helper"));
         drop(theirs);
         let mut backend = ExecSync::new(helper, names());
@@ -254,7 +255,8 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         std::thread::spawn(move || helper::serve(theirs));
         let argv = vec!["/nonexistent/sync.sh".into()];
-        let commands = Commands { sync: Some(HookCommand { argv, timeout_ms: 1000 }), fence: None };
+        let sync = Some(HookCommand { argv, timeout_ms: 1000 });
+        let commands = Commands { sync, ..Commands::default() };
         let helper = Arc::new(Helper::over(ours, &commands).expect("a helper"));
         let mut backend = ExecSync::new(helper, names());
         let told = start(&mut backend, request(9, SyncReason::First));

@@ -1,8 +1,8 @@
-//! The helper process: the only one that runs commands.
+//! The helper process: the only one that runs commands, and that has a mirror's ends as children.
 //!
-//! Started before privileges are dropped, it learns its commands once, from the first line of its
-//! socket, and afterwards runs nothing else: whoever takes over the gateway can start the
-//! operator's own commands and no others. Lines of JSON in both directions. When the gateway is
+//! Started before privileges are dropped, it learns its work once, from the first line of its
+//! socket, and afterwards does nothing else: whoever takes over the gateway can start the
+//! operator's own commands and the configured mirror, and nothing more. Lines of JSON in both directions. When the gateway is
 //! gone it kills what runs and ends.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::mirror::pair::{MirrorSetup, Pair, Progress};
+
 /// The hidden verb under which the program is its own helper.
 pub const VERB: &str = "helper";
 /// Longest part of a command's last line that is told.
@@ -33,7 +35,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
-    /// `[sync] command`.
+    /// `[sync] command`, or the mirror.
     Sync,
     /// `[failover] fence_command`.
     Fence,
@@ -53,14 +55,25 @@ pub struct HookCommand {
 pub struct Commands {
     /// Makes the backup equal.
     pub sync: Option<HookCommand>,
+    /// Makes the backup equal instead of a command.
+    pub mirror: Option<MirrorCommand>,
     /// Fences a server.
     pub fence: Option<HookCommand>,
+}
+
+/// The mirror of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MirrorCommand {
+    /// What it is.
+    pub setup: MirrorSetup,
+    /// Whose ends they are.
+    pub names: [String; 2],
 }
 
 impl Commands {
     /// Whether there is nothing to run, so that no helper is needed.
     pub fn is_empty(&self) -> bool {
-        self.sync.is_none() && self.fence.is_none()
+        self.sync.is_none() && self.mirror.is_none() && self.fence.is_none()
     }
 
     fn get(&self, hook: Hook) -> Option<&HookCommand> {
@@ -96,9 +109,16 @@ enum Order {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Done {
-    job: JobId,
-    outcome: Outcome,
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Done {
+        job: JobId,
+        outcome: Outcome,
+    },
+    /// For the log.
+    Said {
+        text: String,
+    },
 }
 
 type Callback = Box<dyn FnOnce(Outcome) + Send>;
@@ -221,13 +241,18 @@ const GONE: &str = "the helper process is gone; restart the gateway";
 fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>) {
     for line in stream.lines() {
         let Ok(line) = line else { break };
-        let Ok(Done { job, outcome }) = serde_json::from_str(&line) else {
-            tracing::error!(line, "the helper said something that is not an outcome");
-            break;
-        };
-        let callback = lock(jobs).running.remove(&job);
-        if let Some(done) = callback {
-            done(outcome);
+        match serde_json::from_str(&line) {
+            Ok(Answer::Done { job, outcome }) => {
+                let callback = lock(jobs).running.remove(&job);
+                if let Some(done) = callback {
+                    done(outcome);
+                }
+            }
+            Ok(Answer::Said { text }) => tracing::info!("{text}"),
+            Err(_) => {
+                tracing::error!(line, "the helper said something that is no answer");
+                break;
+            }
         }
     }
     let mut jobs = lock(jobs);
@@ -247,6 +272,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     let commands: Commands = serde_json::from_str(&first?)?;
     // One run of each command at a time: two copies onto one target would be worse than none.
     let turns = [Arc::new(Mutex::new(())), Arc::new(Mutex::new(()))];
+    let mirror = commands.mirror.clone().map(start_mirror).transpose()?;
     let mut running: HashMap<JobId, (Sender<Stop>, std::thread::JoinHandle<()>)> = HashMap::new();
     for line in lines {
         let Ok(line) = line else { break };
@@ -257,11 +283,16 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
                 let turn = Arc::clone(&turns[hook as usize]);
                 let command = commands.get(hook).cloned();
                 let (answers, exit) = (Arc::clone(&answers), stop.clone());
+                let mirror = mirror.clone().filter(|_| hook == Hook::Sync);
                 let thread = std::thread::Builder::new().spawn(move || {
                     let _turn = lock(&turn);
-                    let outcome = run_job(command.as_ref(), env, exit, &stopped);
                     // The gateway may be gone.
-                    let _ = write_line(&lock(&answers), &Done { job, outcome });
+                    let say = |text| drop(write_line(&lock(&answers), &Answer::Said { text }));
+                    let outcome = match &mirror {
+                        Some(mirror) => run_mirror(mirror, &env, &stopped, say),
+                        None => run_job(command.as_ref(), env, exit, &stopped),
+                    };
+                    let _ = write_line(&lock(&answers), &Answer::Done { job, outcome });
                 })?;
                 running.insert(job, (stop, thread));
             }
@@ -277,6 +308,61 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
         let _ = stop.send(Stop::Killed);
         let _ = thread.join();
     }
+    Ok(())
+}
+
+/// A mirror whose ends begin to watch; the first sync waits for that.
+fn start_mirror(command: MirrorCommand) -> io::Result<Arc<Mutex<Mirror>>> {
+    let pair = Pair::new(command.setup, command.names.clone());
+    let mirror = Arc::new(Mutex::new(Mirror { pair, names: command.names }));
+    let (warming, (begun, has_begun)) = (Arc::clone(&mirror), channel());
+    std::thread::Builder::new().spawn(move || {
+        let mut mirror = lock(&warming);
+        // Whoever waits for it has nothing to hear.
+        let _ = begun.send(());
+        mirror.pair.warm();
+    })?;
+    let _ = has_begun.recv();
+    Ok(mirror)
+}
+
+struct Mirror {
+    pair: Pair,
+    names: [String; 2],
+}
+
+/// One sync by the mirror. After a divergence the watches know what to look at; on every other
+/// occasion everything is looked at.
+fn run_mirror(
+    mirror: &Mutex<Mirror>,
+    env: &[(String, String)],
+    stopped: &Receiver<Stop>,
+    say: impl Fn(String),
+) -> Outcome {
+    let of = |key| env.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
+    let mut mirror = lock(mirror);
+    let from = mirror.names.iter().position(|name| Some(name.as_str()) == of("SHADOWVM_FROM"));
+    let from = from.ok_or("no such server")?;
+    let is_full = of("SHADOWVM_REASON") != Some("divergence");
+    let begun = std::time::Instant::now();
+    let is_stopped = || matches!(stopped.try_recv(), Ok(Stop::Killed));
+    let tell = |at: Progress| {
+        let Progress { files, files_all, sent } = at;
+        let sent = sent as f64 / 1e6;
+        say(format!("mirror: {files} of {files_all} files, {sent:.1} MB between the ends"));
+    };
+    let done = mirror.pair.sync(from, is_full, is_stopped, tell)?;
+    let (report, took) = (done.report, begun.elapsed().as_secs_f64() * 1e3);
+    say(format!(
+        "mirror: {} paths looked at{}, {} files written, {} removed, {} otherwise mended; {} bytes \
+         between the ends, {took:.1} ms",
+        report.paths,
+        if report.is_full { " (all)" } else { "" },
+        report.written,
+        report.removed,
+        report.mended,
+        done.sent,
+    ));
     Ok(())
 }
 
