@@ -22,6 +22,7 @@ mod garbage;
 mod paths;
 mod pour;
 mod real;
+mod sync;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,7 @@ mod real;
   shadowvm bench crowd --connections 10000 --failovers 100
   shadowvm bench crowd --connections 100000            memory of idle connections
   shadowvm bench flood --rate 50000
+  shadowvm bench sync --files 10000 --dir /var/tmp    the mirror beside rsync
 
 Exit status: 0 measured, 1 a byte was wrong or a connection was lost, 77 not permitted.")]
 pub struct Args {
@@ -55,21 +57,17 @@ enum What {
     Crowd(crowd::Args),
     /// One download beside a flood of SYNs from addresses that do not exist
     Flood(flood::Args),
+    /// A sync by the mirror beside rsync: the first copy, one changed byte, nothing changed
+    Sync(sync::Args),
 }
 
 /// Measures.
 pub fn run(args: Args) -> ExitCode {
-    let measured = take_powers().and_then(|()| {
-        let haven =
-            Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
-        match &args.what {
-            What::Latency(what) => paths::latency(what, haven.dir()),
-            What::Throughput(what) => paths::throughput(what, haven.dir()),
-            What::Failover(what) => failover::run(what, haven.dir()),
-            What::Crowd(what) => crowd::run(what, haven.dir()),
-            What::Flood(what) => flood::run(what, haven.dir()),
-        }
-    });
+    let measured = match &args.what {
+        // In the host's own file systems, without a world.
+        What::Sync(what) => sync::run(what),
+        what => in_a_world(what),
+    };
     match measured {
         Ok(table) => {
             match args.output {
@@ -85,6 +83,20 @@ pub fn run(args: Args) -> ExitCode {
             };
             ExitCode::from(if is_refused(&error) { exit::PERMISSION } else { exit::NO })
         }
+    }
+}
+
+fn in_a_world(what: &What) -> Result<Table, StageError> {
+    take_powers()?;
+    let haven =
+        Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
+    match what {
+        What::Latency(what) => paths::latency(what, haven.dir()),
+        What::Throughput(what) => paths::throughput(what, haven.dir()),
+        What::Failover(what) => failover::run(what, haven.dir()),
+        What::Crowd(what) => crowd::run(what, haven.dir()),
+        What::Flood(what) => flood::run(what, haven.dir()),
+        What::Sync(what) => sync::run(what),
     }
 }
 
