@@ -51,6 +51,11 @@ fn icmp_quote() {
 }
 
 #[test]
+fn mirror_target() {
+    replay("mirror_target");
+}
+
+#[test]
 fn pcap_reader() {
     replay("pcap_reader");
 }

@@ -45,6 +45,8 @@ pub struct GatewayOptions {
     pub is_strict: bool,
     /// Further lines of the configuration.
     pub more: String,
+    /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
+    pub mirrored: Option<&'static str>,
     /// The server whose link will be deleted: tcpdump would lose the last packets.
     pub vanishing: Option<LegId>,
     /// Room of each capture beyond the usual, in bytes: for what comes faster than it is written.
@@ -142,6 +144,8 @@ impl<'a> Bed<'a> {
         let text = GATEWAY
             .replace("FOLDER", &self.folder.display().to_string())
             .replace("POLICY", policy)
+            .replace("TREE-A", &self.tree(LegId::A))
+            .replace("TREE-B", &self.tree(LegId::B))
             .replace("MORE", &self.options.more);
         fs::write(&config, text).map_err(|e| e.to_string())?;
         let log = self.log("gateway.log")?;
@@ -158,6 +162,17 @@ impl<'a> Bed<'a> {
         })??;
         self.gateway = Some(child);
         Ok(())
+    }
+
+    /// The line that says where the mirrored folder of a server is, if one is mirrored.
+    fn tree(&self, leg: LegId) -> String {
+        let line = |inside| format!("dir = \"{}\"", self.own(leg).join(inside).display());
+        self.options.mirrored.map(line).unwrap_or_default()
+    }
+
+    /// The folder of a server's own.
+    pub fn own(&self, leg: LegId) -> PathBuf {
+        self.folder.join(leg_name(leg))
     }
 
     /// Kills the gateway by SIGKILL.
@@ -440,9 +455,11 @@ ports = [80]
 [[server]]
 name = \"a\"
 role = \"primary\"
+TREE-A
 [[server]]
 name = \"b\"
 role = \"backup\"
+TREE-B
 [compare]
 on_lag = \"POLICY\"
 [admin]

@@ -9,7 +9,7 @@ use shadowvm::engine::LegId;
 use shadowvm::lab::{HostId, Program, WorldOptions};
 
 use super::Scenario;
-use super::bed::{Bed, GatewayOptions, until};
+use super::bed::{Bed, Fault, GatewayOptions, until};
 use super::client::{Connection, Progress};
 use super::content::{Content, bytes, leg_name, sha256, write_dated};
 use super::judge;
@@ -31,7 +31,9 @@ pub fn scenarios(content: &Content) -> Vec<Scenario<'_>> {
             Box::new(move |at| gateway_killed(at, content, true)),
         ),
         ("boot-behind-the-gateway".into(), Box::new(move |at| boot(at, content))),
-        ("one-differing-file".into(), Box::new(move |at| differing(at, content))),
+        ("one-differing-file".into(), Box::new(move |at| differing(at, content, false))),
+        ("one-differing-file-mirror".into(), Box::new(move |at| differing(at, content, true))),
+        ("mirror-both-ways".into(), Box::new(move |at| mirrored_back(at, content))),
     ];
     for leg in LegId::ALL {
         let name = format!("graceful-reload-of-{}", leg_name(leg));
@@ -260,31 +262,34 @@ fn boot(at: &Path, content: &Content) -> Result<String, Failure> {
     Ok(format!("no address was found taken, {} bytes shown", summary["shown_bytes"]))
 }
 
-/// One file differs: a burst for it makes one sync, and no client sees a byte before that.
-fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
+/// One file differs: a burst for it makes one sync, and no client sees a byte before that. Who syncs
+/// is a command, or the gateway's own mirror.
+fn differing(at: &Path, content: &Content, is_mirror: bool) -> Result<String, Failure> {
     let script = at.join("sync.sh");
-    let log = at.join("sync.log");
-    let more = format!(
-        "[sync]\nbackend = \"exec\"\ncommand = [\"/bin/sh\", \"{}\"]\ndeadline = \"1s\"\n",
-        script.display()
-    );
-    let options = GatewayOptions { is_strict: true, more, ..GatewayOptions::default() };
+    let more = match is_mirror {
+        true => "[sync]\nbackend = \"mirror\"\ndeadline = \"1s\"\n".to_owned(),
+        false => format!(
+            "[sync]\nbackend = \"exec\"\ncommand = [\"/bin/sh\", \"{}\"]\ndeadline = \"1s\"\n",
+            script.display()
+        ),
+    };
+    let mirrored = is_mirror.then_some("own");
+    let options = GatewayOptions { is_strict: true, more, mirrored, ..GatewayOptions::default() };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     let text = format!(
-        "set -e\necho \"$SHADOWVM_REASON\" >> {log}\n\
-         cp -p {at}/$SHADOWVM_FROM/own/. {at}/$SHADOWVM_TO/own/ -r\n",
-        log = log.display(),
+        "set -e\ncp -p {at}/$SHADOWVM_FROM/own/. {at}/$SHADOWVM_TO/own/ -r\n",
         at = at.display()
     );
     fs::write(&script, text).map_err(|e| e.to_string())?;
     let versions = [bytes(901, 200_000), bytes(902, 200_000)];
     bed.start()?;
+    // Equal in length and time: only the content tells them apart.
     for (leg, data) in LegId::ALL.into_iter().zip(&versions) {
         let path = at.join(leg_name(leg)).join("own/differs.bin");
         write_dated(&path, data).map_err(|e| e.to_string())?;
     }
-    let syncs = || fs::read_to_string(&log).map(|s| s.lines().count()).unwrap_or(0);
-    let before = syncs();
+    let syncs = || bed.count("shadowvm_syncs_started_total", None);
+    let before = syncs()?;
     let mut open: Vec<Connection> =
         (0..16).map(|i| bed.connect(i % 2 == 1)).collect::<Result<_, _>>()?;
     let right = (200_000, sha256(&versions[0]));
@@ -312,7 +317,7 @@ fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
         threads.into_iter().map(join).collect()
     });
     answers.into_iter().collect::<Result<(), String>>()?;
-    let count = syncs() - before;
+    let count = syncs()? - before;
     if count != 1 {
         return Err(Failure::Broken(format!("{count} syncs for one burst")));
     }
@@ -327,4 +332,51 @@ fn differing(at: &Path, content: &Content) -> Result<String, Failure> {
     drop((open, fresh));
     let summary = bed.judge()?;
     Ok(format!("{differences} differences, 1 sync, {} bytes shown", summary["shown_bytes"]))
+}
+
+/// The primary dies; what clients change afterwards is on the other server alone, and the first one
+/// gets all of it when it returns, before new connections pair with it.
+fn mirrored_back(at: &Path, content: &Content) -> Result<String, Failure> {
+    let more = "[sync]\nbackend = \"mirror\"\ndeadline = \"1s\"\n".to_owned();
+    let options = GatewayOptions { more, mirrored: Some("own"), ..GatewayOptions::default() };
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    bed.start()?;
+    let [a, b] = LegId::ALL.map(|leg| bed.own(leg).join("own"));
+    bed.strike(Fault::KillAll, LegId::A, "")?;
+    until(Duration::from_secs(10), "the other server to be primary", || {
+        bed.status().ok().filter(|s| s.primary == "b")
+    })?;
+    // What the survivor has now, and what the dead one still has.
+    let wanted = bytes(903, 300_000);
+    write_dated(&b.join("later.bin"), &wanted).map_err(|e| e.to_string())?;
+    write_dated(&a.join("stale.bin"), &bytes(904, 100_000)).map_err(|e| e.to_string())?;
+    fs::create_dir(b.join("folder")).map_err(|e| e.to_string())?;
+    std::os::unix::fs::symlink("../later.bin", b.join("folder/link")).map_err(|e| e.to_string())?;
+    bed.start_nginx(LegId::A)?;
+    bed.wait_protected()?;
+    trees_are_equal(&b, &a)?;
+    let mut open = connections(&bed, 2)?;
+    let right = (300_000, sha256(&wanted));
+    for connection in &mut open {
+        if connection.fetch("/own/later.bin", "", &Progress::default())? != right {
+            return Err(Failure::Broken("the later file is wrong".into()));
+        }
+    }
+    judge::no_divergence(&bed)?;
+    drop(open);
+    Ok("the returned server has what the other one got meanwhile".into())
+}
+
+/// By a look that shares nothing with the mirror.
+fn trees_are_equal(a: &Path, b: &Path) -> Result<(), Failure> {
+    let checker = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/checker/trees.py");
+    let output = std::process::Command::new("/usr/bin/python3")
+        .args(["-B", checker])
+        .args([a, b])
+        .output()
+        .map_err(|e| format!("the checker: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Failure::Broken(String::from_utf8_lossy(&output.stdout).into_owned())),
+    }
 }

@@ -13,6 +13,7 @@ pub mod frag_reassembly;
 pub mod frame_parse;
 pub mod http_spans;
 pub mod icmp_quote;
+pub mod mirror_target;
 pub mod pcap_reader;
 mod reader;
 pub mod state_file;
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = targets![
     frame_parse,
     http_spans,
     icmp_quote,
+    mirror_target,
     pcap_reader,
     state_file,
     tcp_translate_roundtrip,
