@@ -135,7 +135,7 @@ pub enum Message<'a> {
         /// The hashes of the blocks that the asker has.
         hashes: Vec<Hash>,
     },
-    /// The next bytes: one block.
+    /// The next block, without the zeros at its end.
     Data(&'a [u8]),
     /// The next blocks are as in the hashes.
     Same(u64),

@@ -198,7 +198,7 @@ impl<W: Write> Source<'_, W> {
                     run.add(RunKind::Same)
                 }
                 Block::Data(bytes) => {
-                    run.end().and_then(|()| run.sender.send(&Message::Data(bytes)))
+                    run.end().and_then(|()| run.sender.send(&Message::Data(without_end(bytes))))
                 }
             };
             sent.map_err(|error| {
@@ -221,6 +221,12 @@ impl<W: Write> Source<'_, W> {
             false => Ok(Fetched::Changed),
         }
     }
+}
+
+/// A block without the zeros at its end, which go without saying.
+fn without_end(block: &[u8]) -> &[u8] {
+    let len = block.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &block[..len]
 }
 
 /// Why a file was not read to its end.

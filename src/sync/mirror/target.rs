@@ -572,7 +572,10 @@ impl Build<'_, '_> {
         if bytes.len() > self.fetch.block_len {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        self.begin()?.write(bytes)?;
+        let rest = self.fetch.block_len - bytes.len();
+        let file = self.begin()?;
+        file.write(bytes)?;
+        file.skip(rest as u64);
         self.blocks += 1;
         Ok(())
     }

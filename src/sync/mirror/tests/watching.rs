@@ -81,6 +81,27 @@ fn what_the_target_did_behind_its_back_is_undone() {
 }
 
 #[test]
+fn a_folder_that_takes_anothers_name_is_not_taken_for_it() {
+    // Events tell what was; the name is another folder's by the time that they are heard.
+    for _ in 0..20 {
+        let bench = Bench::new();
+        let [mut a, mut b] = bench.watched();
+        sync(&mut a, &mut b).expect("it works");
+        fs::create_dir_all(bench.a.join("x/in")).expect("folders");
+        fs::rename(bench.a.join("x"), bench.a.join("y")).expect("it moves");
+        fs::create_dir(bench.a.join("x")).expect("a folder");
+        sync(&mut a, &mut b).expect("it works");
+        bench.assert_equal();
+        for place in ["x/new", "y/new", "y/in/new"] {
+            fs::write(bench.a.join(place), place).expect("a file");
+        }
+        let done = sync(&mut a, &mut b).expect("it works");
+        assert!(!done.is_full && done.written == 3, "{done:?}");
+        bench.assert_equal();
+    }
+}
+
+#[test]
 fn folders_that_move_in_and_out_of_the_tree_are_followed() {
     let bench = Bench::new();
     let outside = tempfile::tempdir_in(bench.a.parent().expect("a folder")).expect("a folder");
