@@ -2,8 +2,8 @@
 //!
 //! Started before privileges are dropped, it learns its work once, from the first line of its
 //! socket, and afterwards does nothing else: whoever takes over the gateway can start the
-//! operator's own commands and the configured mirror, and nothing more. Lines of JSON in both directions. When the gateway is
-//! gone it kills what runs and ends.
+//! operator's own commands and the configured mirror, and nothing more. Lines of JSON in both
+//! directions. When the gateway is gone it kills what runs and ends.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};

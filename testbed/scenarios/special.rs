@@ -262,8 +262,8 @@ fn boot(at: &Path, content: &Content) -> Result<String, Failure> {
     Ok(format!("no address was found taken, {} bytes shown", summary["shown_bytes"]))
 }
 
-/// One file differs: a burst for it makes one sync, and no client sees a byte before that. Who syncs
-/// is a command, or the gateway's own mirror.
+/// One file differs: a burst for it makes one sync, and no client sees a byte before that. Who
+/// syncs is a command, or the gateway's own mirror.
 fn differing(at: &Path, content: &Content, is_mirror: bool) -> Result<String, Failure> {
     let script = at.join("sync.sh");
     let more = match is_mirror {

@@ -1,9 +1,9 @@
 //! The hands of the target: makes, replaces and removes what a plan says.
 //!
 //! Owns every change of a tree. A file is finished under a name of its own beside its place, with
-//! all attributes, and then takes its name in one step: nobody ever sees a part of it, and a process
-//! that is killed leaves an unfinished name that the next sync removes. Directories are opened below
-//! the root without following links, and changes are made by name inside of them.
+//! all attributes, and then takes its name in one step: nobody ever sees a part of it, and a
+//! process that is killed leaves an unfinished name that the next sync removes. Directories are
+//! opened below the root without following links, and changes are made by name inside of them.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -150,9 +150,16 @@ impl Pair {
                 let order = Order { is_target: from == which, ..order };
                 scope.spawn(move || {
                     let begun = sender.send(&Message::Order(order)).and_then(|()| sender.flush());
-                    let ended = begun.and_then(|()| pass_on(receiver, sender, counts));
+                    let ended = match begun {
+                        Ok(()) => pass_on(receiver, sender, counts),
+                        Err(error) => Err(Broken::Out(error)),
+                    };
                     // Who waits has perhaps given up.
-                    let _ = heard.send((which, ended));
+                    let _ = heard.send(match ended {
+                        Ok(ended) => (which, Ok(ended)),
+                        Err(Broken::In(error)) => (which, Err(error)),
+                        Err(Broken::Out(error)) => (1 - which, Err(error)),
+                    });
                 });
             }
             let ended = wait(&outcomes, &counts, timeout, &mut is_stopped, &mut tell);
@@ -325,29 +332,39 @@ impl Counts {
     }
 }
 
+/// Which way between the ends broke.
+enum Broken {
+    /// From the end that is heard.
+    In(io::Error),
+    /// To the other one.
+    Out(io::Error),
+}
+
 /// Passes on what one end says until its part is over; gives its report.
 fn pass_on(
     receiver: &mut Receiver<Stream>,
     sender: &mut Sender<Stream>,
     counts: &Counts,
-) -> io::Result<Result<Report, String>> {
+) -> Result<Result<Report, String>, Broken> {
     loop {
         if !receiver.has_next() {
-            sender.flush()?;
+            sender.flush().map_err(Broken::Out)?;
         }
-        let (kind, frame) = receiver.raw()?;
+        let (kind, frame) = receiver.raw().map_err(Broken::In)?;
         if kind >= PASSED_ON {
             counts.sent.fetch_add(frame.len() as u64, Relaxed);
             counts.files.fetch_add(u64::from(kind == FETCHED), Relaxed);
-            sender.send_raw(frame)?;
+            sender.send_raw(frame).map_err(Broken::Out)?;
             continue;
         }
         match parse(kind, &frame[super::message::HEAD_LEN..]) {
             Ok(Message::Planned { files, .. }) => {
                 counts.files_all.fetch_add(files, Relaxed);
             }
-            Ok(Message::Ended(ended)) => return sender.flush().map(|()| ended),
-            _ => return Err(io::ErrorKind::InvalidData.into()),
+            Ok(Message::Ended(ended)) => {
+                return sender.flush().map(|()| ended).map_err(Broken::Out);
+            }
+            _ => return Err(Broken::In(io::ErrorKind::InvalidData.into())),
         }
     }
 }

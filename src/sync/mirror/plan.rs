@@ -3,7 +3,7 @@
 //! Owns every decision about a sync and does nothing: pure. The source is always right.
 //!
 //! A file that only the source has is looked for among those that only the target has: one of the
-//! same length and time is most likely the same file under its old name, and is moved if its content
+//! same length and time is most likely the same file under its old name, and moves if its content
 //! turns out to be the same. Names of one file are kept together by device and inode.
 
 use std::collections::{BTreeMap, BTreeSet};

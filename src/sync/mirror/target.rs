@@ -1,8 +1,8 @@
 //! The end that is made equal: it compares, plans, fetches and applies.
 //!
 //! Owns the order of a sync. Rounds: look at what either side doubts (or at everything), make it
-//! equal, look again at what changed meanwhile. A round with nothing to do ends it. What never stood
-//! still, and what could not be done, is named, and then the sync has failed: equal is equal.
+//! equal, look again at what changed meanwhile. A round with nothing to do ends it. What never
+//! stood still, and what could not be done, is named, and then the sync has failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -748,8 +748,8 @@ impl Troubles {
             let count = self.unsettled.len();
             let _ = write!(
                 text,
-                "{lead}{count} changed whenever they were read, such as {first}: exclude what never \
-                 stands still"
+                "{lead}{count} changed whenever they were read, such as {first}: exclude what \
+                 never stands still"
             );
         }
         if text.is_empty() { Ok(()) } else { Err(text) }

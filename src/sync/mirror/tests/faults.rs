@@ -1,4 +1,4 @@
-//! Whatever ends a sync early, no file is ever half of anything, and the next sync repairs the rest.
+//! Whatever ends a sync early, no file is ever half of anything, and the next one repairs the rest.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -131,7 +131,9 @@ proptest! {
     }
 
     #[test]
-    fn nonsense_never_panics(kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn nonsense_never_panics(
+        kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         if let Ok(message) = parse(kind, &body) {
             let mut again = Vec::new();
             message.put(&mut again);
