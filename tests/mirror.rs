@@ -62,7 +62,7 @@ fn sync(pair: &mut Pair, from: usize) -> Result<Done, String> {
 fn both_directions_and_only_what_changed() {
     let bed = Bed::new();
     let mut pair = bed.pair();
-    pair.warm();
+    pair.warm(|| false);
     for i in 0..50 {
         bed.write(0, &format!("f{i}"), &vec![b'x'; 10_000]);
     }
@@ -120,6 +120,10 @@ fn an_end_that_says_nothing_is_given_up() {
     let mut pair = Pair::new(setup, ["one".into(), "two".into()]);
     let failed = sync(&mut pair, 0).expect_err("nobody answers");
     assert!(failed.contains("nothing moved"), "{failed}");
+    // It does not even stand by: it can be given up at any time.
+    let mut pair = bed.pair_with([end(&bed.trees[0]), shell("cat > /dev/null")]);
+    let failed = pair.sync(0, false, || true, |_| {});
+    assert_eq!(failed.expect_err("nobody stands by"), "given up");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -272,7 +273,9 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     let commands: Commands = serde_json::from_str(&first?)?;
     // One run of each command at a time: two copies onto one target would be worse than none.
     let turns = [Arc::new(Mutex::new(())), Arc::new(Mutex::new(()))];
-    let mirror = commands.mirror.clone().map(start_mirror).transpose()?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mirror = commands.mirror.clone().map(|command| start_mirror(command, &is_over));
+    let mirror = mirror.transpose()?;
     let mut running: HashMap<JobId, (Sender<Stop>, std::thread::JoinHandle<()>)> = HashMap::new();
     for line in lines {
         let Ok(line) = line else { break };
@@ -304,6 +307,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
             }
         }
     }
+    is_over.store(true, Ordering::Relaxed);
     for (_, (stop, thread)) in running {
         let _ = stop.send(Stop::Killed);
         let _ = thread.join();
@@ -311,16 +315,20 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A mirror whose ends begin to watch; the first sync waits for that.
-fn start_mirror(command: MirrorCommand) -> io::Result<Arc<Mutex<Mirror>>> {
+/// A mirror whose ends begin to watch; the first sync waits for that, unless all is over.
+fn start_mirror(
+    command: MirrorCommand,
+    is_over: &Arc<AtomicBool>,
+) -> io::Result<Arc<Mutex<Mirror>>> {
     let pair = Pair::new(command.setup, command.names.clone());
     let mirror = Arc::new(Mutex::new(Mirror { pair, names: command.names }));
     let (warming, (begun, has_begun)) = (Arc::clone(&mirror), channel());
+    let is_over = Arc::clone(is_over);
     std::thread::Builder::new().spawn(move || {
         let mut mirror = lock(&warming);
         // Whoever waits for it has nothing to hear.
         let _ = begun.send(());
-        mirror.pair.warm();
+        mirror.pair.warm(|| is_over.load(Ordering::Relaxed));
     })?;
     let _ = has_begun.recv();
     Ok(mirror)

@@ -84,7 +84,7 @@ fn measure(args: &Args, dir: &Path) -> Result<Table, StageError> {
         // The trees removed and made are not what the first copy shall wait for.
         nix::unistd::sync();
         let mut pair = pair(&source, &mirrored);
-        pair.warm();
+        pair.warm(|| false);
         let mut values = Vec::new();
         let first = sync(&mut pair, true)?;
         let by_rsync = rsync(&source, &copied, &[])?.1;

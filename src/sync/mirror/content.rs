@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::{Errno, pread};
@@ -69,8 +70,8 @@ pub fn each_block(
     Ok(())
 }
 
-/// The hashes of all blocks of a file.
-pub fn hashes(file: impl AsFd, size: u64, len: usize) -> io::Result<Vec<Hash>> {
+/// The hashes of all blocks of a file. What is done by then is added to `work`, in bytes.
+pub fn hashes(file: impl AsFd, size: u64, len: usize, work: &AtomicU64) -> io::Result<Vec<Hash>> {
     let mut zeros = Zeros::default();
     let mut all = Vec::new();
     each_block(file, size, len, |block| {
@@ -78,6 +79,7 @@ pub fn hashes(file: impl AsFd, size: u64, len: usize) -> io::Result<Vec<Hash>> {
             Block::Zero(len) => zeros.hash(len),
             Block::Data(bytes) => hash(bytes),
         });
+        work.fetch_add(len as u64, Relaxed);
         Ok(())
     })?;
     Ok(all)
@@ -174,8 +176,10 @@ mod tests {
             let data: Vec<usize> = (0..seen.len()).filter(|&i| seen[i]).collect();
             assert_eq!((seen.len(), data), (11, vec![3]));
         }
-        let hashes = [&sparse, &dense].map(|file| hashes(file, size, len).expect("read"));
+        let work = AtomicU64::new(0);
+        let hashes = [&sparse, &dense].map(|file| hashes(file, size, len, &work).expect("read"));
         assert_eq!(hashes[0], hashes[1]);
+        assert_eq!(work.into_inner(), 2 * 11 * len as u64);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -204,8 +203,8 @@ pub fn serve<R: Read + Send, W: Write + Send>(dir: &Path, input: R, output: W) -
 /// Whether the directory is still the one that is open.
 fn is_at(place: &Place, dir: &Path) -> bool {
     let open = place.tree.dir(&Rel::root()).and_then(entry_of);
-    let there = std::fs::metadata(dir);
-    matches!((open, there), (Ok(open), Ok(there)) if open.id.1 == there.ino())
+    let there = Tree::open(dir).and_then(|tree| Ok(entry_of(tree.dir(&Rel::root())?)?));
+    matches!((open, there), (Ok(open), Ok(there)) if open.id == there.id)
 }
 
 /// One sync, in the role that the order says.

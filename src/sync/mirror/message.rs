@@ -96,6 +96,8 @@ pub enum Message<'a> {
         /// Bytes.
         bytes: u64,
     },
+    /// From the target: it works, though it has nothing to say.
+    Busy,
     /// From an end: its part is over. Only the target's report says anything.
     Ended(Result<Report, String>),
 
@@ -187,6 +189,7 @@ impl Message<'_> {
                 put_number(out, *bytes);
                 3
             }
+            Self::Busy => 6,
             Self::Ended(result) => {
                 put_flag(out, result.is_ok());
                 match result {
@@ -309,6 +312,7 @@ pub fn parse(kind: u8, body: &[u8]) -> Result<Message<'_>, Garbled> {
             removed: body.number()?,
         })),
         4 => Message::Ended(Err(body.text()?)),
+        6 => Message::Busy,
         16 => Message::Path(body.path()?, body.flag()?),
         17 => Message::List { is_full: body.flag()? },
         18 => Message::Scope { is_full: body.flag()? },

@@ -6,7 +6,7 @@
 //!
 //! Two ends, each beside its tree, talk over any stream of bytes. Reading order: [`entry`] (what a
 //! tree consists of) · [`plan`] (what differs -> what to do; pure) · [`message`] and [`wire`] (what
-//! the ends say) · [`tree`] (looking) · [`content`] (blocks) · [`source`] · [`target`] · [`apply`]
+//! the ends say) · [`tree`] (looking) · [`content`] (blocks) · [`source`] · [`target`] · [`fetch`] · [`apply`]
 //! (the only one that changes anything) · [`doubt`] and [`watch`] (what may have changed) · [`end`]
 //! (the process) · [`pair`] (who starts both ends, and connects them).
 //!
@@ -17,6 +17,7 @@ pub mod content;
 pub mod doubt;
 pub mod end;
 pub mod entry;
+pub mod fetch;
 pub mod message;
 pub mod pair;
 pub mod plan;

@@ -105,10 +105,11 @@ impl Pair {
         Self { setup, names, ends: [None, None], is_settled: false }
     }
 
-    /// Starts both ends, so that they begin to watch. What fails is told by the first sync.
-    pub fn warm(&mut self) {
+    /// Starts both ends, so that they begin to watch; `is_stopped` is asked all the time. What fails
+    /// is told by the first sync.
+    pub fn warm(&mut self, mut is_stopped: impl FnMut() -> bool) {
         for which in 0..2 {
-            if let Ok(end) = self.start(which) {
+            if let Ok(end) = self.start(which, &mut is_stopped) {
                 self.ends[which] = Some(end);
             }
         }
@@ -124,7 +125,8 @@ impl Pair {
         mut tell: impl FnMut(Progress),
     ) -> Result<Done, String> {
         let is_full = is_full || !std::mem::take(&mut self.is_settled);
-        let mut ends = match [self.take(0), self.take(1)] {
+        let ends = [0, 1].map(|which| self.take(which, &mut is_stopped));
+        let mut ends = match ends {
             [Ok(a), Ok(b)] => [a, b],
             [Err(why), _] | [_, Err(why)] => return Err(why),
         };
@@ -192,28 +194,23 @@ impl Pair {
         }
     }
 
-    fn take(&mut self, which: usize) -> Result<End, String> {
+    fn take(&mut self, which: usize, is_stopped: &mut dyn FnMut() -> bool) -> Result<End, String> {
         let running = self.ends[which].take().and_then(End::if_alive);
-        running.map_or_else(|| self.start(which), Ok)
+        running.map_or_else(|| self.start(which, is_stopped), Ok)
     }
 
-    fn start(&self, which: usize) -> Result<End, String> {
+    fn start(&self, which: usize, is_stopped: &mut dyn FnMut() -> bool) -> Result<End, String> {
         let setup = &self.setup;
         let name = &self.names[which];
         let end = End::start(&setup.ends[which]);
         let mut end = end.map_err(|error| format!("the mirror's end of server {name}: {error}"))?;
         let exclude = setup.exclude.iter().filter_map(|path| Rel::new(path.as_bytes())).collect();
         let greeting = Message::Setup { exclude, is_watching: setup.is_watching };
-        let ready = end
-            .sender
-            .send(&greeting)
-            .and_then(|()| end.sender.flush())
-            .and_then(|()| end.receiver.receive())
-            .map(|message| match message {
-                Message::Ready { version, blind } => Some((version, blind)),
-                _ => None,
-            });
-        match ready {
+        match end.greet(&greeting, is_stopped) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err("given up".into()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(format!("the mirror's end of server {name} says nothing for {START_TIMEOUT:?}"))
+            }
             Ok(Some((VERSION, blind))) => {
                 if let Some(why) = blind {
                     eprintln!("mirror: server {name}: {why}; every sync looks at everything");
@@ -259,6 +256,45 @@ impl End {
         let output = process.stdout.take().ok_or_else(missing)?;
         let receiver = Receiver::new(Stream::Output(output));
         Ok(Self { process, receiver, sender: Sender::new(Stream::Input(input)) })
+    }
+
+    /// Says how the tree is kept, and waits until the end stands by: its version, and why it cannot
+    /// watch; none if it says something else. Errors: `Interrupted` if that is stopped, `TimedOut`;
+    /// it is killed then.
+    fn greet(
+        &mut self,
+        greeting: &Message<'_>,
+        is_stopped: &mut dyn FnMut() -> bool,
+    ) -> io::Result<Option<(u32, Option<String>)>> {
+        let group = self.group();
+        let (sender, receiver) = (&mut self.sender, &mut self.receiver);
+        let (heard, answer) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let sent = sender.send(greeting).and_then(|()| sender.flush());
+                let ready = sent.and_then(|()| receiver.receive()).map(|message| match message {
+                    Message::Ready { version, blind } => Some((version, blind)),
+                    _ => None,
+                });
+                // Who waits has perhaps given up.
+                let _ = heard.send(ready);
+            });
+            let begun = Instant::now();
+            loop {
+                let given_up = match answer.recv_timeout(LOOK_EVERY) {
+                    Ok(ready) => return ready,
+                    Err(RecvTimeoutError::Disconnected) => io::ErrorKind::BrokenPipe,
+                    Err(RecvTimeoutError::Timeout) if is_stopped() => io::ErrorKind::Interrupted,
+                    Err(RecvTimeoutError::Timeout) if begun.elapsed() > START_TIMEOUT => {
+                        io::ErrorKind::TimedOut
+                    }
+                    Err(RecvTimeoutError::Timeout) => continue,
+                };
+                // Its streams end, and with them the thread.
+                kill(group);
+                return Err(given_up.into());
+            }
+        })
     }
 
     fn group(&self) -> Pid {
@@ -320,6 +356,8 @@ struct Counts {
     sent: AtomicU64,
     files: AtomicU64,
     files_all: AtomicU64,
+    /// So often an end said that it works.
+    pulses: AtomicU64,
 }
 
 impl Counts {
@@ -361,6 +399,9 @@ fn pass_on(
             Ok(Message::Planned { files, .. }) => {
                 counts.files_all.fetch_add(files, Relaxed);
             }
+            Ok(Message::Busy) => {
+                counts.pulses.fetch_add(1, Relaxed);
+            }
             Ok(Message::Ended(ended)) => {
                 return sender.flush().map(|()| ended).map_err(Broken::Out);
             }
@@ -377,6 +418,9 @@ enum Waited {
     Timeout,
 }
 
+/// An end that has not begun to watch by then never will: a tree of a million directories takes
+/// less.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often it is asked whether to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often somebody hears how far it is.
@@ -391,7 +435,8 @@ fn wait(
 ) -> Waited {
     let mut reports = [None, None];
     let (mut moved, mut told) = (Instant::now(), Instant::now());
-    let mut before = counts.progress();
+    let moves = || (counts.progress(), counts.pulses.load(Relaxed));
+    let mut before = moves();
     loop {
         match outcomes.recv_timeout(LOOK_EVERY) {
             Ok((which, Ok(ended))) => {
@@ -407,7 +452,7 @@ fn wait(
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let now = counts.progress();
+        let now = moves();
         if now != before {
             (before, moved) = (now, Instant::now());
         }
@@ -419,7 +464,30 @@ fn wait(
         }
         if told.elapsed() > TELL_EVERY {
             told = Instant::now();
-            tell(now);
+            tell(now.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits for ends that never end; an end may say all the time that it works.
+    fn wait_for_nobody(is_working: bool) -> Waited {
+        let (counts, (_heard, outcomes)) = (Counts::default(), channel());
+        let mut asked = 0;
+        let mut is_stopped = || {
+            asked += 1;
+            counts.pulses.fetch_add(u64::from(is_working), Relaxed);
+            asked > 100
+        };
+        wait(&outcomes, &counts, Duration::from_secs(1), &mut is_stopped, &mut |_| {})
+    }
+
+    #[test]
+    fn who_works_without_a_word_is_waited_for_and_who_does_not_is_given_up() {
+        assert!(matches!(wait_for_nobody(true), Waited::Stopped));
+        assert!(matches!(wait_for_nobody(false), Waited::Timeout));
     }
 }

@@ -14,6 +14,9 @@ use super::tree::{entry_of, moment_of};
 const ENTRIES_MAX: usize = 256;
 /// A message takes no more entries once it is so long.
 const DIR_LEN_MAX: usize = 1 << 20;
+/// So many bytes are read before something is said of them, however equal they are: somebody waits
+/// for something to move.
+const SILENT_LEN_MAX: usize = 64 << 20;
 
 /// Serves one sync; tells whether the target is equal at its end. Errors: the stream's, or the
 /// target talks nonsense.
@@ -40,7 +43,7 @@ pub fn serve<R: Read, W: Write>(
                 source.fetch(&path, block_len as usize, &hashes)?;
             }
             // For whoever passes messages on; where nobody does it comes here.
-            Message::Planned { .. } => {}
+            Message::Planned { .. } | Message::Busy => {}
             Message::Bye { is_equal } => {
                 if !is_equal {
                     place.doubt(source.taken);
@@ -164,6 +167,10 @@ impl<W: Write> Source<'_, W> {
     }
 
     fn fetch(&mut self, path: &Rel, block_len: usize, hashes: &[Hash]) -> io::Result<()> {
+        if self.place.is_excluded(path) {
+            let why = "it is excluded".to_owned();
+            return self.sender.send(&Message::Fetched(Fetched::Failed(why)));
+        }
         let fetched = match self.read(path, block_len, hashes) {
             Ok(fetched) => fetched,
             Err(Unread::File(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -186,7 +193,7 @@ impl<W: Write> Source<'_, W> {
         let mut run = Run { sender: &mut *self.sender, kind: RunKind::Same, count: 0 };
         let mut zeros = Zeros::default();
         let mut known = hashes.iter();
-        let mut broken = None;
+        let (mut broken, mut silent) = (None, 0);
         let read = each_block(&file, size, block_len, |block| {
             let known = known.next();
             let sent = match block {
@@ -201,6 +208,14 @@ impl<W: Write> Source<'_, W> {
                     run.end().and_then(|()| run.sender.send(&Message::Data(without_end(bytes))))
                 }
             };
+            silent += block_len;
+            let sent = sent.and_then(|()| match silent >= SILENT_LEN_MAX {
+                false => Ok(()),
+                true => {
+                    silent = 0;
+                    run.end().and_then(|()| run.sender.flush())
+                }
+            });
             sent.map_err(|error| {
                 broken = Some(error);
                 io::ErrorKind::BrokenPipe.into()

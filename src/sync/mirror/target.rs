@@ -1,4 +1,4 @@
-//! The end that is made equal: it compares, plans, fetches and applies.
+//! The end that is made equal: it compares and plans, and has it done.
 //!
 //! Owns the order of a sync. Rounds: look at what either side doubts (or at everything), make it
 //! equal, look again at what changed meanwhile. A round with nothing to do ends it. What never
@@ -7,24 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use rustix::io::Errno;
 
-use super::apply::{Applier, Unfinished, is_gone};
-use super::content::{Hash, Zeros, block_len, hashes};
+use super::apply::{Applier, is_gone};
 use super::doubt::{Doubt, Doubts};
 use super::end::{Place, now};
 use super::entry::{Entry, Moment, Powers, Rel};
-use super::message::{Fetched, Message, Order, Receiver, Report, Sender};
+use super::fetch::{Done, Ways, fetch_all};
+use super::message::{Message, Order, Receiver, Report, Sender};
 use super::plan::{Copy, Pair, Plan, is_of_interest, plan};
-use super::tree::{entry_of, moment_of};
 
 /// So often a sync looks again at what changed while it ran.
 const ROUNDS_MAX: usize = 4;
-/// So many files are asked for ahead of what has come.
-const FETCHES_MAX: usize = 256;
 /// So many troubles are named.
 const NAMED_MAX: usize = 3;
 
@@ -400,44 +395,28 @@ impl<R: Read + Send, W: Write + Send> Target<'_, R, W> {
         Ok(())
     }
 
-    /// Fetches and writes the files: one thread asks, hashing what is there, while the other takes
-    /// what comes.
+    /// Fetches and writes the files.
     fn copy(
         &mut self,
         applier: &mut Applier<'_>,
         copies: &[Copy],
         unsettled: &mut Doubts,
     ) -> Step<()> {
-        if copies.is_empty() {
-            return Ok(Ok(()));
-        }
-        let (queue, asked) = sync_channel(FETCHES_MAX);
-        let (place, sender) = (self.place, &mut *self.sender);
-        let (receiver, troubles) = (&mut *self.receiver, &mut self.troubles);
-        let (report, powers) = (&mut self.report, self.powers);
-        std::thread::scope(|scope| {
-            let asker = scope.spawn(move || ask_for(place, copies, sender, &queue));
-            let mut fatal = Ok(());
-            for fetch in asked {
-                let copy = fetch.copy;
-                // After a fatal error what comes is only taken off the stream.
-                let done = fatal.is_ok().then_some(&mut *applier);
-                match receive(done, receiver, fetch, powers)? {
-                    Ok(Done::Written) => report.written += 1,
-                    Ok(Done::Mended) => report.mended += 1,
-                    Ok(Done::Nothing) => {}
-                    Ok(Done::Changed) => unsettled.add(copy.path.clone(), CHANGED),
-                    Err(error) if fatal.is_ok() => {
-                        fatal = troubles.judge(&copy.path, &error, unsettled);
-                    }
-                    Err(_) => {}
-                }
+        let (troubles, report) = (&mut self.troubles, &mut self.report);
+        let mut fatal = Ok(());
+        let judge = |copy: &Copy, done: io::Result<Done>| {
+            match done {
+                Ok(Done::Written) => report.written += 1,
+                Ok(Done::Mended) => report.mended += 1,
+                Ok(Done::Nothing) => {}
+                Ok(Done::Changed) => unsettled.add(copy.path.clone(), CHANGED),
+                Err(error) => fatal = troubles.judge(&copy.path, &error, unsettled),
             }
-            match asker.join() {
-                Ok(asked) => asked.map(|()| fatal),
-                Err(_) => Err(io::Error::other("the asking thread panicked")),
-            }
-        })
+            fatal.is_ok()
+        };
+        let ways = Ways { place: self.place, receiver: self.receiver, sender: self.sender };
+        fetch_all(ways, applier, self.powers, copies, judge)?;
+        Ok(fatal)
     }
 }
 
@@ -455,243 +434,6 @@ struct View<'a> {
     is_full: bool,
     /// Directories of the source that were shown without what is in them.
     missing: Vec<Rel>,
-}
-
-/// A file that was asked for.
-struct Fetch<'a> {
-    copy: &'a Copy,
-    block_len: usize,
-    basis: Option<Basis>,
-}
-
-/// A file that has some of the content, perhaps all.
-struct Basis {
-    file: OwnedFd,
-    entry: Entry,
-    hashes: Vec<Hash>,
-}
-
-/// What became of a file.
-enum Done {
-    Written,
-    Mended,
-    Nothing,
-    Changed,
-}
-
-fn ask_for<'a, W: Write>(
-    place: &Place,
-    copies: &'a [Copy],
-    sender: &mut Sender<W>,
-    queue: &SyncSender<Fetch<'a>>,
-) -> io::Result<()> {
-    for (i, copy) in copies.iter().enumerate() {
-        let block_len = block_len(copy.source.size().unwrap_or(0));
-        let basis = copy.basis.as_ref().and_then(|(path, _)| basis(place, path, copy, block_len));
-        let fetch = Message::Fetch {
-            path: copy.path.clone(),
-            block_len: block_len as u32,
-            hashes: basis.as_ref().map(|basis| basis.hashes.clone()).unwrap_or_default(),
-        };
-        sender.send(&fetch)?;
-        // Small files are asked for by the dozen.
-        if basis.is_some() || i % 32 == 0 {
-            sender.flush()?;
-        }
-        let fetch = Fetch { copy, block_len, basis };
-        if let Err(TrySendError::Full(fetch)) = queue.try_send(fetch) {
-            sender.flush()?;
-            if queue.send(fetch).is_err() {
-                break;
-            }
-        }
-    }
-    sender.flush()
-}
-
-/// Opens and hashes the file at `path`; none if it is of no use.
-fn basis(place: &Place, path: &Rel, copy: &Copy, block_len: usize) -> Option<Basis> {
-    let file = place.tree.file(path).ok()?;
-    let entry = entry_of(&file).ok()?;
-    let len = block_len as u64;
-    let useful = copy.source.size()?.div_ceil(len) * len;
-    let hashes = hashes(&file, entry.size()?.min(useful), block_len).ok()?;
-    Some(Basis { file, entry, hashes })
-}
-
-/// Takes one file off the stream and puts it into its place; without an applier it only takes it.
-/// Inner error: this file's.
-fn receive<R: Read>(
-    applier: Option<&mut Applier<'_>>,
-    receiver: &mut Receiver<R>,
-    fetch: Fetch<'_>,
-    powers: Powers,
-) -> io::Result<io::Result<Done>> {
-    let is_wanted = applier.is_some();
-    let mut build = Build { applier, fetch, file: None, blocks: 0, zeros: Zeros::default() };
-    let mut trouble: io::Result<()> = Ok(());
-    loop {
-        let (kind, count) = match receiver.receive()? {
-            Message::Data(bytes) => {
-                if is_wanted && trouble.is_ok() {
-                    trouble = build.data(bytes);
-                }
-                continue;
-            }
-            Message::Same(count) => (true, count),
-            Message::Zero(count) => (false, count),
-            Message::Fetched(fetched) => {
-                return Ok(match (trouble, fetched) {
-                    (Err(error), _) => Err(error),
-                    (Ok(()), Fetched::Changed) => Ok(Done::Changed),
-                    (Ok(()), Fetched::Failed(why)) => {
-                        Err(io::Error::other(format!("at the source: {why}")))
-                    }
-                    (Ok(()), Fetched::Whole(entry)) => build.end(&entry, powers),
-                });
-            }
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        if is_wanted && trouble.is_ok() {
-            trouble = if kind { build.same(count) } else { build.zero(count) };
-        }
-    }
-}
-
-/// A file that comes block by block. As long as all of it is as in its basis nothing is written.
-struct Build<'a, 'b> {
-    applier: Option<&'b mut Applier<'a>>,
-    fetch: Fetch<'b>,
-    file: Option<Unfinished>,
-    blocks: u64,
-    zeros: Zeros,
-}
-
-impl Build<'_, '_> {
-    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() > self.fetch.block_len {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let rest = self.fetch.block_len - bytes.len();
-        let file = self.begin()?;
-        file.write(bytes)?;
-        file.skip(rest as u64);
-        self.blocks += 1;
-        Ok(())
-    }
-
-    fn same(&mut self, count: u64) -> io::Result<()> {
-        let known = self.fetch.basis.as_ref().map_or(0, |basis| basis.hashes.len() as u64);
-        if self.blocks.checked_add(count).is_none_or(|end| end > known) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if let Some(file) = &mut self.file {
-            copy_blocks(file, &self.fetch, self.blocks, count, &mut self.zeros)?;
-        }
-        self.blocks += count;
-        Ok(())
-    }
-
-    fn zero(&mut self, count: u64) -> io::Result<()> {
-        let len = count.checked_mul(self.fetch.block_len as u64);
-        let len = len.ok_or(io::ErrorKind::InvalidData)?;
-        self.begin()?.skip(len);
-        self.blocks += count;
-        Ok(())
-    }
-
-    /// The file on its way, with all that was the same so far.
-    fn begin(&mut self) -> io::Result<&mut Unfinished> {
-        let begun = match self.file.take() {
-            Some(file) => file,
-            None => {
-                let applier = self.applier.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
-                let mut file = applier.begin(&self.fetch.copy.path)?;
-                copy_blocks(&mut file, &self.fetch, 0, self.blocks, &mut self.zeros)?;
-                file
-            }
-        };
-        Ok(self.file.insert(begun))
-    }
-
-    fn end(mut self, entry: &Entry, powers: Powers) -> io::Result<Done> {
-        if self.applier.is_none() {
-            return Ok(Done::Nothing);
-        }
-        let size = entry.size().ok_or(io::ErrorKind::InvalidData)?;
-        if size.div_ceil(self.fetch.block_len as u64) != self.blocks {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let copy = self.fetch.copy;
-        let basis = self.fetch.basis.as_ref().map(|basis| &basis.entry);
-        if self.file.is_none() && !copy.is_apart && basis.and_then(Entry::size) == Some(size) {
-            return self.adopt(entry, powers);
-        }
-        self.begin()?;
-        if self.has_basis_changed()? {
-            return Ok(Done::Changed);
-        }
-        let (Some(file), Some(applier)) = (self.file.take(), self.applier.as_mut()) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        applier.finish(file, &copy.path, entry)?;
-        Ok(Done::Written)
-    }
-
-    /// The basis is what is wanted: it stays, or moves.
-    fn adopt(&mut self, entry: &Entry, powers: Powers) -> io::Result<Done> {
-        if self.has_basis_changed()? {
-            return Ok(Done::Changed);
-        }
-        let (copy, basis) = (self.fetch.copy, self.fetch.basis.as_ref());
-        let (Some(applier), Some(basis), Some((from, _))) =
-            (self.applier.as_mut(), basis, &copy.basis)
-        else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        if *from != copy.path {
-            applier.move_file(from, &copy.path, entry)?;
-        } else if powers.has_same_meta(entry, &basis.entry) {
-            return Ok(Done::Nothing);
-        } else {
-            applier.set_meta(&copy.path, entry)?;
-        }
-        Ok(Done::Mended)
-    }
-
-    /// The server of the target may have written to it meanwhile.
-    fn has_basis_changed(&self) -> io::Result<bool> {
-        let Some(basis) = &self.fetch.basis else { return Ok(false) };
-        Ok(moment_of(&basis.file)? != basis.entry.moment())
-    }
-}
-
-/// Appends blocks of the basis; zeros stay holes.
-fn copy_blocks(
-    file: &mut Unfinished,
-    fetch: &Fetch<'_>,
-    from: u64,
-    count: u64,
-    zeros: &mut Zeros,
-) -> io::Result<()> {
-    if count == 0 {
-        return Ok(());
-    }
-    let basis = fetch.basis.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-    let (len, size) = (fetch.block_len as u64, basis.entry.size().unwrap_or(0));
-    let mut data = 0;
-    for block in from..from + count {
-        let here = len.min(size.saturating_sub(block * len));
-        let hash = usize::try_from(block).ok().and_then(|i| basis.hashes.get(i));
-        let is_zero = hash == Some(&zeros.hash(usize::try_from(here).unwrap_or(0)));
-        if is_zero {
-            file.copy(&basis.file, std::mem::take(&mut data))?;
-            file.skip(here);
-        } else {
-            data += here;
-        }
-    }
-    file.copy(&basis.file, data)
 }
 
 /// What could not be done, counted, the first ones by name.

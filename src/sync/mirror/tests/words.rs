@@ -62,6 +62,7 @@ fn message() -> impl Strategy<Value = Message<'static>> {
             is_durable,
         })),
         any::<(u64, u64)>().prop_map(|(files, bytes)| Message::Planned { files, bytes }),
+        Just(Message::Busy),
         report.prop_map(|report| Message::Ended(Ok(report))),
         ".{0,9}".prop_map(|why| Message::Ended(Err(why))),
         (path(), any::<bool>()).prop_map(|(path, deep)| Message::Path(path, deep)),
