@@ -22,6 +22,8 @@ use super::tree::{entry_of, moment_of};
 const FETCHES_MAX: usize = 256;
 /// Who works on a large file says so as often, for whoever waits for something to move.
 const PULSE: Duration = Duration::from_secs(1);
+/// A file of more blocks is sent whole: their hashes would not fit a message.
+const HASHES_MAX: u64 = 1 << 21;
 /// Bytes that are copied from a file that is there before they count as work.
 const COPY_LEN: u64 = 64 << 20;
 
@@ -159,8 +161,11 @@ fn basis(
     let file = place.tree.file(path).ok()?;
     let entry = entry_of(&file).ok()?;
     let len = block_len as u64;
-    let useful = copy.source.size()?.div_ceil(len) * len;
-    let hashes = hashes(&file, entry.size()?.min(useful), block_len, work).ok()?;
+    let useful = copy.source.size()?.div_ceil(len).saturating_mul(len).min(entry.size()?);
+    if useful.div_ceil(len) > HASHES_MAX {
+        return None;
+    }
+    let hashes = hashes(&file, useful, block_len, work).ok()?;
     Some(Basis { file, entry, hashes })
 }
 
