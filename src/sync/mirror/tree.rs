@@ -269,3 +269,43 @@ fn read_growing(
 
 /// The kernel's own limit on a value, and on a list of names.
 const XATTR_LEN_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_way_leads_through_a_link_with_openat2_or_without() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        for path in [tree.join("d/e"), outside.join("e")] {
+            fs::create_dir_all(path).expect("folders");
+        }
+        fs::write(tree.join("d/e/f"), b"ours").expect("a file");
+        fs::write(outside.join("e/f"), b"not ours").expect("a file");
+        symlink(&outside, tree.join("out")).expect("a link");
+        symlink("d", tree.join("in")).expect("a link");
+        symlink("f", tree.join("d/e/last")).expect("a link");
+        let tree = Tree::open(&tree).expect("it opens");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        for (text, is_there) in [
+            ("", true),
+            ("d", true),
+            ("d/e/f", true),
+            ("out/e/f", false),
+            ("out/e", false),
+            ("out", false),
+            ("in/e/f", false),
+            ("d/e/last", false),
+            ("d/e/f/below", false),
+        ] {
+            let path = Rel::new(text.as_bytes()).expect("a good path");
+            let bytes = if path.is_root() { b"." } else { path.as_bytes() };
+            let ways = [tree.open_at(&path, flags), tree.walk_to(bytes, flags)];
+            assert_eq!(ways.map(|way| way.is_ok()), [is_there; 2], "{text:?}");
+        }
+    }
+}
