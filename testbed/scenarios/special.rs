@@ -342,6 +342,8 @@ fn mirrored_back(at: &Path, content: &Content) -> Result<String, Failure> {
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     bed.start()?;
     let [a, b] = LegId::ALL.map(|leg| bed.own(leg).join("own"));
+    // Without a client nobody asks the servers anything.
+    let mut before = connections(&bed, 2)?;
     bed.strike(Fault::KillAll, LegId::A, "")?;
     until(Duration::from_secs(10), "the other server to be primary", || {
         bed.status().ok().filter(|s| s.primary == "b")
@@ -361,6 +363,9 @@ fn mirrored_back(at: &Path, content: &Content) -> Result<String, Failure> {
         if connection.fetch("/own/later.bin", "", &Progress::default())? != right {
             return Err(Failure::Broken("the later file is wrong".into()));
         }
+    }
+    for (connection, file) in before.iter_mut().zip(&content.small) {
+        connection.get(file, &Progress::default())?;
     }
     judge::no_divergence(&bed)?;
     drop(open);

@@ -51,8 +51,8 @@ pub enum Done {
     Changed,
 }
 
-/// Fetches and writes `copies`. `judge` hears what became of each; once it says no, what still comes
-/// is only taken off the stream. Errors: the stream's.
+/// Fetches and writes `copies`. `judge` hears what became of each; once it says no, what still
+/// comes is only taken off the stream. Errors: the stream's.
 pub fn fetch_all<R: Read + Send, W: Write + Send>(
     ways: Ways<'_, R, W>,
     applier: &mut Applier<'_>,

@@ -6,9 +6,10 @@
 //!
 //! Two ends, each beside its tree, talk over any stream of bytes. Reading order: [`entry`] (what a
 //! tree consists of) · [`plan`] (what differs -> what to do; pure) · [`message`] and [`wire`] (what
-//! the ends say) · [`tree`] (looking) · [`content`] (blocks) · [`source`] · [`target`] · [`fetch`] · [`apply`]
-//! (the only one that changes anything) · [`doubt`] and [`watch`] (what may have changed) · [`end`]
-//! (the process) · [`pair`] (who starts both ends, and connects them).
+//! the ends say) · [`tree`] (looking) · [`content`] (blocks) · [`source`] · [`target`] · [`fetch`]
+//! (files on their way) · [`apply`] (the only one that changes anything) · [`doubt`] and [`watch`]
+//! (what may have changed) · [`end`] (the process) · [`pair`] (who starts both ends, and connects
+//! them).
 //!
 //! The gateway itself is confined and opens no file: pairing is done by its helper process.
 

@@ -105,8 +105,8 @@ impl Pair {
         Self { setup, names, ends: [None, None], is_settled: false }
     }
 
-    /// Starts both ends, so that they begin to watch; `is_stopped` is asked all the time. What fails
-    /// is told by the first sync.
+    /// Starts both ends, so that they begin to watch; `is_stopped` is asked all the time. What
+    /// fails is told by the first sync.
     pub fn warm(&mut self, mut is_stopped: impl FnMut() -> bool) {
         for which in 0..2 {
             if let Ok(end) = self.start(which, &mut is_stopped) {
