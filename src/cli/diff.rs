@@ -53,7 +53,7 @@ pub struct Args {
 /// What may differ.
 #[derive(Debug, clap::Args)]
 pub struct RuleArgs {
-    /// A value that may differ at equal length: http:HEADER; may be repeated
+    /// A value that may differ: http:HEADER; may be repeated
     #[arg(long, value_name = "RULE", value_parser = rule)]
     rule: Vec<String>,
     /// Take the rules of a gateway's configuration

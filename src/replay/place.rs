@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::talks::Side;
 use super::view::printable;
+use crate::protocol::RawReason;
 use crate::protocol::framing::{Framing, Part, Seen};
 use crate::protocol::http::begins_request;
 
@@ -97,9 +98,11 @@ impl Place {
     fn on_request_line(&mut self) {
         let framing = &mut self.sides[0].framing;
         let line = [framing.line(), b"\r\n"].concat();
-        if !begins_request(&line) || self.outstanding.len() == OUTSTANDING_MAX {
-            framing.lose();
-            return;
+        if !begins_request(&line) {
+            return framing.lose(RawReason::RequestLine);
+        }
+        if self.outstanding.len() == OUTSTANDING_MAX {
+            return framing.lose(RawReason::Outstanding);
         }
         framing.clear_line();
         self.is_http = true;
@@ -113,7 +116,7 @@ impl Place {
         let status = line.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
         match status.and_then(|status| status.parse().ok()) {
             Some(status) if line.starts_with(b"HTTP/1.") && self.is_http => self.status = status,
-            _ => return framing.lose(),
+            _ => return framing.lose(RawReason::StatusLine),
         }
         framing.clear_line();
     }
@@ -121,7 +124,7 @@ impl Place {
     fn on_answer_headers_end(&mut self) {
         let framing = &mut self.sides[1].framing;
         if self.status == 101 {
-            return framing.lose();
+            return framing.lose(RawReason::Switched);
         }
         let is_interim = self.status / 100 == 1;
         let is_head = !is_interim && self.outstanding.pop_front().unwrap_or(false);

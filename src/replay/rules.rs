@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::protocol::framing::{Framing, Part, Seen};
 use crate::protocol::http::{Http, begins_request};
-use crate::protocol::{Normalizer, Step};
+use crate::protocol::{Normalizer, RawReason, Step};
 
 /// Bytes of nothing, where a body has a hole.
 const NOTHING: [u8; 4096] = [0; 4096];
@@ -13,7 +13,7 @@ const NOTHING: [u8; 4096] = [0; 4096];
 /// What may differ: values of header fields of HTTP/1.x.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Names of header fields whose value may differ at equal length, lower case.
+    /// Names of header fields whose value may differ, lower case.
     masks: Vec<Arc<str>>,
 }
 
@@ -25,7 +25,7 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// These header fields may differ at equal length.
+    /// The values of these header fields may differ.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         Self { masks: names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect() }
     }
@@ -118,11 +118,6 @@ impl SpanReader {
         }
     }
 
-    /// Whether both versions of a span have to be of one length.
-    pub(super) const fn needs_equal_length(&self) -> bool {
-        !matches!(self, Self::Requests(_))
-    }
-
     /// Bytes are missing. In a body of known length that says nothing; elsewhere the protocol
     /// cannot be followed any more.
     pub(super) fn on_hole(&mut self, mut len: u64) {
@@ -170,7 +165,7 @@ impl Hosts {
                     let line = [self.framing.line(), b"\r\n"].concat();
                     match begins_request(&line) {
                         true => self.framing.clear_line(),
-                        false => self.framing.lose(),
+                        false => self.framing.lose(RawReason::RequestLine),
                     }
                 }
                 Seen::HeadersEnd => self.framing.end_headers(true, false),
