@@ -244,6 +244,7 @@ impl Config {
         EngineConfig {
             mode: self.mode,
             addresses: self.service.addresses.clone(),
+            vip: None,
             ports: self.service.ports.clone(),
             server_names: self.servers.each_ref().map(|server| server.name.clone()),
             first_primary: if self.servers[0].is_primary { LegId::A } else { LegId::B },
