@@ -353,6 +353,7 @@ impl Flow {
                 self.send_leg(cx, id, Offset::SYN, TcpFlags::ACK, Bytes::new());
             }
         }
+        self.arm(cx);
     }
 
     /// The client's first segment after a restart: its ack is what was shown, its number what it

@@ -212,7 +212,7 @@ fn probes_come_from_the_gateways_own_address_before_any_client_has() {
                 (end.flags, end.src()) == (RST, seg.src())
             });
             assert!(ended, "by an exact reset, which nobody else hears");
-            assert!(world.left.iter().all(|left| left.link != Link::Client));
+            assert!(world.on(Link::Client).is_empty());
         }
     }
 }
