@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::alias::Aliases;
 use super::ends::{ClientConn, Progress};
 use super::oracle::{Oracle, PROBE_PORTS_FROM, Tuple};
 use super::rng::mix;
@@ -16,7 +17,7 @@ use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
     Instant, LegId, Link, LinkCaps, MaskRule, Output, Record, Roles, ServerState, Signal,
-    SoloReason, SyncId, SyncReason, SyncScope, SyncStep,
+    SoloReason, Source, SyncId, SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -35,6 +36,8 @@ pub(super) struct Gateway {
     config: EngineConfig,
     timer_at: u64,
     stalled: Option<Vec<(Link, Vec<u8>)>>,
+    /// In vip addressing: what hosts are called on the links.
+    aliases: Option<Aliases>,
     roles: Option<Roles>,
     records: BTreeMap<u32, Record>,
     generation: u64,
@@ -57,7 +60,9 @@ impl Gateway {
     /// The engine, not yet started.
     pub fn new(scenario: &Scenario) -> Self {
         let plan = &scenario.gateway;
+        let aliases = scenario.vip().map(Aliases::new);
         let config = EngineConfig {
+            vip: aliases.as_ref().map(Aliases::plan),
             addresses: vec![std::net::IpAddr::from(super::host::SERVICE)],
             ports: vec![super::host::PORT],
             first_primary: plan.primary,
@@ -81,6 +86,7 @@ impl Gateway {
             config,
             timer_at: u64::MAX,
             stalled: None,
+            aliases,
             roles: None,
             records: BTreeMap::new(),
             generation: 0,
@@ -105,6 +111,7 @@ impl Gateway {
             config,
             timer_at: u64::MAX,
             stalled: None,
+            aliases: None,
             roles: None,
             records: BTreeMap::new(),
             generation: 0,
@@ -174,6 +181,11 @@ impl Gateway {
     }
 }
 
+/// What the driver found on a link.
+pub(super) fn caps(link: Link) -> LinkCaps {
+    LinkCaps { mac: Some(Aliases::mac(link)), ..LinkCaps::default() }
+}
+
 fn port_of(frame: &[u8]) -> Option<u16> {
     let is_tcp = frame.len() >= 38 && frame[12..14] == [8, 0] && frame[23] == 6;
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
@@ -212,7 +224,7 @@ impl World<'_> {
                 Link::Server(leg) => self.truth[leg.index()].is_on,
             };
             if is_up {
-                self.input(Input::Signal(link, Signal::CarrierUp(LinkCaps::default())));
+                self.input(Input::Signal(link, Signal::CarrierUp(caps(link))));
             }
         }
         self.arm();
@@ -296,6 +308,10 @@ impl World<'_> {
         self.report.frames.0 += u64::from(is_flow(&frame));
         self.narrate("in ", link, &frame);
         self.oracle.on_input(self.now, link, &frame);
+        let frame = match &mut self.gateway.aliases {
+            Some(aliases) => aliases.inbound(link, frame),
+            None => frame,
+        };
         let frame = self.as_received(frame);
         self.input(Input::Frame(link, frame));
         self.check_state_triggers();
@@ -388,7 +404,20 @@ impl World<'_> {
             return self.fail(format!("I13: a super-frame to {link:?} that cannot be cut"));
         }
         for frame in cut {
-            let bytes = frame.to_vec();
+            let mut bytes = frame.to_vec();
+            if let Some(aliases) = &mut self.gateway.aliases {
+                let flows = &self.oracle.flows;
+                match aliases.outbound(link, bytes, |tuple| flows.contains_key(tuple)) {
+                    Ok(Some(frame)) => bytes = frame,
+                    Ok(None) => continue,
+                    Err(what) => return self.fail(what),
+                }
+            }
+            if let (Link::Server(leg), Some(_)) = (link, &self.gateway.aliases)
+                && let Some(way) = Aliases::way_back(link, &bytes)
+            {
+                self.teach(leg, way);
+            }
             self.narrate("out", link, &bytes);
             self.oracle.on_output(self.now, link, &bytes);
             self.report.frames.1 += u64::from(is_flow(&bytes));
@@ -631,6 +660,12 @@ impl World<'_> {
             _ => None,
         });
         self.gateway.dropped.extend(dropped);
+        // Where the servers see the gateway, nobody knows any more what such a client was called.
+        if self.scenario.vip() == Some(Source::Gateway) {
+            let opening = self.oracle.flows.iter().filter(|(_, f)| f.state == FlowState::Opening);
+            let both = opening.flat_map(|(&tuple, _)| [(tuple, 0), (tuple, 1)]);
+            self.gateway.dropped.extend(both);
+        }
         self.gateway.generation += 1;
         self.gateway.timer_at = u64::MAX;
         self.at(self.now + down_us * 1000, Happening::GatewayUp);

@@ -53,6 +53,8 @@ pub struct Oracle {
     primary: LegId,
     /// ARP replies that the primary has said and the client has not been shown.
     arp_replies: u64,
+    /// The gateway has the service's address, and answers for it.
+    is_vip: bool,
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
@@ -75,12 +77,13 @@ pub struct Oracle {
 
 impl Oracle {
     /// An oracle that has seen nothing.
-    pub fn new(limits: Limits, primary: LegId) -> Self {
+    pub fn new(limits: Limits, primary: LegId, is_vip: bool) -> Self {
         Self {
             flows: BTreeMap::new(),
             fenced: [false; 2],
             primary,
             arp_replies: 0,
+            is_vip,
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
@@ -481,7 +484,7 @@ impl Oracle {
 
     /// A frame left the gateway.
     pub fn on_output(&mut self, now: u64, link: Link, frame: &[u8]) {
-        if is_arp_reply(frame) && link == Link::Client {
+        if is_arp_reply(frame) && link == Link::Client && !self.is_vip {
             match self.arp_replies.checked_sub(1) {
                 Some(left) => self.arp_replies = left,
                 None => self.fail(([0; 4], 0), "I10: an ARP reply that the primary has not said"),
