@@ -65,7 +65,7 @@ impl Engine {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
             tick_at: now,
-            translator: config.vip.as_ref().map(|plan| Box::new(Translator::new(plan))),
+            translator: config.vip.as_ref().map(|plan| Box::new(Translator::new(plan, seed))),
             config,
             outputs: VecDeque::new(),
             table,

@@ -50,10 +50,10 @@ struct Entry {
 }
 
 /// The ports of one address and port of the service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pool {
-    /// From here on no port was ever given.
-    next: u16,
+    /// So many were given for the first time, in turn.
+    begun: usize,
     /// Given back, the longest ago first.
     freed: VecDeque<u16>,
     /// The clients of flows that are gone, by when that was.
@@ -66,12 +66,21 @@ pub struct Sources {
     by_client: BTreeMap<Key, Entry>,
     by_port: BTreeMap<(Talk, SocketAddr, u16), SocketAddr>,
     pools: BTreeMap<(Talk, SocketAddr), Pool>,
+    /// Where the turn begins: another process begins elsewhere, and meets fewer connections that
+    /// the servers still have with ports of the one before.
+    first: usize,
     passing: usize,
     ended: u64,
     swept_at: Option<Instant>,
 }
 
 impl Sources {
+    /// No conversation yet; `seed` must not be guessed from outside.
+    pub fn new(seed: u64) -> Self {
+        let first = (seed >> 16) as usize % PORTS.len();
+        Self { first, ..Self::default() }
+    }
+
     /// The port of a conversation, which gets one if it has none yet; `None` if all are taken.
     pub fn port(
         &mut self,
@@ -165,13 +174,13 @@ impl Sources {
     }
 
     fn pool(&mut self, talk: Talk, service: SocketAddr) -> &mut Pool {
-        let fresh = || Pool { next: PORTS.start, freed: VecDeque::new(), over: BTreeMap::new() };
-        self.pools.entry((talk, service)).or_insert_with(fresh)
+        self.pools.entry((talk, service)).or_default()
     }
 
     fn has_free(&self, talk: Talk, service: SocketAddr) -> bool {
-        let is_free =
-            |pool: &Pool| pool.next < PORTS.end || !pool.freed.is_empty() || !pool.over.is_empty();
+        let is_free = |pool: &Pool| {
+            pool.begun < PORTS.len() || !pool.freed.is_empty() || !pool.over.is_empty()
+        };
         self.pools.get(&(talk, service)).is_none_or(is_free)
     }
 
@@ -190,16 +199,18 @@ impl Sources {
     /// A port that nobody has: one that was never given, one given back, or that of the flow which
     /// is gone the longest.
     fn take(&mut self, talk: Talk, service: SocketAddr) -> Option<u16> {
-        let mut next = self.pool(talk, service).next;
-        // Restored flows may have some of them.
-        while next < PORTS.end && self.by_port.contains_key(&(talk, service, next)) {
-            next += 1;
+        let mut begun = self.pool(talk, service).begun;
+        while begun < PORTS.len() {
+            let port = PORTS.start + ((self.first + begun) % PORTS.len()) as u16;
+            begun += 1;
+            // A restored flow may have it.
+            if !self.by_port.contains_key(&(talk, service, port)) {
+                self.pool(talk, service).begun = begun;
+                return Some(port);
+            }
         }
         let pool = self.pool(talk, service);
-        pool.next = (next + 1).min(PORTS.end);
-        if next < PORTS.end {
-            return Some(next);
-        }
+        pool.begun = begun;
         if let Some(port) = pool.freed.pop_front() {
             return Some(port);
         }

@@ -57,7 +57,7 @@ fn plan(source: Source) -> VipPlan {
 /// A translator that has heard its neighbours.
 fn translator(source: Source) -> Translator {
     let plan = plan(source);
-    let mut translator = Translator::new(&plan);
+    let mut translator = Translator::new(&plan, 7);
     for link in Link::ALL {
         translator.come(NOW, link, Some(GATEWAY_MACS[link.index()]));
     }

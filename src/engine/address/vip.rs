@@ -60,8 +60,8 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// A gateway that has not come to any link yet.
-    pub fn new(plan: &VipPlan) -> Self {
+    /// A gateway that has not come to any link yet; `seed` must not be guessed from outside.
+    pub fn new(plan: &VipPlan, seed: u64) -> Self {
         let service = plan.served.iter().map(|served| served.service).collect();
         let client = Host::new(Link::Client, service, Vec::new(), plan.client.clone());
         // Who routes back through the gateway may ask for a client itself.
@@ -83,7 +83,7 @@ impl Translator {
         {
             hosts[1 + leg.index()].neighbours().keep(served.servers[leg.index()]);
         }
-        let sources = (plan.source == Source::Gateway).then(Sources::default);
+        let sources = (plan.source == Source::Gateway).then(|| Sources::new(seed));
         Self { plan: plan.clone(), hosts, sources, out: VecDeque::new() }
     }
 
