@@ -21,8 +21,8 @@ const SERVERS: [Ip; 2] = [[10, 1, 0, 10], [10, 2, 0, 10]];
 const OWN: [Ip; 2] = [[10, 1, 0, 1], [10, 2, 0, 1]];
 const SERVER_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 8, 1], [2, 0, 0, 0, 8, 2]];
 const GATEWAY_MACS: [[u8; 6]; 3] = [SERVER_MAC, [2, 0, 0, 0, 7, 1], [2, 0, 0, 0, 7, 2]];
-/// In whose name the servers' hosts hear probes.
-const PROBER: Ip = [10, 0, 0, 2];
+/// In whose name the servers' hosts hear probes: a client's, whom they know the way to.
+const PROBER: Ip = [10, 0, 0, 100];
 /// What hosts of this world begin with, and the gateway.
 const HOPS: u8 = 64;
 const EVERYBODY: [u8; 6] = [0xff; 6];
@@ -133,7 +133,7 @@ impl Aliases {
     fn name_of(&self, leg: LegId, client: Tuple) -> Tuple {
         let own = OWN[leg.index()];
         match (self.source, self.clients.get(&client)) {
-            _ if client.0 == PROBER => (own, client.1),
+            _ if client.1 >= PROBE_PORTS_FROM => (own, client.1),
             (Source::Gateway, Some(port)) => (own, *port),
             _ => client,
         }
@@ -209,7 +209,11 @@ impl Aliases {
         if !is_own {
             return Err(format!("vip: {name:?} speaks on {leg:?}'s link, not the gateway"));
         }
-        if let Some(client) = self.ports.get(&name.1) {
+        // A new process may give a port again of which it knows nothing, and nobody else does.
+        let is_taken = |client: &&Tuple| {
+            self.speaking.is_none_or(|speaking| speaking == **client) || is_flow(client)
+        };
+        if let Some(client) = self.ports.get(&name.1).filter(is_taken) {
             return Ok(*client);
         }
         let Some(client) = self.speaking else {
@@ -222,7 +226,9 @@ impl Aliases {
             }
             self.ports.remove(&old);
         }
-        self.ports.insert(name.1, client);
+        if let Some(before) = self.ports.insert(name.1, client) {
+            self.clients.remove(&before);
+        }
         Ok(client)
     }
 
