@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::frames::fold;
 use super::host::SERVICE;
-use super::oracle::{PROBE_PORTS_FROM, Tuple};
+use super::oracle::Tuple;
 use super::world::{SERVER_MAC, client_ip, client_mac};
 use crate::engine::{LegId, Link, Network, Served, Source, VipPlan};
 use crate::wire::Mac;
@@ -23,6 +23,8 @@ const SERVER_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 8, 1], [2, 0, 0, 0, 8, 2]];
 const GATEWAY_MACS: [[u8; 6]; 3] = [SERVER_MAC, [2, 0, 0, 0, 7, 1], [2, 0, 0, 0, 7, 2]];
 /// In whose name the servers' hosts hear probes: a client's, whom they know the way to.
 const PROBER: Ip = [10, 0, 0, 100];
+/// The first port of the gateway's probes; it gives those below to clients.
+const PROBES_FROM: u16 = 61_440;
 /// What hosts of this world begin with, and the gateway.
 const HOPS: u8 = 64;
 const EVERYBODY: [u8; 6] = [0xff; 6];
@@ -133,7 +135,7 @@ impl Aliases {
     fn name_of(&self, leg: LegId, client: Tuple) -> Tuple {
         let own = OWN[leg.index()];
         match (self.source, self.clients.get(&client)) {
-            _ if client.1 >= PROBE_PORTS_FROM => (own, client.1),
+            _ if client.1 >= PROBES_FROM => (own, client.1),
             (Source::Gateway, Some(port)) => (own, *port),
             _ => client,
         }
@@ -198,7 +200,7 @@ impl Aliases {
         is_flow: &impl Fn(&Tuple) -> bool,
     ) -> Result<Tuple, String> {
         let is_own = name.0 == OWN[leg.index()];
-        if is_own && name.1 >= PROBE_PORTS_FROM {
+        if is_own && name.1 >= PROBES_FROM {
             return Ok((PROBER, name.1));
         }
         if self.source == Source::Client {
