@@ -348,9 +348,9 @@ fn way_back(plan: &VipPlan) -> Finding {
     let own: Vec<String> = own.collect();
     let (what, fix) = match plan.source {
         Source::Client => (
-            "the servers answer the clients' own addresses: their route to the clients has to be the \
-             gateway",
-            format!("on each server the default route, or one for the clients: {}", own.join(", ")),
+            "the servers answer the clients' own addresses: their route to the clients has to be \
+             the gateway",
+            format!("on each server the default route, or one to the clients: {}", own.join(", ")),
         ),
         Source::Gateway => (
             "the servers see the gateway only: nothing on them changes, and clients cannot be told \
