@@ -65,6 +65,13 @@ impl Aliases {
         }
     }
 
+    /// The gateway's process has ended: only of connections that were recorded the next one knows
+    /// what they are called.
+    pub fn forget(&mut self, is_recorded: impl Fn(&Tuple) -> bool) {
+        self.clients.retain(|client, _| is_recorded(client));
+        self.ports.retain(|_, client| is_recorded(client));
+    }
+
     /// The gateway's Ethernet address on a link.
     pub fn mac(link: Link) -> Mac {
         Mac(GATEWAY_MACS[link.index()])

@@ -660,6 +660,11 @@ impl World<'_> {
             _ => None,
         });
         self.gateway.dropped.extend(dropped);
+        if let Some(aliases) = &mut self.gateway.aliases {
+            let flows = &self.oracle.flows;
+            let is_recorded = |f: &super::track::FlowTrack| f.state != FlowState::Opening;
+            aliases.forget(|tuple| flows.get(tuple).is_some_and(is_recorded));
+        }
         // Where the servers see the gateway, nobody knows any more what such a client was called.
         if self.scenario.vip() == Some(Source::Gateway) {
             let opening = self.oracle.flows.iter().filter(|(_, f)| f.state == FlowState::Opening);
