@@ -40,6 +40,8 @@ pub(super) struct Aliases {
     asked: [Option<Ip>; 2],
     /// The client whose segment the gateway has been given last.
     speaking: Option<Tuple>,
+    /// The numbers of clients' SYNs: one may wait until its server is found.
+    syns: BTreeSet<(u32, Tuple)>,
     /// Ethernet addresses that the gateway was told, damaged ones too: what it sends there is lost.
     told: BTreeSet<[u8; 6]>,
 }
@@ -47,8 +49,15 @@ pub(super) struct Aliases {
 impl Aliases {
     /// Nobody has spoken yet.
     pub fn new(source: Source) -> Self {
-        let (ports, clients, told) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { source, ports, clients, asked: [None; 2], speaking: None, told }
+        Self {
+            source,
+            ports: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            asked: [None; 2],
+            speaking: None,
+            syns: BTreeSet::new(),
+            told: BTreeSet::new(),
+        }
     }
 
     /// What the gateway is told about the networks.
@@ -84,8 +93,9 @@ impl Aliases {
             if is_arp(&frame) {
                 self.told.insert(mac_at(&frame, 22));
             }
-            if let Some(Packet { src, .. }) = Packet::of(&frame, 14) {
-                self.speaking = Some(src).filter(|_| frame[23] == 6);
+            if let Some(packet) = Packet::of(&frame, 14).filter(|packet| packet.protocol == 6) {
+                self.speaking = Some(packet.src);
+                self.syns.extend(packet.syn(&frame).map(|number| (number, packet.src)));
             }
             return frame;
         };
@@ -127,15 +137,15 @@ impl Aliases {
     /// A server has one way to all clients, its router. The hosts of this world look for each of
     /// them, seldom: before a SYN, as it reaches them, they are told that the way is the gateway.
     pub fn way_back(link: Link, frame: &[u8]) -> Option<Vec<u8>> {
-        let packet = Packet::of(frame, 14).filter(|packet| packet.protocol == 6)?;
-        let is_syn = frame.get(packet.payload + 13).is_some_and(|flags| flags & 0x12 == 2);
+        let packet = Packet::of(frame, 14)?;
+        packet.syn(frame)?;
         let gateway = GATEWAY_MACS[link.index()];
         let mut reply = [&SERVER_MAC[..], &gateway, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]].concat();
         reply.extend_from_slice(&gateway);
         reply.extend_from_slice(&packet.src.0);
         reply.extend_from_slice(&SERVER_MAC);
         reply.extend_from_slice(&SERVICE);
-        is_syn.then_some(reply)
+        Some(reply)
     }
 
     /// What a client is called on a server's link.
@@ -185,11 +195,11 @@ impl Aliases {
                 }
                 frame[..6].copy_from_slice(&SERVER_MAC);
                 if let Some(quoted) = packet.quoted(&frame) {
-                    let dst = self.client_called(leg, quoted.dst, &is_flow)?;
+                    let dst = self.client_called(leg, quoted.dst, None, &is_flow)?;
                     packet.rename_quote(&mut frame, &quoted, (SERVICE, quoted.src.1), dst);
                 }
                 let src = match packet.has_ports {
-                    true => self.client_called(leg, packet.src, &is_flow)?,
+                    true => self.client_called(leg, packet.src, packet.syn(&frame), &is_flow)?,
                     false if packet.src.0 == OWN[i] => (PROBER, 0),
                     false => packet.src,
                 };
@@ -199,11 +209,12 @@ impl Aliases {
         Ok(Some(frame))
     }
 
-    /// The client that is called `name` on the server's link.
+    /// The client that is called `name` on the server's link, where it says `syn`.
     fn client_called(
         &mut self,
         leg: LegId,
         name: Tuple,
+        syn: Option<u32>,
         is_flow: &impl Fn(&Tuple) -> bool,
     ) -> Result<Tuple, String> {
         let is_own = name.0 == OWN[leg.index()];
@@ -225,7 +236,11 @@ impl Aliases {
         if let Some(client) = self.ports.get(&name.1).filter(is_taken) {
             return Ok(*client);
         }
-        let Some(client) = self.speaking else {
+        let unnamed = |(number, client): &&(u32, Tuple)| {
+            syn == Some(*number) && !self.clients.contains_key(client)
+        };
+        let waited = self.syns.iter().find(unnamed).map(|(_, client)| *client);
+        let Some(client) = self.speaking.or(waited) else {
             return Err(format!("vip: port {} on {leg:?}'s link is nobody's", name.1));
         };
         if let Some(old) = self.clients.insert(client, name.1) {
@@ -341,6 +356,13 @@ impl Packet {
             src: (ip_at(frame, at + 12), port(payload)),
             dst: (ip_at(frame, at + 16), port(payload + 2)),
         })
+    }
+
+    /// The number of a SYN, which is no answer to one.
+    fn syn(&self, frame: &[u8]) -> Option<u32> {
+        let flags = frame.get(self.payload + 13).filter(|_| self.protocol == 6)?;
+        let number = frame.get(self.payload + 4..self.payload + 8)?.try_into().ok()?;
+        (flags & 0x12 == 2).then(|| u32::from_be_bytes(number))
     }
 
     /// What an ICMP error is about.

@@ -151,8 +151,7 @@ impl World<'_> {
         self.say(|| format!("server {leg:?} is back"));
         self.renew(leg);
         self.truth[leg.index()].is_on = true;
-        let link = Link::Server(leg);
-        self.input(Input::Signal(link, Signal::CarrierUp(super::gateway::caps(link))));
+        self.come(Link::Server(leg));
         self.serve(self.server_host(leg));
     }
 

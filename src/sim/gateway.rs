@@ -181,11 +181,6 @@ impl Gateway {
     }
 }
 
-/// What the driver found on a link.
-pub(super) fn caps(link: Link) -> LinkCaps {
-    LinkCaps { mac: Some(Aliases::mac(link)), ..LinkCaps::default() }
-}
-
 fn port_of(frame: &[u8]) -> Option<u16> {
     let is_tcp = frame.len() >= 38 && frame[12..14] == [8, 0] && frame[23] == 6;
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
@@ -224,10 +219,17 @@ impl World<'_> {
                 Link::Server(leg) => self.truth[leg.index()].is_on,
             };
             if is_up {
-                self.input(Input::Signal(link, Signal::CarrierUp(caps(link))));
+                self.come(link);
             }
         }
         self.arm();
+    }
+
+    /// A link is there, now or again.
+    pub fn come(&mut self, link: Link) {
+        self.oracle.on_link(link);
+        let caps = LinkCaps { mac: Some(Aliases::mac(link)), ..LinkCaps::default() };
+        self.input(Input::Signal(link, Signal::CarrierUp(caps)));
     }
 
     /// Hands the engine an input and carries out what it asks for.

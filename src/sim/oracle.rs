@@ -55,6 +55,8 @@ pub struct Oracle {
     arp_replies: u64,
     /// The gateway has the service's address, and answers for it.
     is_vip: bool,
+    /// In vip addressing: the gateway has yet to find this server, and what it says to it waits.
+    is_sought: [bool; 2],
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
@@ -84,6 +86,7 @@ impl Oracle {
             primary,
             arp_replies: 0,
             is_vip,
+            is_sought: [false; 2],
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
@@ -139,6 +142,9 @@ impl Oracle {
         };
         if is_arp_reply(frame) && link == Link::Server(self.primary) {
             self.arp_replies += 1;
+        }
+        if let (true, Link::Server(leg)) = (is_arp_reply(frame), link) {
+            self.is_sought[leg.index()] = self.is_vip && frame[22..28] != SERVER_MAC;
         }
         let Read::Tcp(seg) = read(frame, true) else { return };
         if is_stray {
@@ -547,6 +553,9 @@ impl Oracle {
         }
         let mut failed = None;
         for (&tuple, flow) in &mut self.flows {
+            for leg in LegId::ALL.into_iter().filter(|leg| self.is_sought[leg.index()]) {
+                flow.forgive_leg(leg);
+            }
             if let Err(what) = flow.check_deadlines(now, self.limits, self.fenced) {
                 failed = Some((tuple, what));
                 break;
@@ -554,6 +563,13 @@ impl Oracle {
         }
         if let Some((tuple, what)) = failed {
             self.fail(tuple, what);
+        }
+    }
+
+    /// A link is there, now or again.
+    pub fn on_link(&mut self, link: Link) {
+        if let Link::Server(leg) = link {
+            self.is_sought[leg.index()] = self.is_vip;
         }
     }
 
