@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::engine::event::FlowKey;
+use crate::engine::planted::{Bug, on};
 use crate::engine::time::{Duration, Instant};
 use crate::wire::Talk;
 
@@ -204,8 +205,8 @@ impl Sources {
             let port = PORTS.start + ((self.first + begun) % PORTS.len()) as u16;
             begun += 1;
             // A restored flow may have it.
-            if !self.by_port.contains_key(&(talk, service, port)) {
-                self.pool(talk, service).begun = begun;
+            if !self.by_port.contains_key(&(talk, service, port)) || on(Bug::PortShared) {
+                self.pool(talk, service).begun = if on(Bug::PortShared) { 0 } else { begun };
                 return Some(port);
             }
         }

@@ -20,6 +20,7 @@ use super::plan::{Source, VipPlan};
 use super::sources::Sources;
 use crate::engine::event::{Event, RejectReason};
 use crate::engine::flow::record;
+use crate::engine::planted::{Bug, on};
 use crate::engine::probes::{self, PROBE_PORTS};
 use crate::engine::time::{Duration, Instant};
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Link, Output, Record};
@@ -120,7 +121,9 @@ impl Translator {
     /// A record of an earlier process: the flow keeps its port.
     pub fn restore(&mut self, constants: &[u8; FLOW_CONSTANTS_LEN]) {
         let known = record::ends(constants).zip(record::gateway_port(constants));
-        if let (Some(sources), Some(((client, server), port))) = (&mut self.sources, known) {
+        if let (Some(sources), Some(((client, server), port))) = (&mut self.sources, known)
+            && !on(Bug::PortForgotten)
+        {
             sources.restore(client, server, port);
         }
     }
@@ -478,7 +481,8 @@ impl Translator {
             }
         };
         let to = Ends { src: SocketAddr::new(src, 0), dst: SocketAddr::new(server, 0) };
-        Ok((to, Some(Ends { src: told_src, dst: told_dst })))
+        let told = Ends { src: told_src, dst: told_dst };
+        Ok((to, Some(if on(Bug::QuoteNotRenamed) { quoted } else { told })))
     }
 
     fn refuse(&mut self, link: Link, reason: RejectReason) {
