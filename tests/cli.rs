@@ -47,14 +47,14 @@ fn a_good_file_passes_the_check() {
 #[test]
 fn a_bad_file_is_refused_by_check_and_run_with_every_mistake() {
     let dir = tempfile::tempdir().unwrap();
-    let bad = GOOD.replace("\"clone\"", "\"vip\"").replace("ports", "potrs");
+    let bad = GOOD.replace("\"clone\"", "\"clon\"").replace("ports", "potrs");
     let path = file(dir.path(), &bad);
     for args in [vec!["check", &path], vec!["run", "-c", &path]] {
         let output = shadowvm(&args);
         assert_eq!(code(&output), 78, "{args:?}");
         let text = err(&output);
         assert!(text.contains("shadowvm.toml:6: service.addressing"), "{text}");
-        assert!(text.contains("not supported by this version"), "{text}");
+        assert!(text.contains("did you mean `clone`?"), "{text}");
         assert!(text.contains("did you mean `ports`?"), "{text}");
     }
     let output = shadowvm(&["check", "-o", "json", &path]);

@@ -48,8 +48,13 @@ fn report(output: &Output) -> Value {
 }
 
 fn passes(fault: &str) -> Value {
+    passes_as(fault, "clone")
+}
+
+fn passes_as(fault: &str, addressing: &str) -> Value {
     let _alone = alone();
-    let output = demo(fault, &["--fault", fault, "--seconds", "1", "-o", "json"]).output();
+    let args = ["--fault", fault, "--addressing", addressing, "--seconds", "1", "-o", "json"];
+    let output = demo(fault, &args).output();
     let output = output.expect("the program starts");
     let report = report(&output);
     assert!(output.status.success(), "{report}");
@@ -64,6 +69,15 @@ fn a_killed_primary_is_survived() {
     let report = passes("kill9");
     assert!(report["finding"].as_str().is_some_and(|f| f.starts_with("h1") || f == "h4_flow"));
     assert!(report["sync_ns"].as_u64().is_some());
+}
+
+#[test]
+fn servers_with_addresses_of_their_own_are_protected_as_well() {
+    for addressing in ["vip", "vip-gateway"] {
+        let report = passes_as("kill9", addressing);
+        assert_eq!(report["addressing"], addressing);
+        assert!(report["sync_ns"].as_u64().is_some());
+    }
 }
 
 #[test]

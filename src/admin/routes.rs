@@ -17,11 +17,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant as Clock, sleep_until, timeout};
 
 use super::types::{
-    Counter, Counters, Done, Events, Failover, Flow, FlowCounts, Flows, Nothing, NumberedEvent,
-    Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, WaitTimes,
+    Counter, Counters, Done, Events, Failover, Flow, FlowCounts, Flows, Neighbour, Nothing,
+    NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, WaitTimes,
 };
 use super::{Door, ReloadError, metrics};
-use crate::engine::{Command, CommandError, FlowState, Instant, LegId, Link, ServiceState};
+use crate::engine::{
+    Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
+    ServiceState,
+};
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::command_error_text;
 use crate::observe::json::degraded_reason;
@@ -283,7 +286,7 @@ pub(super) async fn take_configuration(door: &Door) -> Result<Json<Done>, Troubl
 
 /// The status as the engine has it now.
 pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
-    let status = ask(door, |_, engine| engine.status()).await?;
+    let (now, status) = ask(door, |now, engine| (now, engine.status())).await?;
     let wait = door.board.counters().wait();
     let counts = (door.link_counts)();
     let config = &door.config;
@@ -329,8 +332,25 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
         held_bytes: status.held_bytes,
         links: Link::ALL.map(|link| link.name().to_owned()).into_iter().zip(counts).collect(),
         sync: status.sync.map(|id| id.0),
+        neighbours: status.neighbours.iter().map(|known| neighbour(now, known)).collect(),
         release_wait: wait_times(&wait),
     })
+}
+
+fn neighbour(now: Instant, known: &NeighbourStatus) -> Neighbour {
+    let (state, mac, since) = match known.state {
+        None => ("unknown", None, None),
+        Some(NeighbourState::Resolving { since }) => ("resolving", None, Some(since)),
+        Some(NeighbourState::Resolved { mac, at }) => ("resolved", Some(mac), Some(at)),
+        Some(NeighbourState::Failed { since }) => ("failed", None, Some(since)),
+    };
+    Neighbour {
+        link: known.link.name().to_owned(),
+        address: known.address.to_string(),
+        state: state.to_owned(),
+        mac: mac.map(|mac| mac.to_string()),
+        for_seconds: since.map(|since| now.since(since).as_secs_f64()),
+    }
 }
 
 async fn status(State(door): Shared) -> Result<Json<Status>, Trouble> {

@@ -33,6 +33,9 @@ pub struct Status {
     pub links: std::collections::BTreeMap<String, LinkCounts>,
     /// Number of the sync under way.
     pub sync: Option<u32>,
+    /// In vip addressing: the servers and the routers towards the clients; empty otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
     /// How long released bytes waited for the second server.
     pub release_wait: WaitTimes,
 }
@@ -69,6 +72,21 @@ pub struct Server {
     pub role: String,
     /// unknown, up, unfit, failed or returning.
     pub state: String,
+}
+
+/// A host that the configuration names, on one of the links.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Which link: client, a or b.
+    pub link: String,
+    /// Its IP address.
+    pub address: String,
+    /// unknown (not needed yet), resolving, resolved or failed.
+    pub state: String,
+    /// Its Ethernet address.
+    pub mac: Option<String>,
+    /// Seconds since it has answered, or was asked for, or was given up.
+    pub for_seconds: Option<f64>,
 }
 
 /// Connections by state.

@@ -10,7 +10,7 @@ use clap::builder::PossibleValue;
 use serde_json::json;
 
 use super::cast::{Death, become_user_root};
-use super::stage::{Stage, StageError};
+use super::stage::{Addressing, Stage, StageError};
 use super::{Format, exit};
 use crate::lab::{Haven, WorldOptions, world};
 use crate::sim::fleet;
@@ -40,6 +40,9 @@ pub struct Args {
     /// How to write the report
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+    /// What addresses the servers have
+    #[arg(long, value_enum, default_value_t)]
+    addressing: Addressing,
     /// In what the hosts are made
     #[arg(long, value_enum, default_value_t = Kind::Auto)]
     world: Kind,
@@ -117,7 +120,7 @@ pub fn run(args: Args) -> ExitCode {
         seed: args.seed,
         plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
     };
-    let (name, setting) = match Setting::make(args.world) {
+    let (name, setting) = match Setting::make(args.world, args.addressing) {
         Ok(made) => made,
         Err(error) => {
             eprintln!("demo: {error}\nTry --world auto, or --world sim, which needs nothing.");
@@ -143,33 +146,38 @@ struct Setting {
 
 impl Setting {
     /// The best that the system allows: its description, and nothing if it is the simulator.
-    fn make(kind: Kind) -> Result<(&'static str, Option<Self>), StageError> {
+    fn make(
+        kind: Kind,
+        addressing: Addressing,
+    ) -> Result<(&'static str, Option<Self>), StageError> {
         const ROOT: &str = "network namespaces, as root";
         const USER: &str = "network namespaces inside a user namespace, no root";
         const SIM: &str = "SIMULATED: the system allows no namespaces here";
         let is_root = nix::unistd::geteuid().is_root();
         match kind {
             Kind::Sim => Ok(("SIMULATED, as asked", None)),
-            Kind::Root => Self::as_root().map(|made| (ROOT, Some(made))),
-            Kind::User => Self::as_user().map(|made| (USER, Some(made))),
+            Kind::Root => Self::as_root(addressing).map(|made| (ROOT, Some(made))),
+            Kind::User => Self::as_user(addressing).map(|made| (USER, Some(made))),
             Kind::Auto => {
-                if is_root && let Ok(made) = Self::as_root() {
+                if is_root && let Ok(made) = Self::as_root(addressing) {
                     return Ok((ROOT, Some(made)));
                 }
-                Ok(Self::as_user().map_or((SIM, None), |made| (USER, Some(made))))
+                let made = Self::as_user(addressing);
+                Ok(made.map_or((SIM, None), |made| (USER, Some(made))))
             }
         }
     }
 
-    fn as_user() -> Result<Self, StageError> {
+    fn as_user(addressing: Addressing) -> Result<Self, StageError> {
         become_user_root()?;
-        Self::as_root()
+        Self::as_root(addressing)
     }
 
-    fn as_root() -> Result<Self, StageError> {
+    fn as_root(addressing: Addressing) -> Result<Self, StageError> {
         let haven =
             Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
-        let options = WorldOptions { kind: world::Kind::Root, ..WorldOptions::default() };
+        let (kind, topology) = (world::Kind::Root, addressing.topology());
+        let options = WorldOptions { kind, topology, ..WorldOptions::default() };
         let stage = Stage::new(&options, haven.dir())?;
         Ok(Self { stage, _haven: haven })
     }
@@ -224,6 +232,7 @@ fn report(args: &Args, world: &str, account: &Account, teller: &Teller) -> ExitC
         let mut object = account.json();
         object["world"] = json!(world);
         object["fault"] = json!(args.fault.name());
+        object["addressing"] = json!(args.addressing.name());
         object["seed"] = json!(args.seed);
         object["took_ns"] = json!(took.as_nanos() as u64);
         println!("{object}");

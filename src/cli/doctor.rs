@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::door::answer;
 use super::{Format, config_error, exit};
 use crate::config::{Backend, Config, DEFAULT_FILE, Tree};
+use crate::engine::{Source, VipPlan};
 use crate::sync::mirror::end::foreign;
 
 /// Arguments.
@@ -89,7 +90,10 @@ pub fn run(args: Args) -> ExitCode {
             "shadowvm doctor -c FILE",
         )),
     }
-    findings.push(management());
+    findings.push(match config.as_ref().and_then(|config| config.vip.as_ref()) {
+        Some(plan) => way_back(plan),
+        None => management(),
+    });
     let code = answer(args.output, &findings, || findings.iter().map(text).collect());
     if findings.iter().any(|finding| finding.verdict == Verdict::Fail) {
         return ExitCode::from(exit::NO);
@@ -394,6 +398,25 @@ fn management() -> Finding {
                that does not pass the gateway. Give it an address of its own on each server and \
                use that in the sync command";
     Finding::bad("management", Verdict::Note, what, fix)
+}
+
+/// In vip addressing what the servers have to know cannot be seen from here.
+fn way_back(plan: &VipPlan) -> Finding {
+    let own = plan.own.iter().flatten().map(|network| network.address().to_string());
+    let own: Vec<String> = own.collect();
+    let (what, fix) = match plan.source {
+        Source::Client => (
+            "the servers answer the clients' own addresses: their route to the clients has to be \
+             the gateway",
+            format!("on each server the default route, or one to the clients: {}", own.join(", ")),
+        ),
+        Source::Gateway => (
+            "the servers see the gateway only: nothing on them changes, and clients cannot be told \
+             apart there",
+            format!("where they filter by address, let these in: {}", own.join(", ")),
+        ),
+    };
+    Finding::bad("way back", Verdict::Note, what, fix)
 }
 
 fn number(file: impl AsRef<Path>) -> Option<u64> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::door::say;
 use super::exit;
-use super::stage::{Stage, server_name};
+use super::stage::{Addressing, Stage, server_name};
 use crate::engine::LegId;
 use crate::lab::world::SERVICE;
 use crate::lab::{HostId, Kind, WorldOptions};
@@ -49,6 +49,9 @@ enum Verb {
         /// How the network namespaces are made
         #[arg(long, value_enum, default_value = "auto")]
         world: Privilege,
+        /// What addresses the servers have
+        #[arg(long, value_enum, default_value_t)]
+        addressing: Addressing,
         /// Have IPv6 look for duplicates of its addresses
         #[arg(long)]
         dad: bool,
@@ -81,6 +84,8 @@ enum Verb {
     Hold {
         #[arg(long, value_enum, default_value = "auto")]
         world: Privilege,
+        #[arg(long, value_enum, default_value_t)]
+        addressing: Addressing,
         #[arg(long)]
         dad: bool,
     },
@@ -129,12 +134,13 @@ enum Host {
 pub fn run(args: Args) -> ExitCode {
     let dir = args.dir.unwrap_or_else(usual_dir);
     let done = match args.verb {
-        Verb::Up { world, dad } => up(&dir, world, dad),
+        Verb::Up { world, addressing, dad } => up(&dir, world, addressing, dad),
         Verb::Down => ask(&dir, &Call::Down, &[]).map(|_| say("the world has ended\n")),
         Verb::Fault { kind, server, undo } => fault(&dir, kind, server, undo),
         Verb::Exec { host, program } => return exec(&dir, host, program),
-        Verb::Hold { world, dad } => {
-            let options = WorldOptions { kind: world.into(), dad, ..WorldOptions::default() };
+        Verb::Hold { world, addressing, dad } => {
+            let (kind, topology) = (world.into(), addressing.topology());
+            let options = WorldOptions { kind, topology, dad, ..WorldOptions::default() };
             holder::hold(&dir, &options).map_err(LabError::Held)
         }
         Verb::Heal { wrong } => heal(&wrong).map_err(LabError::Io),
@@ -185,7 +191,7 @@ fn usual_dir() -> PathBuf {
     }
 }
 
-fn up(dir: &Path, world: Privilege, dad: bool) -> Result<(), LabError> {
+fn up(dir: &Path, world: Privilege, addressing: Addressing, dad: bool) -> Result<(), LabError> {
     if holder::connect(dir).is_ok() {
         return Err(LabError::Busy(dir.to_owned()));
     }
@@ -199,6 +205,7 @@ fn up(dir: &Path, world: Privilege, dad: bool) -> Result<(), LabError> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("lab").arg("--dir").arg(dir).arg("hold");
     command.args(["--world", privilege_name(world)]).args(dad.then_some("--dad"));
+    command.args(["--addressing", &addressing.name()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut holder = command.spawn()?;
     let mut line = String::new();
@@ -232,7 +239,7 @@ fn next_commands(dir: &Path) -> String {
     let socket = socket.display();
     let (v4, _) = SERVICE;
     format!(
-        "The world is up: a client, the gateway, servers a (primary) and b, both {v4}.
+        "The world is up: a client, the gateway, servers a (primary) and b, together {v4}.
   shadowvm lab{at} exec client -- curl -si http://{v4}/bytes/100
   shadowvm status --socket {socket}
   shadowvm lab{at} fault kill9 a

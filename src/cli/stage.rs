@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 
 use crate::admin::client::{self, ClientError};
 use crate::admin::types::{Counters, Done, Events, Failover, Status};
-use crate::engine::LegId;
+use crate::engine::{LegId, Source};
 use crate::lab::web::PORT;
-use crate::lab::world::{SERVICE, WorldError};
-use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions};
+use crate::lab::world::WorldError;
+use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions, sections};
 
 /// What this program's file is called inside a world.
 const MYSELF: &str = "/proc/self/exe";
@@ -268,15 +268,40 @@ impl Stage {
 
     fn config(&self, more: &str) -> String {
         let dir = self.dir.display();
-        let (v4, v6) = SERVICE;
+        let sections = sections(&self.world, &format!("[{PORT}]"));
         format!(
-            "[links]\nclient = \"client\"\na = \"a\"\nb = \"b\"\n\
-             [service]\naddressing = \"clone\"\naddress = [\"{v4}\", \"{v6}\"]\nports = [{PORT}]\n\
-             [[server]]\nname = \"a\"\nrole = \"primary\"\n\
-             [[server]]\nname = \"b\"\nrole = \"backup\"\n\
-             [admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
+            "{sections}[admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
              [log]\nevents = \"{dir}/events.jsonl\"\n{more}"
         )
+    }
+}
+
+/// What addresses the servers have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Addressing {
+    /// Both have the service's
+    #[default]
+    Clone,
+    /// Each its own; they see the clients
+    Vip,
+    /// Each its own; they see the gateway only
+    VipGateway,
+}
+
+impl Addressing {
+    /// How the hosts are joined.
+    pub(super) fn topology(self) -> Topology {
+        match self {
+            Self::Clone => Topology::Clone,
+            Self::Vip => Topology::Vip(Source::Client),
+            Self::VipGateway => Topology::Vip(Source::Gateway),
+        }
+    }
+
+    /// The word of the command line.
+    pub(super) fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
@@ -290,7 +315,7 @@ pub(super) fn server_name(leg: LegId) -> &'static str {
 
 /// Where the clients of a world find a server.
 pub(super) fn target(world: &World, leg: LegId) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(world.server_addresses(leg).0), PORT)
+    SocketAddr::new(IpAddr::V4(world.service_addresses(leg).0), PORT)
 }
 
 /// A world in which the kernel itself forwards to the same servers: the path to compare with.

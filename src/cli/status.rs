@@ -111,6 +111,17 @@ fn text(status: &Status) -> String {
         rows.push(vec![server.name.clone(), server.role.clone(), server.state.clone(), link]);
     }
     out.push_str(&table(&rows));
+    if !status.neighbours.is_empty() {
+        let mut rows = vec![["NEIGHBOUR", "LINK", "STATE", "MAC"].map(str::to_owned).to_vec()];
+        for known in &status.neighbours {
+            let since = known.for_seconds.filter(|_| known.state != "resolved");
+            let since = since.map(|s| format!(" for {}", time_text(s))).unwrap_or_default();
+            let state = format!("{}{since}", known.state);
+            let mac = known.mac.clone().unwrap_or_else(|| "-".into());
+            rows.push(vec![known.address.clone(), known.link.clone(), state, mac]);
+        }
+        let _ = write!(out, "\n{}", table(&rows));
+    }
     let flows = &status.flows;
     let _ = writeln!(
         out,

@@ -9,6 +9,7 @@ mod parse;
 mod problem;
 mod read;
 mod show;
+mod vip;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub use problem::{Problem, Problems};
 pub use crate::observe::describe::Level;
 
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope, UdpPolicy,
+    Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope, UdpPolicy, VipPlan,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -38,6 +39,8 @@ pub struct Config {
     pub links: Links,
     /// What is protected.
     pub service: Service,
+    /// The networks, if the servers have addresses of their own (vip addressing).
+    pub vip: Option<VipPlan>,
     /// The two servers; the first is behind `links.a`.
     pub servers: [Server; 2],
     /// Comparison and holding.
@@ -73,12 +76,12 @@ pub struct Links {
     pub b: String,
 }
 
-/// The protected service, in clone addressing.
+/// The protected service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name, for people.
     pub name: String,
-    /// Its addresses: one or two, of different families.
+    /// Its addresses: at least one, in clone addressing of different families.
     pub addresses: Vec<IpAddr>,
     /// Its TCP ports: at least one, all different.
     pub ports: Vec<u16>,
@@ -257,6 +260,7 @@ impl Config {
         EngineConfig {
             mode: self.mode,
             addresses: self.service.addresses.clone(),
+            vip: self.vip.clone(),
             ports: self.service.ports.clone(),
             server_names: self.servers.each_ref().map(|server| server.name.clone()),
             first_primary: if self.servers[0].is_primary { LegId::A } else { LegId::B },
@@ -292,6 +296,7 @@ impl Config {
             (self.links != new.links, "links"),
             (self.service != new.service, "service"),
             (self.servers != new.servers, "server"),
+            (self.vip != new.vip, "network, server.address, service.source"),
             (backend, "sync.backend and the keys of that backend"),
             (fence, "failover.fence_command, failover.fence_timeout"),
             (self.limits != new.limits, "limits"),

@@ -9,12 +9,13 @@ use toml::de::DeTable;
 
 use super::mirror;
 use super::problem::Problem;
-use super::read::{At, Reader, Section, refuse_unknown_sections};
+use super::read::{At, Item, Reader, Section, refuse_unknown_sections};
+use super::vip::{self, Addressing, Own};
 use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
+use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -40,12 +41,17 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         ],
     );
     let links = links(&reader, root);
-    let servers = servers(&reader, root);
-    let service = service(&reader, root, servers.as_ref());
+    let (servers, own) = servers(&reader, root).unzip();
+    let (service, addressing) = service(&reader, root, servers.as_ref()).unzip();
+    let service = service.unwrap_or_else(Service::nothing);
+    let vip = addressing.zip(own).and_then(|(addressing, own)| {
+        vip::plan(&reader, root, &addressing, &service.addresses, &own)
+    });
     let config = Config {
         mode: mode.unwrap_or_default(),
         links: links.unwrap_or_else(Links::nowhere),
-        service: service.unwrap_or_else(Service::nothing),
+        service,
+        vip,
         servers: servers.unwrap_or_else(Server::nobody),
         compare: compare(&reader, root),
         sync: sync(&reader, root),
@@ -127,7 +133,7 @@ fn is_plain_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<[Server; 2]> {
+fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<([Server; 2], [Own; 2])> {
     let sections = Section::each(reader, root, "server", "server");
     let two = "write exactly two [[server]] sections: one primary, one backup";
     if sections.is_empty() {
@@ -137,6 +143,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<[Server; 2]> {
         return None;
     }
     let mut servers: Vec<Server> = Vec::new();
+    let own: Vec<Own> = sections.iter().map(|section| vip::own(reader, section)).collect();
     for section in &sections {
         let role = section.choice("role", &[("primary", true), ("backup", false)]);
         if section.at("role").is_none() {
@@ -161,7 +168,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<[Server; 2]> {
         let at = sections.last().and_then(|s| s.at.clone());
         reader.wrong_help(at, "server", format!("{} given", sections.len()), two);
     }
-    servers.try_into().ok()
+    servers.try_into().ok().zip(own.try_into().ok())
 }
 
 fn name_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<String> {
@@ -181,11 +188,11 @@ fn service(
     reader: &Reader<'_>,
     root: &DeTable<'_>,
     servers: Option<&[Server; 2]>,
-) -> Option<Service> {
+) -> Option<(Service, Addressing)> {
     let sections = Section::each(reader, root, "service", "service");
     let Some(section) = sections.first() else {
         if !root.contains_key("service") {
-            let help = "add [service] with addressing = \"clone\", address and ports";
+            let help = "add [service] with addressing = \"clone\" or \"vip\", address and ports";
             reader.missing(None, "service", help);
         }
         return None;
@@ -194,7 +201,14 @@ fn service(
         let reason = "more than one service is not supported by this version";
         reader.wrong_help(second.at.clone(), "service", reason, "keep one");
     }
-    addressing(reader, section);
+    let is_vip = addressing(reader, section);
+    let source =
+        section.choice("source", &[("client", Source::Client), ("gateway", Source::Gateway)]);
+    if section.at("source").is_some() && !is_vip {
+        let help = "remove it, or write addressing = \"vip\"";
+        let reason = "belongs to vip addressing";
+        reader.wrong_help(section.at("source"), "service.source", reason, help);
+    }
     let name = match section.at("name") {
         Some(_) => name_of(reader, section)?,
         None => "default".into(),
@@ -209,22 +223,23 @@ fn service(
             reader.wrong(section.at("servers"), "service.servers", reason);
         }
     }
-    Some(Service { name, addresses: addresses(reader, section), ports: ports(reader, section) })
+    let addresses = addresses(reader, section, is_vip);
+    let (ports, mapped) = ports(reader, section, is_vip);
+    let addressing = Addressing { is_vip, source: source.unwrap_or_default(), ports: mapped };
+    Some((Service { name, addresses, ports }, addressing))
 }
 
-fn addressing(reader: &Reader<'_>, section: &Section<'_>) {
-    let clone = "write addressing = \"clone\": both servers share one MAC and IP address";
-    if section.string("addressing").as_deref() == Some("vip") {
-        let reason = "`vip` is not supported by this version";
-        reader.wrong_help(section.at("addressing"), "service.addressing", reason, clone);
-    } else if section.at("addressing").is_none() {
-        reader.missing(section.at.clone(), "service.addressing", clone);
-    } else {
-        section.choice("addressing", &[("clone", ())]);
+/// Whether it is vip.
+fn addressing(reader: &Reader<'_>, section: &Section<'_>) -> bool {
+    if section.at("addressing").is_none() {
+        let help =
+            "\"clone\": both servers share one MAC and IP address; \"vip\": each has its own";
+        reader.missing(section.at.clone(), "service.addressing", help);
     }
+    section.choice("addressing", &[("clone", false), ("vip", true)]).unwrap_or(false)
 }
 
-fn addresses(reader: &Reader<'_>, section: &Section<'_>) -> Vec<IpAddr> {
+fn addresses(reader: &Reader<'_>, section: &Section<'_>, is_vip: bool) -> Vec<IpAddr> {
     let key = "service.address";
     let help = "an IPv4 or IPv6 address, or a list of one of each";
     if section.at("address").is_none() {
@@ -235,7 +250,7 @@ fn addresses(reader: &Reader<'_>, section: &Section<'_>) -> Vec<IpAddr> {
         let Some(address) = host_address(reader, &at, key, &text) else { continue };
         if addresses.contains(&address) {
             reader.wrong(at, key, format!("{address} is given twice"));
-        } else if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+        } else if !is_vip && addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             reader.wrong_help(at, key, "two addresses of one family", help);
         } else {
             addresses.push(address);
@@ -248,7 +263,7 @@ fn addresses(reader: &Reader<'_>, section: &Section<'_>) -> Vec<IpAddr> {
 }
 
 /// An address that one host can have.
-fn host_address(reader: &Reader<'_>, at: &At, key: &str, text: &str) -> Option<IpAddr> {
+pub(super) fn host_address(reader: &Reader<'_>, at: &At, key: &str, text: &str) -> Option<IpAddr> {
     let Ok(address) = text.parse::<IpAddr>() else {
         let help = if text.contains('/') {
             "leave out the prefix length: \"192.0.2.10\""
@@ -272,26 +287,54 @@ fn host_address(reader: &Reader<'_>, at: &At, key: &str, text: &str) -> Option<I
     Some(address)
 }
 
-fn ports(reader: &Reader<'_>, section: &Section<'_>) -> Vec<u16> {
+/// The service's ports, and those that the servers serve at another one.
+fn ports(reader: &Reader<'_>, section: &Section<'_>, is_vip: bool) -> (Vec<u16>, Vec<(u16, u16)>) {
     let key = "service.ports";
     if section.at("ports").is_none() {
         reader.missing(section.at.clone(), key, "list the TCP ports to protect: ports = [80]");
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
-    let Some(listed) = section.integers("ports", 1..=65535) else { return Vec::new() };
-    let mut ports = Vec::new();
-    for (number, at) in listed {
-        let Ok(port) = u16::try_from(number) else { continue };
-        if ports.contains(&port) {
+    let Some(listed) = section.items("ports", 1..=65535) else { return (Vec::new(), Vec::new()) };
+    let mut ports: Vec<(u16, u16)> = Vec::new();
+    for (item, at) in listed {
+        let pair = match &item {
+            Item::Number(number) => u16::try_from(*number).ok().map(|port| (port, port)),
+            Item::Text(text) if is_vip => port_pair(text),
+            Item::Text(_) => None,
+        };
+        let Some((port, server)) = pair else {
+            let reason = "each must be a whole number, 1 to 65535";
+            match is_vip {
+                true => {
+                    let help = "or \"8080:80\": the service's 8080 is the servers' 80";
+                    reader.wrong_help(at, key, reason, help);
+                }
+                false => reader.wrong(at, key, reason),
+            }
+            continue;
+        };
+        if ports.iter().any(|(other, _)| *other == port) {
             reader.wrong(at, key, format!("{port} is listed twice"));
+        } else if ports.iter().any(|(_, other)| *other == server) {
+            let reason = format!("the servers' port {server} is listed twice");
+            let help = "answers from it could not be told apart";
+            reader.wrong_help(at, key, reason, help);
         } else {
-            ports.push(port);
+            ports.push((port, server));
         }
     }
     if section.is_empty_list("ports") {
         reader.wrong_help(section.at("ports"), key, "no port", "list at least one: ports = [80]");
     }
-    ports
+    let mapped = ports.iter().copied().filter(|(port, server)| port != server).collect();
+    (ports.into_iter().map(|(port, _)| port).collect(), mapped)
+}
+
+/// "8080:80"
+fn port_pair(text: &str) -> Option<(u16, u16)> {
+    let (port, server) = text.split_once(':')?;
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    number(port).zip(number(server))
 }
 
 fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
@@ -582,7 +625,10 @@ fn probe_address_is_free(reader: &Reader<'_>, root: &DeTable<'_>, config: &Confi
     let key = "failover.probe_address";
     let at = Section::top_quiet(root, "failover", "probe_address");
     let addresses = &config.service.addresses;
-    if addresses.contains(&address) {
+    if config.vip.is_some() {
+        let help = "remove it: probes come from the gateway's own addresses";
+        reader.wrong_help(at, key, "belongs to clone addressing", help);
+    } else if addresses.contains(&address) {
         let help = "choose a free address of the clients' network";
         reader.wrong_help(at, key, "is the address of the service", help);
     } else if !addresses.is_empty()

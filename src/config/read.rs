@@ -17,8 +17,9 @@ use crate::engine::Duration;
 pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("gateway", &["mode"]),
     ("links", &["client", "a", "b"]),
-    ("service", &["name", "addressing", "address", "ports", "servers"]),
-    ("server", &["name", "role", "dir", "dir_command"]),
+    ("service", &["name", "addressing", "address", "ports", "source", "servers"]),
+    ("server", &["name", "role", "address", "dir", "dir_command"]),
+    ("network", &["client", "next_hop", "a", "b"]),
     ("compare", &["hold_soft", "hold_hard", "on_lag", "udp", "http_defaults", "rule"]),
     ("compare.rule", &["protocol", "header", "action"]),
     (
@@ -61,13 +62,8 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
 ];
 
 /// Keys that a later version will know: saying so is kinder than "unknown".
-const LATER: &[(&str, &str)] = &[
-    ("gateway", "workers"),
-    ("server", "address"),
-    ("capture", "on_event"),
-    ("capture", "dir"),
-    ("admin", "http"),
-];
+const LATER: &[(&str, &str)] =
+    &[("gateway", "workers"), ("capture", "on_event"), ("capture", "dir"), ("admin", "http")];
 
 /// Where a value stands.
 pub(super) type At = Option<Range<usize>>;
@@ -377,33 +373,45 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list of integers within `range`, each with its place; a lone one is a list of one.
-    pub(super) fn integers(&self, key: &str, range: RangeInclusive<u64>) -> Option<Vec<(u64, At)>> {
+    /// A list of integers within `range` or strings, each with its place; a lone one is a list of
+    /// one.
+    pub(super) fn items(&self, key: &str, range: RangeInclusive<u64>) -> Option<Vec<(Item, At)>> {
         let value = self.value(key)?;
         let lone = std::slice::from_ref(value);
         let elements: &[Spanned<DeValue<'_>>] = match value.get_ref() {
             DeValue::Array(list) => list,
-            DeValue::Integer(_) => lone,
+            DeValue::Integer(_) | DeValue::String(_) => lone,
             _ => {
                 self.wrong_type(key, value, "a list of whole numbers");
                 return None;
             }
         };
-        let mut numbers = Vec::new();
+        let mut items = Vec::new();
         for element in elements {
-            match integer_of(element.get_ref()) {
-                Some(number) if range.contains(&number) => {
-                    numbers.push((number, Some(element.span())));
+            let at = Some(element.span());
+            match (element.get_ref(), integer_of(element.get_ref())) {
+                (_, Some(number)) if range.contains(&number) => {
+                    items.push((Item::Number(number), at));
                 }
+                (DeValue::String(text), _) => items.push((Item::Text(text.to_string()), at)),
                 _ => {
                     let (from, to) = (range.start(), range.end());
                     let reason = format!("each must be a whole number, {from} to {to}");
-                    self.reader.wrong(Some(element.span()), &self.full(key), reason);
+                    self.reader.wrong(at, &self.full(key), reason);
                 }
             }
         }
-        Some(numbers)
+        Some(items)
     }
+}
+
+/// An element of a list.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    /// A whole number.
+    Number(u64),
+    /// A string.
+    Text(String),
 }
 
 /// Refuses sections that are not in [`KEYS`].

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
 use super::{Backend, Config, Level, RunAs, Tree};
-use crate::engine::{Fence, LagPolicy, Mode, UdpPolicy};
+use crate::engine::{Fence, LagPolicy, Mode, Network, Source, UdpPolicy};
 
 /// The whole file.
 pub(super) fn to_toml(config: &Config) -> String {
@@ -24,30 +24,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         "[links]",
         &[("client", quote(&links.client)), ("a", quote(&links.a)), ("b", quote(&links.b))],
     );
-    let service = &config.service;
-    let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
-    section(
-        &mut out,
-        "[service]",
-        &[
-            ("name", quote(&service.name)),
-            ("addressing", quote("clone")),
-            ("address", list(service.addresses.iter().map(ToString::to_string))),
-            ("ports", format!("[{}]", ports.join(", "))),
-        ],
-    );
-    for server in &config.servers {
-        let role = if server.is_primary { "primary" } else { "backup" };
-        let mut keys = vec![("name", quote(&server.name)), ("role", quote(role))];
-        match &server.tree {
-            None => {}
-            Some(Tree::Dir(dir)) => keys.push(("dir", quote(dir))),
-            Some(Tree::Command(command)) => {
-                keys.push(("dir_command", list(command.iter().cloned())));
-            }
-        }
-        section(&mut out, "[[server]]", &keys);
-    }
+    service(&mut out, config);
     compare(&mut out, config);
     sync(&mut out, config);
     failover(&mut out, config);
@@ -70,6 +47,57 @@ pub(super) fn to_toml(config: &Config) -> String {
     section(&mut out, "[admin]", &[("socket", path(&config.socket))]);
     log_and_run(&mut out, config);
     out
+}
+
+fn service(out: &mut String, config: &Config) {
+    let service = &config.service;
+    let vip = config.vip.as_ref();
+    let ports = service.ports.iter().map(|port| {
+        match vip.and_then(|plan| plan.server_port(*port)).filter(|server| server != port) {
+            Some(server) => quote(&format!("{port}:{server}")),
+            None => port.to_string(),
+        }
+    });
+    let mut keys = vec![
+        ("name", quote(&service.name)),
+        ("addressing", quote(if vip.is_some() { "vip" } else { "clone" })),
+        ("address", list(service.addresses.iter().map(ToString::to_string))),
+        ("ports", format!("[{}]", ports.collect::<Vec<_>>().join(", "))),
+    ];
+    if let Some(plan) = vip {
+        let source = match plan.source {
+            Source::Client => "client",
+            Source::Gateway => "gateway",
+        };
+        keys.push(("source", quote(source)));
+    }
+    section(out, "[service]", &keys);
+    for (at, server) in config.servers.iter().enumerate() {
+        let role = if server.is_primary { "primary" } else { "backup" };
+        let mut keys = vec![("name", quote(&server.name)), ("role", quote(role))];
+        if let Some(plan) = vip {
+            let own = plan.served.iter().map(|served| served.servers[at].to_string());
+            keys.push(("address", list(own)));
+        }
+        match &server.tree {
+            None => {}
+            Some(Tree::Dir(dir)) => keys.push(("dir", quote(dir))),
+            Some(Tree::Command(command)) => {
+                keys.push(("dir_command", list(command.iter().cloned())));
+            }
+        }
+        section(out, "[[server]]", &keys);
+    }
+    if let Some(plan) = vip {
+        let networks = |of: &[Network]| list(of.iter().map(ToString::to_string));
+        let keys = [
+            ("client", networks(&plan.client)),
+            ("next_hop", list(plan.next_hops.iter().map(ToString::to_string))),
+            ("a", networks(&plan.own[0])),
+            ("b", networks(&plan.own[1])),
+        ];
+        section(out, "[network]", &keys);
+    }
 }
 
 fn compare(out: &mut String, config: &Config) {

@@ -83,7 +83,11 @@ const BROKEN: &[Case] = &[
     ("\"c0\"", "\"much-too-long-a-name\"", Some(2), "links.client", "not the name of an interface"),
     ("\"c0\"", "3", Some(2), "links.client", "a whole number, expected a string"),
     ("client = ", "cleint = ", Some(2), "links.cleint", "did you mean `client`?"),
-    ("\"clone\"", "\"vip\"", Some(6), "service.addressing", "not supported by this version"),
+    ("\"clone\"", "\"vip\"", None, "network", "missing"),
+    ("\"clone\"", "\"clone\"\nsource = \"client\"", Some(7), "service.source", "vip addressing"),
+    ("\"two\"", "\"two\"\naddress = \"192.0.2.3\"", Some(14), "server.address", "vip addressing"),
+    ("", "[network]\nclient = \"192.0.2.0/24\"\n", Some(15), "network", "vip addressing"),
+    ("[80]", "[\"8080:80\"]", Some(8), "service.ports", "whole number"),
     ("\"clone\"", "\"clon\"", Some(6), "service.addressing", "did you mean `clone`?"),
     ("addressing = \"clone\"\n", "", Some(5), "service.addressing", "missing"),
     ("\"192.0.2.10\"", "\"192.0.2.300\"", Some(7), "service.address", "not an IP address"),
@@ -157,6 +161,90 @@ const BROKEN: &[Case] = &[
     ("\"c0\"", "\"c0", Some(2), "", "string"),
     ("a = \"a0\"", "client = \"a0\"", Some(3), "", "duplicate key"),
 ];
+
+const VIP: &str = "[links]\nclient = \"c0\"\na = \"a0\"\nb = \"b0\"\n[service]\n\
+    addressing = \"vip\"\naddress = [\"192.0.2.10\", \"2001:db8::10\", \"192.0.2.11\"]\n\
+    ports = [443, \"8080:80\"]\nsource = \"client\"\n\
+    [[server]]\nname = \"one\"\nrole = \"primary\"\n\
+    address = [\"10.1.0.10\", \"10.1.0.11\", \"fd00:1::10\"]\n\
+    [[server]]\nname = \"two\"\nrole = \"backup\"\n\
+    address = [\"fd00:2::10\", \"10.2.0.10\", \"10.2.0.11\"]\n\
+    [network]\nclient = [\"192.0.2.0/24\", \"2001:db8::/64\"]\nnext_hop = [\"192.0.2.1\"]\n\
+    a = [\"10.1.0.1/24\", \"fd00:1::1/64\"]\nb = [\"10.2.0.1/24\", \"fd00:2::1/64\"]\n";
+
+#[test]
+fn addresses_of_the_service_are_served_in_the_order_of_their_family() {
+    let config = parse(VIP).expect("it is valid");
+    let plan = config.engine().vip.expect("vip addressing");
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let served = |service: &str, a: &str, b: &str| crate::engine::Served {
+        service: ip(service),
+        servers: [ip(a), ip(b)],
+    };
+    let want = [
+        served("192.0.2.10", "10.1.0.10", "10.2.0.10"),
+        served("2001:db8::10", "fd00:1::10", "fd00:2::10"),
+        served("192.0.2.11", "10.1.0.11", "10.2.0.11"),
+    ];
+    assert_eq!(plan.served, want);
+    assert_eq!(config.service.ports, [443, 8080]);
+    assert_eq!(plan.ports, [(8080, 80)]);
+    assert_eq!(plan.own_of(LegId::B, ip("10.2.0.10")), Some(ip("10.2.0.1")));
+    assert_eq!(plan.next_hop(ip("192.0.2.77")), Some(ip("192.0.2.77")));
+    assert_eq!(plan.next_hop(ip("203.0.113.1")), Some(ip("192.0.2.1")));
+    assert_eq!(plan.next_hop(ip("2001:db8:9::1")), None);
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    let by_gateway = VIP.replace("source = \"client\"", "source = \"gateway\"");
+    assert_ne!(parse(&by_gateway).expect("it is valid").vip, config.vip);
+}
+
+#[rustfmt::skip]
+const BROKEN_VIP: &[Case] = &[
+    ("\"8080:80\"", "\"8080:443\"", Some(8), "service.ports", "443 is listed twice"),
+    ("\"8080:80\"", "\"8080-80\"", Some(8), "service.ports", "8080:80"),
+    ("\"8080:80\"", "\"0:80\"", Some(8), "service.ports", "1 to 65535"),
+    ("source = \"client\"", "source = \"server\"", Some(9), "service.source", "`gateway`"),
+    (", \"fd00:1::10\"]", "]", Some(13), "server.address", "0 IPv6 addresses"),
+    ("\"10.1.0.11\", ", "", Some(13), "server.address", "1 IPv4 addresses, the service has 2"),
+    ("\"10.1.0.10\"", "\"10.2.0.99\"", Some(13), "server.address", "in no network"),
+    ("address = [\"fd00:2::10\", \"10.2.0.10\", \"10.2.0.11\"]\n", "", Some(14), "server.address",
+        "missing"),
+    ("client = [\"192.0.2.0/24\", \"2001:db8::/64\"]", "client = \"192.0.2.0/24\"", Some(19),
+        "network.client", "no way to IPv6"),
+    ("\"192.0.2.0/24\"", "\"192.0.2.0\"", Some(19), "network.client", "prefix length"),
+    ("\"192.0.2.0/24\"", "\"192.0.2.0/33\"", Some(19), "network.client", "not a prefix length"),
+    ("[\"192.0.2.1\"]", "[\"198.51.100.1\"]", Some(20), "network.next_hop", "in no network"),
+    ("[\"192.0.2.1\"]", "[\"192.0.2.1\", \"192.0.2.2\"]", Some(20), "network.next_hop",
+        "one family"),
+    ("[\"192.0.2.1\"]", "[\"192.0.2.10\"]", Some(20), "network.next_hop", "the service too"),
+    ("a = [\"10.1.0.1/24\", ", "a = [", Some(21), "network.a", "no IPv4 address"),
+    ("a = [\"10.1.0.1/24\", \"fd00:1::1/64\"]\n", "", Some(18), "network.a", "missing"),
+    ("\"10.1.0.1/24\"", "\"10.1.0.10/24\"", Some(21), "network.a", "first server too"),
+    ("\"10.1.0.1/24\"", "\"10.1.0.1/24\", \"10.1.0.2/24\"", Some(21), "network.a", "two IPv4"),
+    ("\"192.0.2.0/24\"", "\"192.0.2.0/24\", \"10.0.0.0/8\"", Some(21), "network.a",
+        "past the gateway"),
+    ("", "[failover]\nprobe_address = \"192.0.2.9\"\n", Some(24), "failover.probe_address",
+        "clone addressing"),
+];
+
+#[test]
+fn contradictions_of_networks_are_found() {
+    for &(from, to, line, key, words) in BROKEN_VIP {
+        let text = match from {
+            "" => format!("{VIP}{to}"),
+            _ => VIP.replacen(from, to, 1),
+        };
+        assert_ne!(text, VIP, "{from:?} is not in the file");
+        let problems = parse(&text).expect_err(to);
+        let shown = problems.to_string();
+        let found = problems.list.iter().any(|p| p.line == line && p.key == key);
+        assert!(found, "no problem at line {line:?}, key {key:?}, in:\n{shown}");
+        assert!(shown.contains(words), "{words:?} is not in:\n{shown}");
+    }
+    let apart = VIP.replace("\"192.0.2.0/24\"", "\"192.0.2.0/24\", \"10.0.0.0/8\"");
+    let apart = apart.replace("source = \"client\"", "source = \"gateway\"");
+    assert!(parse(&apart).is_ok(), "the gateway's own address comes back");
+}
 
 #[test]
 fn each_broken_file_is_refused_with_its_line_and_reason() {
@@ -240,7 +328,7 @@ fn a_mistake_is_reported_once() {
 
 #[test]
 fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
-    let text = "[links]\nclient = 1\n[service]\naddressing = \"vip\"\nports = [0]\n[sink]\n";
+    let text = "[links]\nclient = 1\n[service]\naddressing = \"vipp\"\nports = [0]\n[sink]\n";
     let problems = parse(text).expect_err("it is broken");
     let keys: Vec<&str> = problems.list.iter().map(|p| p.key.as_str()).collect();
     let want = [

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::address::VipPlan;
 use super::time::Duration;
 
 /// What the gateway does with answers.
@@ -60,8 +61,10 @@ pub struct MaskRule {
 pub struct EngineConfig {
     /// What the gateway does with answers.
     pub mode: Mode,
-    /// Addresses of the service: at most one of each family.
+    /// Addresses of the service: in clone addressing at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// The networks of vip addressing; none in clone addressing. What it serves are `addresses`.
+    pub vip: Option<VipPlan>,
     /// TCP ports that are protected.
     pub ports: Vec<u16>,
     /// Names of server A and B, for events.
@@ -116,6 +119,7 @@ impl Default for EngineConfig {
         Self {
             mode: Mode::Protect,
             addresses: Vec::new(),
+            vip: None,
             ports: vec![80],
             server_names: ["a".into(), "b".into()],
             first_primary: super::LegId::A,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::address::{Inbound, Translator};
 use super::allowance::Allowance;
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
@@ -38,6 +39,8 @@ const POOL_FULL_PERCENT: usize = 95;
 pub struct Engine {
     config: EngineConfig,
     outputs: VecDeque<Output>,
+    /// In vip addressing: stands between the links and everything below.
+    translator: Option<Box<Translator>>,
     table: FlowTable,
     control: Control,
     bridge: Bridge,
@@ -62,6 +65,7 @@ impl Engine {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
             tick_at: now,
+            translator: config.vip.as_ref().map(|plan| Box::new(Translator::new(plan, seed))),
             config,
             outputs: VecDeque::new(),
             table,
@@ -93,21 +97,32 @@ impl Engine {
             }
             Input::Restore(records) => self.restore(records),
         }
+        // The one place where frames leave.
+        if let Some(translator) = &mut self.translator {
+            for output in self.outputs.drain(..) {
+                translator.outbound(self.now, output);
+            }
+        }
     }
 
     /// The next output; drain after each [`Engine::handle`].
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        match &mut self.translator {
+            Some(translator) => translator.poll_output(),
+            None => self.outputs.pop_front(),
+        }
     }
 
     /// When [`Input::Timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let translator = self.translator.as_ref().and_then(|translator| translator.next_timer());
         if self.config.mode == Mode::Passthrough {
-            return None;
+            return translator;
         }
         let timers = [
+            translator,
             Some(self.tick_at),
             self.table.next_timer(),
             self.bridge.next_timer(),
@@ -129,6 +144,7 @@ impl Engine {
             half_open: self.table.half_open() as u32,
             held_bytes: self.table.held() as u64,
             sync: self.control.resync.in_flight(),
+            neighbours: self.translator.as_ref().map_or_else(Vec::new, |t| t.neighbours()),
         }
     }
 
@@ -151,7 +167,7 @@ impl Engine {
     // ---- frames ----------------------------------------------------------------------------
 
     fn on_frame(&mut self, link: Link, frame: Frame) {
-        if self.config.mode == Mode::Passthrough {
+        if self.config.mode == Mode::Passthrough && self.translator.is_none() {
             return self.pass_through(link, frame);
         }
         let frame = planted::laundered(frame);
@@ -162,7 +178,13 @@ impl Engine {
         self.on_packet(link, packet, frame, false);
     }
 
-    fn on_packet(&mut self, link: Link, packet: Packet, frame: Frame, is_reassembled: bool) {
+    fn on_packet(
+        &mut self,
+        link: Link,
+        mut packet: Packet,
+        mut frame: Frame,
+        is_reassembled: bool,
+    ) {
         if let Packet::Fragment(f) = &packet {
             if is_reassembled {
                 return self.reject(link, RejectReason::Fragment);
@@ -179,6 +201,17 @@ impl Engine {
         if matches!(packet, Packet::Tcp(_)) && packet.l2().dst.is_multicast() {
             // TCP is between two hosts (RFC 1122 4.2.3.10); whoever answers it would say so.
             return self.reject(link, RejectReason::NotForUs);
+        }
+        if let Some(translator) = &mut self.translator {
+            match translator.inbound(self.now, link, &mut packet, &mut frame) {
+                Inbound::Deliver => {}
+                Inbound::Answered => return self.on_neighbour_answer(link),
+                Inbound::Done => return,
+                Inbound::Refused(reason) => return self.reject(link, reason),
+            }
+            if self.config.mode == Mode::Passthrough {
+                return self.pass_through(link, frame);
+            }
         }
         match link {
             Link::Client => self.on_client_packet(packet, frame),
@@ -407,6 +440,9 @@ impl Engine {
     }
 
     fn on_timeout(&mut self) {
+        if let Some(translator) = &mut self.translator {
+            translator.on_time(self.now);
+        }
         if self.config.mode == Mode::Passthrough {
             return;
         }
@@ -431,8 +467,13 @@ impl Engine {
         for leg in LegId::ALL {
             if let Some(&target) = self.config.addresses.first() {
                 self.control.detector.of(leg).neighbour.sent(self.now, self.config.probe_every);
-                let frame = bridge::neighbour_probe(self.prober.mac(), target);
-                self.outputs.push_back(Output::Transmit(Link::Server(leg), frame));
+                match &mut self.translator {
+                    Some(translator) => translator.probe(self.now, leg),
+                    None => {
+                        let frame = bridge::neighbour_probe(self.prober.mac(), target);
+                        self.outputs.push_back(Output::Transmit(Link::Server(leg), frame));
+                    }
+                }
             }
         }
         self.probe_syn();
@@ -470,6 +511,9 @@ impl Engine {
     }
 
     fn on_signal(&mut self, link: Link, signal: Signal) {
+        if let (Some(translator), Signal::CarrierUp(caps)) = (&mut self.translator, signal) {
+            translator.come(self.now, link, caps.mac);
+        }
         let Link::Server(leg) = link else { return };
         let (up, evidence) = match signal {
             Signal::CarrierUp(_) => (true, Evidence::Carrier),
@@ -525,6 +569,7 @@ impl Engine {
     fn reload(&mut self, config: EngineConfig) -> Result<Vec<Order>, CommandError> {
         let old = &self.config;
         let same = old.addresses == config.addresses
+            && old.vip == config.vip
             && old.mode == config.mode
             && old.server_names == config.server_names
             && old.sync_scope == config.sync_scope;
@@ -690,6 +735,9 @@ impl Engine {
             match record {
                 Record::Roles(roles) => self.control.restore(roles),
                 Record::Flow { slot, constants } => {
+                    if let Some(translator) = &mut self.translator {
+                        translator.restore(&constants);
+                    }
                     let mut cx = self.cx();
                     if let Some(mut flow) = Flow::restore(&mut cx, slot, &constants) {
                         flow.probe_ends(&mut cx);

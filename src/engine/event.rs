@@ -112,6 +112,14 @@ pub enum RejectReason {
     Unreachable,
     /// The answer to one of the gateway's own probes.
     ProbeReply,
+    /// Of a kind, or to a port, that cannot be brought to servers with addresses of their own.
+    NotServed,
+    /// It has no hop left for the way through the gateway.
+    HopsUsedUp,
+    /// Whoever should take it next does not say where it is.
+    NoNeighbour,
+    /// All ports of the gateway's own are taken (`source = "gateway"`).
+    NoPort,
 }
 
 /// A flow's state.

@@ -13,6 +13,7 @@ mod told_blocks;
 mod twins;
 mod voice;
 
+mod address;
 mod alignment;
 mod allowance;
 mod bridge;
@@ -40,6 +41,7 @@ mod tests;
 
 pub use self::core::Engine;
 pub use crate::protocol::{Field, RawReason};
+pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
 pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
@@ -49,7 +51,7 @@ pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;
 pub use time::{Duration, Instant};
 
-use crate::wire::Frame;
+use crate::wire::{Frame, Mac};
 
 /// One server's identity. The role lives in [`Roles`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,11 +139,13 @@ pub struct LinkCaps {
     pub has_gso: bool,
     /// Completes checksums.
     pub has_csum: bool,
+    /// The gateway's own Ethernet address there, if it is to be another one than the engine's.
+    pub mac: Option<Mac>,
 }
 
 impl Default for LinkCaps {
     fn default() -> Self {
-        Self { mtu: 1500, has_gso: false, has_csum: false }
+        Self { mtu: 1500, has_gso: false, has_csum: false, mac: None }
     }
 }
 
@@ -380,4 +384,6 @@ pub struct Status {
     pub held_bytes: u64,
     /// A sync under way.
     pub sync: Option<SyncId>,
+    /// In vip addressing: the servers, and the routers towards the clients.
+    pub neighbours: Vec<NeighbourStatus>,
 }

@@ -167,6 +167,14 @@ bugs! {
     OverwrittenPromoted: "1.16: a server that a sync overwrites is not promoted",
     /// New flows pair with a backup that is known to differ.
     StaleBackupPairs: "1.14: after a failed sync new flows do not pair",
+    // ---- addressing ----
+    /// What an error of a link quotes is left as it was.
+    QuoteNotRenamed: "vip: what an error quotes is renamed with it",
+    /// Each client gets the first of the gateway's ports.
+    PortShared: "vip: a port of the gateway's own is one client's",
+    /// A restarted gateway does not read the ports of its flows.
+    PortForgotten: "vip: a flow keeps its port, also beyond the process",
+    // ---- memory ----
     /// What the client has is kept all the same.
     ShownNeverTrimmed: "I9: what is held is bounded by windows",
 }

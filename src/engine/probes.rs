@@ -1,24 +1,26 @@
 //! The gateway's own probes to the servers, and the resets that it sends outside any flow.
 //!
 //! In clone addressing the gateway has no address. A SYN probe comes from the client-side address
-//! heard last, to which the server has a route and a neighbour already; its answer never leaves.
+//! heard last, to which the server has a route and a neighbour already; its answer never leaves. In
+//! vip addressing it comes from the gateway's own address on that server's link.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::address::FROM_CLIENT;
 use super::bridge::probe_mac;
 use super::event::FlowKey;
 use super::health::SynProbe;
-use super::{EngineConfig, LegId, Link, Output, ServiceId};
+use super::{EngineConfig, LegId, Link, Output, ServiceId, VipPlan};
 use crate::wire::build::{self, TcpFields};
-use crate::wire::{L2, L3, Mac, Segment, TcpFlags, TcpOptions};
+use crate::wire::{Frame, L2, L3, Mac, Segment, TcpFlags, TcpOptions};
 
 /// What the application probe asks.
 const APP_REQUEST: &[u8] = b"HEAD / HTTP/1.0\r\n\r\n";
 /// Source ports of SYN probes.
-const PROBE_PORTS: std::ops::Range<u16> = 61_440..65_000;
+pub const PROBE_PORTS: std::ops::Range<u16> = 61_440..65_000;
 
 /// Builds probes.
 #[derive(Debug)]
@@ -55,7 +57,10 @@ impl Prober {
         is_free: impl Fn(&FlowKey) -> bool,
         out: &mut VecDeque<Output>,
     ) -> Option<SynProbe> {
-        let (l2, mut l3) = self.client?;
+        let (l2, mut l3) = match &config.vip {
+            Some(vip) => own_headers(vip, leg)?,
+            None => self.client?,
+        };
         let &server_port = config.ports.first()?;
         if let Some(source) = config.probe_address.filter(|a| a.is_ipv4() == l3.src.is_ipv4()) {
             l3.src = source;
@@ -110,14 +115,13 @@ impl Prober {
         probe: SynProbe,
         out: &mut VecDeque<Output>,
     ) {
-        reset(leg, seg, probe.seq.wrapping_add(1), out);
+        let frame = reset_at(seg, probe.seq.wrapping_add(1));
+        out.push_back(Output::Transmit(Link::Server(leg), frame));
     }
 
     /// Resets whatever connection `seg` belongs to, at the number that it expects.
     pub fn reset(&self, leg: LegId, seg: &Segment, out: &mut VecDeque<Output>) {
-        if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST) {
-            reset(leg, seg, seg.ack, out);
-        }
+        out.extend(reset_of(seg).map(|frame| Output::Transmit(Link::Server(leg), frame)));
     }
 
     fn next_port(&mut self) -> u16 {
@@ -163,7 +167,22 @@ pub fn is_answer(seg: &Segment) -> bool {
         && (acknowledges(0) || acknowledges(APP_REQUEST.len()))
 }
 
-fn reset(leg: LegId, seg: &Segment, seq: u32, out: &mut VecDeque<Output>) {
+/// Resets whatever connection `seg` belongs to, at the number that its sender expects; nothing if
+/// that is not told.
+pub fn reset_of(seg: &Segment) -> Option<Frame> {
+    let may = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
+    may.then(|| reset_at(seg, seg.ack))
+}
+
+/// Headers from the gateway's own address to the service, as the engine knows it.
+fn own_headers(vip: &VipPlan, leg: LegId) -> Option<(L2, L3)> {
+    let dst = vip.served.first()?.service;
+    let src = vip.own_of(leg, dst)?;
+    let (ttl, tos, id, flow_label) = (L3::TTL, 0, 0, 0);
+    Some((FROM_CLIENT, L3 { src, dst, ttl, tos, dont_fragment: true, id, flow_label }))
+}
+
+fn reset_at(seg: &Segment, seq: u32) -> Frame {
     let fields = TcpFields {
         src_port: seg.dst_port,
         dst_port: seg.src_port,
@@ -175,6 +194,5 @@ fn reset(leg: LegId, seg: &Segment, seq: u32, out: &mut VecDeque<Output>) {
         options: TcpOptions::default(),
     };
     let l3 = L3 { ttl: 64, tos: 0, ..seg.l3.reversed() };
-    let frame = build::tcp(&seg.l2.reversed(), &l3, &fields, Bytes::new(), u16::MAX);
-    out.push_back(Output::Transmit(Link::Server(leg), frame));
+    build::tcp(&seg.l2.reversed(), &l3, &fields, Bytes::new(), u16::MAX)
 }

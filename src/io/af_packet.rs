@@ -14,7 +14,7 @@ use super::socket::{self, OpenError, PacketSocket};
 use super::{Batch, Driver, clock};
 use crate::engine::{Duration, Instant, Link, LinkCaps, Signal};
 use crate::wire::train::Train;
-use crate::wire::{Frame, build, segmentize};
+use crate::wire::{Frame, Mac, build, segmentize};
 
 /// Frames queued for a link that does not take them; what comes on top is dropped and counted.
 const QUEUE_FRAMES_MAX: usize = 8192;
@@ -299,6 +299,15 @@ impl Links {
     }
 }
 
+/// The address of the gateway on an interface with `mac`: another one than that, so that the
+/// kernel beneath takes no frame for its own, and always the same. Nobody else flips that bit.
+fn own_mac(mac: [u8; 6]) -> Mac {
+    const LOCALLY_ADMINISTERED: u8 = 0x02;
+    let [first, rest @ ..] = mac;
+    let [a, b, c, d, e] = rest;
+    Mac([first ^ LOCALLY_ADMINISTERED, a, b, c, d, e])
+}
+
 /// Takes a wake; another one may follow.
 fn clear(waker: Option<&Arc<OwnedFd>>) {
     let mut count = [0u8; 8];
@@ -407,7 +416,8 @@ impl Port {
         })?;
         self.socket = Some(socket);
         self.index = found.index;
-        self.caps = LinkCaps { mtu: found.mtu, has_gso: true, has_csum: true };
+        let mac = Some(own_mac(found.mac));
+        self.caps = LinkCaps { mtu: found.mtu, has_gso: true, has_csum: true, mac };
         // Being set up may have brought the carrier only now.
         let now = link_monitor::interface(&self.name);
         self.has_carrier = now.is_some_and(|i| i.has_carrier);

@@ -149,6 +149,8 @@ pub struct Interface {
     pub has_carrier: bool,
     /// An Ethernet interface (ARPHRD_ETHER).
     pub is_ethernet: bool,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
 }
 
 /// Asks the kernel about the interface `name`; `None` if there is none.
@@ -163,13 +165,15 @@ pub fn interface(name: &str) -> Option<Interface> {
     let mtu = unsafe { request.ifr_ifru.ifru_mtu };
     call(&fd, libc::SIOCGIFHWADDR as _, &mut request).ok()?;
     // SAFETY: SIOCGIFHWADDR has filled this field of the union.
-    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+    let mac = std::array::from_fn(|i| hardware.sa_data[i] as u8);
     let flags = flags(&fd, &mut request).ok()?;
     Some(Interface {
         index: index as u32,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         has_carrier: flags & IFF_UP != 0 && flags & IFF_RUNNING != 0,
-        is_ethernet: kind == libc::ARPHRD_ETHER,
+        is_ethernet: hardware.sa_family == libc::ARPHRD_ETHER,
+        mac,
     })
 }
 

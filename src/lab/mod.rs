@@ -1,7 +1,7 @@
 //! Worlds to try the gateway in: network namespaces, embedded servers and clients, faults.
 //!
 //! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
-//! [`impair`] a link that treats frames badly,
+//! [`impair`] a link that treats frames badly, [`sections`] what a gateway is told about a world,
 //! [`web`] a server and a client that know what every byte should be, [`haven`] a folder for their
 //! files. Nothing here is on the gateway's own path.
 
@@ -11,6 +11,7 @@ pub mod host;
 pub mod impair;
 pub(crate) mod message;
 pub(crate) mod netlink;
+mod sections;
 pub mod web;
 pub mod world;
 
@@ -18,4 +19,5 @@ pub use haven::Haven;
 pub use host::{Child, Io, Output, Program};
 pub use impair::{Fate, Impairment};
 pub use netlink::{Mac, RouteMetrics};
+pub use sections::sections;
 pub use world::{Cut, HostId, Kind, ServerOptions, Topology, World, WorldError, WorldOptions};

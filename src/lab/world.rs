@@ -5,10 +5,10 @@
 //!                                 b ── eth0 server B
 //! ```
 //! In [`Topology::Clone`] both servers have the same Ethernet and IP addresses, each on its own
-//! segment, and the gateway's ends have none. The namespaces have no names; they live in
-//! processes of a pid namespace of their own ([`super::agent`]) and end with the [`World`], also
-//! when its owner is killed. It works as root, and as an ordinary user where user namespaces are
-//! allowed.
+//! segment, and the gateway's ends have none; in [`Topology::Vip`] each server has its own. The
+//! namespaces have no names; they live in processes of a pid namespace of their own
+//! ([`super::agent`]) and end with the [`World`], also when its owner is killed. It works as root,
+//! and as an ordinary user where user namespaces are allowed.
 //!
 //! Faults are injected by methods; they have taken effect when the method returns.
 
@@ -28,7 +28,7 @@ use super::host::{Agent, Child, Program};
 use super::impair::Impairment;
 use super::message;
 use super::netlink::{Mac, RouteMetrics};
-use crate::engine::LegId;
+use crate::engine::{LegId, Source};
 
 /// The client's addresses.
 pub const CLIENT: (Ipv4Addr, Ipv6Addr) =
@@ -65,6 +65,9 @@ pub enum Topology {
     Clone,
     /// Three subnets that the gateway's kernel routes between: the path to compare with.
     Routed,
+    /// The same three subnets with the gateway between them: it has [`SERVICE`] on the client's and
+    /// host 254 on each server's. The servers know a way to the clients if they see them.
+    Vip(Source),
 }
 
 /// One server's peculiarities.
@@ -249,11 +252,36 @@ impl World {
         self.kind
     }
 
-    /// The addresses to reach a server by.
+    /// A server's own addresses.
     pub fn server_addresses(&self, leg: LegId) -> (Ipv4Addr, Ipv6Addr) {
         match self.options.topology {
             Topology::Clone => SERVICE,
+            Topology::Routed | Topology::Vip(_) => routed(leg, 10),
+        }
+    }
+
+    /// How the hosts are joined.
+    pub fn topology(&self) -> Topology {
+        self.options.topology
+    }
+
+    /// The addresses that clients know the servers by.
+    pub fn service_addresses(&self, leg: LegId) -> (Ipv4Addr, Ipv6Addr) {
+        match self.options.topology {
+            Topology::Clone | Topology::Vip(_) => SERVICE,
             Topology::Routed => routed(leg, 10),
+        }
+    }
+
+    /// The addresses of the gateway on a server's subnet in [`Topology::Vip`].
+    pub fn gateway_addresses(&self, leg: LegId) -> (Ipv4Addr, Ipv6Addr) {
+        routed(leg, 254)
+    }
+
+    fn server_mac(&self, leg: LegId) -> Mac {
+        match self.options.topology {
+            Topology::Clone | Topology::Routed => SERVER_MAC,
+            Topology::Vip(_) => [2, 0, 0, 0, 0, 0x11 + leg.index() as u8],
         }
     }
 
@@ -450,15 +478,16 @@ impl World {
         let server = self.root.agent.new_host(HostId::Server(leg))?;
         let name = gateway_interface(leg);
         let near: Mac = [2, 0, 0, 0, 1, 1 + leg.index() as u8];
+        let mac = self.server_mac(leg);
         let wire = match self.options.servers[leg.index()].impair {
             None => {
-                self.gateway.add_veth(name, near, (&server, HOST_INTERFACE, SERVER_MAC))?;
+                self.gateway.add_veth(name, near, (&server, HOST_INTERFACE, mac))?;
                 None
             }
             Some(impairment) => {
                 let host = self.root.agent.new_host(HostId::Server(leg))?;
                 self.gateway.add_veth(name, near, (&host, "up", [2, 0, 0, 0, 2, 1]))?;
-                host.add_veth("down", [2, 0, 0, 0, 2, 2], (&server, HOST_INTERFACE, SERVER_MAC))?;
+                host.add_veth("down", [2, 0, 0, 0, 2, 2], (&server, HOST_INTERFACE, mac))?;
                 for end in ["up", "down"] {
                     host.tell(&Request::Configure(bare(end)))?;
                 }
@@ -473,7 +502,7 @@ impl World {
 
     fn client_interface(&self) -> Interface {
         let routes = match self.options.topology {
-            Topology::Clone => Vec::new(),
+            Topology::Clone | Topology::Vip(_) => Vec::new(),
             Topology::Routed => {
                 let (v4, v6) = routed_client(254);
                 vec![
@@ -491,7 +520,8 @@ impl World {
         if self.options.is_client_router {
             routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(CLIENT.0.into())));
         }
-        if self.options.topology == Topology::Routed {
+        let is_routed = Topology::Vip(Source::Gateway) != self.options.topology;
+        if is_routed && self.options.topology != Topology::Clone {
             let (v4, v6) = routed(leg, 254);
             routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(v4.into())));
             routes.push((Ipv6Addr::UNSPECIFIED.into(), 0, Some(v6.into())));
@@ -506,7 +536,7 @@ impl World {
     fn gateway_end(&self, leg: Option<LegId>) -> Interface {
         let name = leg.map_or(GATEWAY_INTERFACES[0], gateway_interface);
         match self.options.topology {
-            Topology::Clone => bare(name),
+            Topology::Clone | Topology::Vip(_) => bare(name),
             Topology::Routed => {
                 let addresses = leg.map_or(routed_client(254), |leg| routed(leg, 254));
                 self.interface(name, addresses, 0xfe, Vec::new())
@@ -538,7 +568,7 @@ impl World {
 
     fn set_cut(&self, leg: LegId, outgoing: bool, incoming: bool) -> Result<(), WorldError> {
         let name = HOST_INTERFACE.to_owned();
-        let request = Request::Cut { name, outgoing, incoming, mac: SERVER_MAC };
+        let request = Request::Cut { name, outgoing, incoming, mac: self.server_mac(leg) };
         self.with_leg(leg, |found| found.server.tell(&request))
     }
 

@@ -182,6 +182,10 @@ names!(RejectReason, REJECT_REASONS, {
     Self::IcmpQuote => "icmp_quote",
     Self::Unreachable => "unreachable",
     Self::ProbeReply => "probe_reply",
+    Self::NotServed => "not_served",
+    Self::HopsUsedUp => "hops_used_up",
+    Self::NoNeighbour => "no_neighbour",
+    Self::NoPort => "no_port",
 });
 
 #[cfg(test)]

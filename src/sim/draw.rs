@@ -4,7 +4,7 @@ use super::model::habits::Habits;
 use super::rng::{Rng, mix};
 use super::scenario::{
     Close, ConnPlan, Fault, FaultPlan, GatewayPlan, MachinePlan, PipePlan, RequestPlan, Scenario,
-    ServerPlan, StackPlan, SyncEnd, Target, Trigger,
+    Seen, ServerPlan, StackPlan, SyncEnd, Target, Trigger,
 };
 use crate::engine::{Fence, LagPolicy, LegId};
 
@@ -563,6 +563,7 @@ impl Builder {
             has_partial_csum: rng.chance(500),
             primary,
             has_cookies: rng.chance(60),
+            vip: rng.pick(&[None, None, None, None, Some(Seen::Clients), Some(Seen::Gateway)]),
         }
     }
 }

@@ -78,9 +78,15 @@ impl FlowTrack {
     pub(super) fn forgive(&mut self) {
         (self.held_since, self.full_since, self.acked_since) = (None, None, None);
         self.dues = Dues::default();
-        for leg in &mut self.legs {
-            (leg.behind_since, leg.unanswered, leg.lingers_since) = (None, None, None);
+        for leg in LegId::ALL {
+            self.forgive_leg(leg);
         }
+    }
+
+    /// Nothing could be said to this leg: what it is owed is due from now on.
+    pub(super) fn forgive_leg(&mut self, leg: LegId) {
+        let leg = &mut self.legs[leg.index()];
+        (leg.behind_since, leg.unanswered, leg.lingers_since) = (None, None, None);
     }
 
     /// LV5: one answer to the SYN is held for the other, not for ever.

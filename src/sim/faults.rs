@@ -5,7 +5,7 @@ use super::rng::mix;
 use super::scenario::{Fault, Target, Trigger};
 use super::track::FlowTrack;
 use super::world::{Happening, SERVER_MAC, WARM_UP, World};
-use crate::engine::{Command, FlowState, Input, LegId, Link, LinkCaps, Signal};
+use crate::engine::{Command, FlowState, Input, LegId, Link, Signal};
 
 impl World<'_> {
     pub fn schedule_faults(&mut self) {
@@ -151,8 +151,7 @@ impl World<'_> {
         self.say(|| format!("server {leg:?} is back"));
         self.renew(leg);
         self.truth[leg.index()].is_on = true;
-        let up = Signal::CarrierUp(LinkCaps::default());
-        self.input(Input::Signal(Link::Server(leg), up));
+        self.come(Link::Server(leg));
         self.serve(self.server_host(leg));
     }
 

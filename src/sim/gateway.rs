@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::alias::Aliases;
 use super::ends::{ClientConn, Progress};
 use super::oracle::{Oracle, PROBE_PORTS_FROM, Tuple};
 use super::rng::mix;
@@ -16,7 +17,7 @@ use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
     Instant, LegId, Link, LinkCaps, MaskRule, Output, Record, Roles, ServerState, Signal,
-    SoloReason, SyncId, SyncReason, SyncScope, SyncStep,
+    SoloReason, Source, SyncId, SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -35,6 +36,8 @@ pub(super) struct Gateway {
     config: EngineConfig,
     timer_at: u64,
     stalled: Option<Vec<(Link, Vec<u8>)>>,
+    /// In vip addressing: what hosts are called on the links.
+    aliases: Option<Aliases>,
     roles: Option<Roles>,
     records: BTreeMap<u32, Record>,
     generation: u64,
@@ -58,7 +61,9 @@ impl Gateway {
     /// The engine, not yet started.
     pub fn new(scenario: &Scenario) -> Self {
         let plan = &scenario.gateway;
+        let aliases = scenario.vip().map(Aliases::new);
         let config = EngineConfig {
+            vip: aliases.as_ref().map(Aliases::plan),
             addresses: vec![std::net::IpAddr::from(super::host::SERVICE)],
             ports: vec![super::host::PORT],
             first_primary: plan.primary,
@@ -82,6 +87,7 @@ impl Gateway {
             config,
             timer_at: u64::MAX,
             stalled: None,
+            aliases,
             roles: None,
             records: BTreeMap::new(),
             generation: 0,
@@ -107,6 +113,7 @@ impl Gateway {
             config,
             timer_at: u64::MAX,
             stalled: None,
+            aliases: None,
             roles: None,
             records: BTreeMap::new(),
             generation: 0,
@@ -215,10 +222,17 @@ impl World<'_> {
                 Link::Server(leg) => self.truth[leg.index()].is_on,
             };
             if is_up {
-                self.input(Input::Signal(link, Signal::CarrierUp(LinkCaps::default())));
+                self.come(link);
             }
         }
         self.arm();
+    }
+
+    /// A link is there, now or again.
+    pub fn come(&mut self, link: Link) {
+        self.oracle.on_link(link);
+        let caps = LinkCaps { mac: Some(Aliases::mac(link)), ..LinkCaps::default() };
+        self.input(Input::Signal(link, Signal::CarrierUp(caps)));
     }
 
     /// Hands the engine an input and carries out what it asks for.
@@ -299,6 +313,10 @@ impl World<'_> {
         self.report.frames.0 += u64::from(is_flow(&frame));
         self.narrate("in ", link, &frame);
         self.oracle.on_input(self.now, link, &frame);
+        let frame = match &mut self.gateway.aliases {
+            Some(aliases) => aliases.inbound(link, frame),
+            None => frame,
+        };
         let frame = self.as_received(frame);
         self.input(Input::Frame(link, frame));
         self.check_state_triggers();
@@ -391,7 +409,20 @@ impl World<'_> {
             return self.fail(format!("I13: a super-frame to {link:?} that cannot be cut"));
         }
         for frame in cut {
-            let bytes = frame.to_vec();
+            let mut bytes = frame.to_vec();
+            if let Some(aliases) = &mut self.gateway.aliases {
+                let flows = &self.oracle.flows;
+                match aliases.outbound(link, bytes, |tuple| flows.contains_key(tuple)) {
+                    Ok(Some(frame)) => bytes = frame,
+                    Ok(None) => continue,
+                    Err(what) => return self.fail(what),
+                }
+            }
+            if let (Link::Server(leg), Some(_)) = (link, &self.gateway.aliases)
+                && let Some(way) = Aliases::way_back(link, &bytes)
+            {
+                self.teach(leg, way);
+            }
             self.narrate("out", link, &bytes);
             self.oracle.on_output(self.now, link, &bytes);
             self.report.frames.1 += u64::from(is_flow(&bytes));
@@ -636,6 +667,17 @@ impl World<'_> {
             _ => None,
         });
         self.gateway.dropped.extend(dropped);
+        if let Some(aliases) = &mut self.gateway.aliases {
+            let flows = &self.oracle.flows;
+            let is_recorded = |f: &super::track::FlowTrack| f.state != FlowState::Opening;
+            aliases.forget(|tuple| flows.get(tuple).is_some_and(is_recorded));
+        }
+        // Where the servers see the gateway, nobody knows any more what such a client was called.
+        if self.scenario.vip() == Some(Source::Gateway) {
+            let opening = self.oracle.flows.iter().filter(|(_, f)| f.state == FlowState::Opening);
+            let both = opening.flat_map(|(&tuple, _)| [(tuple, 0), (tuple, 1)]);
+            self.gateway.dropped.extend(both);
+        }
         self.gateway.generation += 1;
         self.gateway.timer_at = u64::MAX;
         self.at(self.now + down_us * 1000, Happening::GatewayUp);

@@ -5,9 +5,9 @@
 //! (what is run) and [`draw`] (what a seed means), [`script`] (what the ends say), [`ends`]
 //! (applications), [`host`] (hosts on [`smol`] or on our own [`model`]), [`net`] (links), [`world`]
 //! (time and events), [`gateway`] (the engine's place), [`faults`], [`oracle`], [`track`] and
-//! [`dues`] (the rules, from the frames alone), [`excuses`] (what breaks them and is known),
-//! [`rare`] (what was reached), [`fleet`] (many seeds), [`shrink`] and [`case`] (what fails,
-//! reduced and as a file). It reads no clock and no environment.
+//! [`dues`] (the rules, from the frames alone), [`alias`] (vip addressing), [`excuses`] (what
+//! breaks them and is known), [`rare`] (what was reached), [`fleet`] (many seeds), [`shrink`] and
+//! [`case`] (what fails, reduced and as a file). It reads no clock and no environment.
 
 pub mod case;
 pub mod crowd;
@@ -17,6 +17,7 @@ pub mod rng;
 pub mod scenario;
 pub mod shrink;
 
+mod alias;
 mod canon;
 mod draw;
 mod dues;

@@ -53,6 +53,10 @@ pub struct Oracle {
     primary: LegId,
     /// ARP replies that the primary has said and the client has not been shown.
     arp_replies: u64,
+    /// The gateway has the service's address, and answers for it.
+    is_vip: bool,
+    /// In vip addressing: the gateway has yet to find this server, and what it says to it waits.
+    is_sought: [bool; 2],
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
@@ -75,12 +79,14 @@ pub struct Oracle {
 
 impl Oracle {
     /// An oracle that has seen nothing.
-    pub fn new(limits: Limits, primary: LegId) -> Self {
+    pub fn new(limits: Limits, primary: LegId, is_vip: bool) -> Self {
         Self {
             flows: BTreeMap::new(),
             fenced: [false; 2],
             primary,
             arp_replies: 0,
+            is_vip,
+            is_sought: [false; 2],
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
@@ -136,6 +142,9 @@ impl Oracle {
         };
         if is_arp_reply(frame) && link == Link::Server(self.primary) {
             self.arp_replies += 1;
+        }
+        if let (true, Link::Server(leg)) = (is_arp_reply(frame), link) {
+            self.is_sought[leg.index()] = self.is_vip && frame[22..28] != SERVER_MAC;
         }
         let Read::Tcp(seg) = read(frame, true) else { return };
         if is_stray {
@@ -482,7 +491,7 @@ impl Oracle {
 
     /// A frame left the gateway.
     pub fn on_output(&mut self, now: u64, link: Link, frame: &[u8]) {
-        if is_arp_reply(frame) && link == Link::Client {
+        if is_arp_reply(frame) && link == Link::Client && !self.is_vip {
             match self.arp_replies.checked_sub(1) {
                 Some(left) => self.arp_replies = left,
                 None => self.fail(([0; 4], 0), "I10: an ARP reply that the primary has not said"),
@@ -545,6 +554,9 @@ impl Oracle {
         }
         let mut failed = None;
         for (&tuple, flow) in &mut self.flows {
+            for leg in LegId::ALL.into_iter().filter(|leg| self.is_sought[leg.index()]) {
+                flow.forgive_leg(leg);
+            }
             if let Err(what) = flow.check_deadlines(now, self.limits, self.fenced) {
                 failed = Some((tuple, what));
                 break;
@@ -552,6 +564,13 @@ impl Oracle {
         }
         if let Some((tuple, what)) = failed {
             self.fail(tuple, what);
+        }
+    }
+
+    /// A link is there, now or again.
+    pub fn on_link(&mut self, link: Link) {
+        if let Link::Server(leg) = link {
+            self.is_sought[leg.index()] = self.is_vip;
         }
     }
 

@@ -102,7 +102,8 @@ const B: LegId = LegId::B;
 impl Desk {
     /// A connection that was established and carried the request "GET" to both servers.
     fn new() -> Self {
-        let oracle = Oracle::new(Limits { hold: Some(150 * MS), diverged: 150 * MS }, LegId::A);
+        let limits = Limits { hold: Some(150 * MS), diverged: 150 * MS };
+        let oracle = Oracle::new(limits, LegId::A, false);
         let mut desk = Self { oracle, now: MS };
         desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14), Vec::new());
         desk.client(say(SYN, C - 1, 0, (1, 0), b""));

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::model::habits::Habits;
-use crate::engine::{Fence, LagPolicy, LegId};
+use crate::engine::{Fence, LagPolicy, LegId, Source};
 
 /// What one direction of a link does to frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,6 +296,19 @@ pub struct GatewayPlan {
     /// It answers SYNs with cookies whenever it can.
     #[serde(default)]
     pub has_cookies: bool,
+    /// Each server has its own address (vip addressing), and sees these. Not with a sync of scope
+    /// Machine: two machines with one memory have one address.
+    #[serde(default)]
+    pub vip: Option<Seen>,
+}
+
+/// Whom the servers see as the source of what clients say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The clients.
+    Clients,
+    /// The gateway.
+    Gateway,
 }
 
 /// The whole.
@@ -332,6 +345,15 @@ impl Scenario {
     pub fn machine(&self) -> Option<&MachinePlan> {
         let is_possible = self.servers.iter().all(|s| s.stack.model.is_some());
         self.gateway.machine.as_ref().filter(|_| is_possible && self.gateway.sync.is_some())
+    }
+
+    /// Whom the servers see, in vip addressing.
+    pub fn vip(&self) -> Option<Source> {
+        let seen = self.gateway.vip.filter(|_| self.machine().is_none())?;
+        Some(match seen {
+            Seen::Clients => Source::Client,
+            Seen::Gateway => Source::Gateway,
+        })
     }
 
     /// Whether a server's bytes may differ, as its answer does or as its memory is bad.

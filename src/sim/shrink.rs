@@ -273,6 +273,7 @@ const GATEWAY_CUTS: &[fn(&mut GatewayPlan)] = &[
     |g| g.hold_hard_ms = 150,
     |g| g.probe_every_ms = 10,
     |g| g.has_cookies = false,
+    |g| g.vip = None,
 ];
 
 const PIPE_CUTS: &[fn(&mut PipePlan)] = &[

@@ -154,7 +154,7 @@ pub(super) struct World<'a> {
 
 pub(super) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
 
-fn client_mac(client: usize) -> [u8; 6] {
+pub(super) fn client_mac(client: usize) -> [u8; 6] {
     [2, 0, 0, 0, 0, 0x80 + client as u8]
 }
 
@@ -209,7 +209,11 @@ impl<'a> World<'a> {
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
             backend: Backend::default(),
-            oracle: Oracle::new(Limits { hold, diverged }, scenario.gateway.primary),
+            oracle: Oracle::new(
+                Limits { hold, diverged },
+                scenario.gateway.primary,
+                scenario.vip().is_some(),
+            ),
             fired: vec![false; scenario.faults.len()],
             has_state_triggers: has_gateway && !scenario.faults.is_empty(),
             is_calm: false,
@@ -392,6 +396,15 @@ impl<'a> World<'a> {
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
         self.serve(plan.client);
+    }
+
+    /// What a server's host knows from the beginning: nothing of that meets the link.
+    pub fn teach(&mut self, leg: LegId, frame: Vec<u8>) {
+        let truth = &self.truth[leg.index()];
+        if truth.is_on && !truth.is_still {
+            let host = self.server_host(leg);
+            self.hosts[host].deliver(self.now, frame);
+        }
     }
 
     fn at_hosts(&mut self, link: Link, frame: Vec<u8>) {

@@ -12,7 +12,9 @@ use serde_json::Value;
 use shadowvm::admin::{client, types};
 use shadowvm::engine::LegId;
 use shadowvm::lab::world::SERVICE;
-use shadowvm::lab::{Child, Cut, HostId, Io, Output, Program, World, WorldOptions};
+use shadowvm::lab::{
+    Child, Cut, HostId, Io, Output, Program, Topology, World, WorldOptions, sections,
+};
 
 use super::client::Connection;
 use super::content::{Content, leg_name};
@@ -105,7 +107,11 @@ impl<'a> Bed<'a> {
         }
         self.start_gateway()?;
         self.wait_protected()?;
-        self.start_captures()
+        match self.world.topology() {
+            // The checker knows one name of a connection; here it has three.
+            Topology::Vip(_) => Ok(()),
+            Topology::Clone | Topology::Routed => self.start_captures(),
+        }
     }
 
     /// nginx with two workers; returns when it listens.
@@ -144,8 +150,12 @@ impl<'a> Bed<'a> {
         let text = GATEWAY
             .replace("FOLDER", &self.folder.display().to_string())
             .replace("POLICY", policy)
-            .replace("TREE-A", &self.tree(LegId::A))
-            .replace("TREE-B", &self.tree(LegId::B))
+            .replace("SECTIONS", &sections(&self.world, "[80]"))
+            .replace(
+                "role = \"primary\"\n",
+                &format!("role = \"primary\"\n{}", self.tree(LegId::A)),
+            )
+            .replace("role = \"backup\"\n", &format!("role = \"backup\"\n{}", self.tree(LegId::B)))
             .replace("MORE", &self.options.more);
         fs::write(&config, text).map_err(|e| e.to_string())?;
         let log = self.log("gateway.log")?;
@@ -166,7 +176,7 @@ impl<'a> Bed<'a> {
 
     /// The line that says where the mirrored folder of a server is, if one is mirrored.
     fn tree(&self, leg: LegId) -> String {
-        let line = |inside| format!("dir = \"{}\"", self.own(leg).join(inside).display());
+        let line = |inside| format!("dir = \"{}\"\n", self.own(leg).join(inside).display());
         self.options.mirrored.map(line).unwrap_or_default()
     }
 
@@ -329,6 +339,14 @@ impl<'a> Bed<'a> {
 
     fn judged(&mut self) -> Result<Value, String> {
         let unverified = self.count("shadowvm_released_bytes_total", Some("no"))?;
+        if self.captures.is_empty() {
+            let shown = self.count("shadowvm_released_bytes_total", None)?;
+            let connections = self.flows()?.len();
+            self.end_gateway()?;
+            return Ok(serde_json::json!({
+                "connections": connections, "shown_bytes": shown, "unverified_bytes": unverified,
+            }));
+        }
         self.end_gateway()?;
         // The kernel hands a capture its packets in blocks, the last one up to a second late, and
         // what has not been handed over is lost when tcpdump ends.
@@ -444,23 +462,7 @@ http {
 }
 ";
 
-const GATEWAY: &str = "[links]
-client = \"client\"
-a = \"a\"
-b = \"b\"
-[service]
-addressing = \"clone\"
-address = [\"192.0.2.10\", \"2001:db8::10\"]
-ports = [80]
-[[server]]
-name = \"a\"
-role = \"primary\"
-TREE-A
-[[server]]
-name = \"b\"
-role = \"backup\"
-TREE-B
-[compare]
+const GATEWAY: &str = "SECTIONS[compare]
 on_lag = \"POLICY\"
 [admin]
 socket = \"FOLDER/admin.sock\"

@@ -64,7 +64,8 @@ fn main() -> ExitCode {
     // First, and so beside others: a machine that stands idle may give its memory away, and a
     // capture that asks for it again is too slow for the traffic at the end.
     let mut scenarios = vec![load::idle(&content, is_long)];
-    for cell in matrix::cells(is_long, seed) {
+    let cells = matrix::cells(is_long, seed).into_iter();
+    for cell in cells.chain(matrix::vip_cells(is_long, seed)) {
         let content = &content;
         scenarios.push((cell.name(), Box::new(move |at: &Path| cell.run(at, content, size))));
     }

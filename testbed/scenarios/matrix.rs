@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use shadowvm::engine::LegId;
-use shadowvm::lab::{Fate, HostId, Impairment, Program, RouteMetrics, ServerOptions, WorldOptions};
+use shadowvm::engine::{LegId, Source};
+use shadowvm::lab::{
+    Fate, HostId, Impairment, Program, RouteMetrics, ServerOptions, Topology, WorldOptions,
+};
 
 use super::bed::{Bed, Fault, GatewayOptions, until};
 use super::client::{Connection, Progress};
@@ -65,6 +67,7 @@ pub struct Cell {
     is_v6: bool,
     pair: Pair,
     is_strict: bool,
+    addressing: Topology,
     seed: u64,
 }
 
@@ -148,16 +151,44 @@ fn cell(work: Work, fault: Fault, rest: usize, is_unequal: bool, number: usize, 
         is_v6: rest / 6 % 2 == 1,
         pair,
         is_strict: !number.is_multiple_of(3),
+        addressing: Topology::Clone,
         seed: seed.wrapping_add(number as u64),
     }
+}
+
+/// The cells of vip addressing: fewer, what differs is who is called what. Judged from the outside,
+/// from the counters and the event log; captures of the two addressings cannot be compared.
+pub fn vip_cells(is_long: bool, seed: u64) -> Vec<Cell> {
+    const SEEN: [Source; 2] = [Source::Client, Source::Gateway];
+    let mut all = Vec::new();
+    for (i, work) in [Work::Download, Work::KeepAlive, Work::Upload].into_iter().enumerate() {
+        for (j, fault) in [Fault::KillAll, Fault::Cut, Fault::Stop].into_iter().enumerate() {
+            for rest in 0..4 {
+                if !is_long && rest != (i + 2 * j) % 4 {
+                    continue;
+                }
+                let number = 1000 + all.len();
+                let phase = rest + 2 * (number % 3);
+                let plain = cell(work, fault, phase, false, number, seed);
+                let addressing = Topology::Vip(SEEN[rest / 2]);
+                all.push(Cell { is_v6: rest % 2 == 1, addressing, ..plain });
+            }
+        }
+    }
+    all
 }
 
 impl Cell {
     /// Its name, also its folder's.
     pub fn name(&self) -> String {
         let pair = format!("{:?}", self.pair).replace(['(', ')'], "");
+        let addressing = match self.addressing {
+            Topology::Clone | Topology::Routed => "",
+            Topology::Vip(Source::Client) => "-vip",
+            Topology::Vip(Source::Gateway) => "-vip-gateway",
+        };
         format!(
-            "{:?}-{:?}-of-{}-{:?}-{}-{pair}-{}",
+            "{:?}-{:?}-of-{}-{:?}-{}-{pair}-{}{addressing}",
             self.work,
             self.fault,
             leg_name(self.target),
@@ -175,7 +206,8 @@ impl Cell {
             vanishing: (self.fault == Fault::Gone).then_some(self.target),
             ..GatewayOptions::default()
         };
-        let world = WorldOptions { servers: self.pair.servers(), ..WorldOptions::default() };
+        let (servers, topology) = (self.pair.servers(), self.addressing);
+        let world = WorldOptions { servers, topology, ..WorldOptions::default() };
         let mut bed = Bed::new(folder, content, &world, options)?;
         bed.start()?;
         let took = self.strike_and_live(&mut bed, size).map_err(|failure| match failure {

@@ -150,7 +150,7 @@ impl Desk {
             iss: 0,
             clock: plan.made.map(|made| made.clock),
         };
-        let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true };
+        let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true, mac: None };
         for link in Link::ALL {
             desk.input(Input::Signal(link, Signal::CarrierUp(caps)))?;
         }

@@ -202,7 +202,7 @@ impl Rig {
 
     /// The engine learns its links, and of both kernels: each has to answer one of its probes.
     fn begin(&mut self) -> Result<(), String> {
-        let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true };
+        let caps = LinkCaps { mtu: 1500, has_gso: true, has_csum: true, mac: None };
         for link in Link::ALL {
             self.input(Input::Signal(link, Signal::CarrierUp(caps)))?;
         }

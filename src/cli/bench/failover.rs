@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::cast::{Client, Death};
-use super::super::stage::{Stage, StageError, target};
+use super::super::stage::{Addressing, Stage, StageError, target};
 use super::{Row, Table, Unit, folder};
 use crate::engine::LegId;
 use crate::lab::WorldOptions;
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// What the clients do
     #[arg(long, value_enum, default_value_t = Workload::Download)]
     workload: Workload,
+    /// What addresses the servers have
+    #[arg(long, value_enum, default_value_t)]
+    addressing: Addressing,
     /// Deaths
     #[arg(long, default_value_t = 30)]
     runs: u32,
@@ -99,6 +102,7 @@ fn deaths(args: &Args, dir: &Path) -> Result<Table, StageError> {
     let setting = json!({
         "fault": format!("{:?}", args.fault).to_lowercase(), "runs": args.runs, "seed": args.seed,
         "workload": format!("{:?}", args.workload).to_lowercase(),
+        "addressing": args.addressing.name(),
     });
     let rows = vec![
         Row::new("longest wait of a client, primary dies", Unit::Seconds),
@@ -114,7 +118,8 @@ fn deaths(args: &Args, dir: &Path) -> Result<Table, StageError> {
         let share = 0.1 + 0.8 * ((draw >> 40) as f64 / (1u64 << 24) as f64);
         let mark = (args.workload.bytes() as f64 * share) as u64;
         let dir = folder(dir, &format!("round-{done}-{}", table.void_rounds))?;
-        let mut stage = Stage::new(&WorldOptions::default(), &dir)?;
+        let topology = args.addressing.topology();
+        let mut stage = Stage::new(&WorldOptions { topology, ..WorldOptions::default() }, &dir)?;
         stage.start_all("")?;
         let quiet = go(&stage, args.workload, &mut table, None)?.1;
         let (died, wait) = go(&stage, args.workload, &mut table, Some((mark, args.fault)))?;

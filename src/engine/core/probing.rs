@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::engine::event::FlowKey;
 use crate::engine::health::APP_PROBE_AFTER;
-use crate::engine::{LegId, probes};
+use crate::engine::{LegId, Link, probes};
 use crate::wire::{NdKind, Packet, Segment, TcpFlags};
 
 impl Engine {
@@ -62,12 +62,23 @@ impl Engine {
             }
             _ => return false,
         }
+        self.on_answer(leg);
+        true
+    }
+
+    /// In vip addressing: the server has answered the question where it is.
+    pub(super) fn on_neighbour_answer(&mut self, link: Link) {
+        let Link::Server(leg) = link else { return };
+        self.control.detector.of(leg).neighbour.answered(self.now);
+        self.on_answer(leg);
+    }
+
+    fn on_answer(&mut self, leg: LegId) {
         if self.control.is_heard(leg) {
-            self.control.on_heard(now, leg, true, &mut self.outputs);
+            self.control.on_heard(self.now, leg, true, &mut self.outputs);
         }
         self.judge(leg);
         self.judge(leg.other());
-        true
     }
 
     /// What is left of a probe that was given up, or of an earlier process: ended like any other,

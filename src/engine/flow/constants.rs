@@ -4,7 +4,7 @@
 //! their positions; what was in flight, TCP at the ends repeats. Layout, big endian: version 1,
 //! flags 1, state 1, primary 1, two addresses of 16, two ports of 2, two MACs of 6, VLANs 4+4,
 //! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, scales 4 x 1, clock offsets
-//! of a, b 4 each; the rest is 0.
+//! of a, b 4 each, the gateway's own port 2 (0 without one; `address::vip` fills it in).
 //!
 //! The number of a leg is the one with which its map is a constant. While values of other length
 //! are on their way it is not, and a bit of the state says so; and so it is with a new primary while
@@ -106,6 +106,34 @@ fn vlans_of(bytes: [u8; 8]) -> Vlans {
         (kind != 0).then(|| (kind, u16::from_be_bytes([bytes[i + 2], bytes[i + 3]])))
     };
     Vlans { outer: tag(0), inner: tag(4) }
+}
+
+/// What the record of a flow says to whoever stands between the engine and the links.
+pub mod record {
+    use super::{FLOW_CONSTANTS_LEN, Reader, SocketAddr, VERSION, flag, ip_of};
+
+    const PORT_AT: usize = FLOW_CONSTANTS_LEN - 2;
+
+    /// The client's end and the service's.
+    pub fn ends(record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<(SocketAddr, SocketAddr)> {
+        let mut r = Reader { bytes: record, at: 0 };
+        let [version, flags, _, _] = r.take();
+        let is_v4 = flags & flag::IPV4 != 0;
+        let (client, server) = (ip_of(r.take(), is_v4)?, ip_of(r.take(), is_v4)?);
+        let ends = (SocketAddr::new(client, r.u16()), SocketAddr::new(server, r.u16()));
+        (version == VERSION).then_some(ends)
+    }
+
+    /// The port that it has at the gateway's own address.
+    pub fn gateway_port(record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<u16> {
+        let mut r = Reader { bytes: record, at: PORT_AT };
+        Some(r.u16()).filter(|port| *port != 0)
+    }
+
+    /// Notes that port.
+    pub fn set_gateway_port(record: &mut [u8; FLOW_CONSTANTS_LEN], port: Option<u16>) {
+        record[PORT_AT..].copy_from_slice(&port.unwrap_or(0).to_be_bytes());
+    }
 }
 
 impl Flow {
@@ -332,6 +360,7 @@ impl Flow {
                 self.send_leg(cx, id, Offset::SYN, TcpFlags::ACK, Bytes::new());
             }
         }
+        self.arm(cx);
     }
 
     /// The client's first segment after a restart: its ack is what was shown, its number what it

@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 pub use compare::Comparison;
+pub use constants::record;
 pub use handshake::Start;
 pub use icmp::DeferredError;
 pub use profile::Profile;

@@ -13,6 +13,7 @@ mod probes;
 mod properties;
 mod servers;
 mod splices;
+mod vip;
 
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use super::{

@@ -194,7 +194,7 @@ fn holds_without_a_limit_are_caught() {
     desk.wait(8_000);
     desk.assert_caught("LV5: a server that lags");
     // The first of two answers to a SYN.
-    let oracle = Oracle::new(Limits { hold: None, diverged: 150 * MS }, LegId::A);
+    let oracle = Oracle::new(Limits { hold: None, diverged: 150 * MS }, LegId::A, false);
     let mut desk = Desk { oracle, now: MS };
     desk.client(say(SYN, C - 1, 0, (1, 0), b""));
     desk.oracle.on_event(&Event::FlowOpened { flow: key() });

@@ -123,6 +123,16 @@ pub(super) fn layout(bytes: &[u8]) -> Option<Layout> {
     Some(Layout { l3_at: link.at, l4_at, protocol })
 }
 
+/// The same of an IP packet that begins at `l3_at`, of which the end may be missing.
+pub(super) fn layout_of_ip(bytes: &[u8], l3_at: usize) -> Option<Layout> {
+    let (protocol, l4_at) = match bytes.get(l3_at)? >> 4 {
+        4 => ip::locate_v4(bytes, l3_at)?,
+        6 => ip::locate_v6(bytes, l3_at)?,
+        _ => return None,
+    };
+    Some(Layout { l3_at, l4_at, protocol })
+}
+
 /// Source and destination in the IP header at `at`.
 pub(super) fn addresses(bytes: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
     if bytes.get(at)? >> 4 == 6 {

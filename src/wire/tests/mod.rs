@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod checksums;
+mod ends;
 mod messages;
 mod oracle;
 mod round_trip;
