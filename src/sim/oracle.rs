@@ -57,6 +57,8 @@ pub struct Oracle {
     is_vip: bool,
     /// In vip addressing: the gateway has yet to find this server, and what it says to it waits.
     is_sought: [bool; 2],
+    /// The same of clients: SYN-ACKs to whom there was no flow, and which may still wait.
+    passing: BTreeMap<Tuple, u32>,
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
@@ -87,6 +89,7 @@ impl Oracle {
             arp_replies: 0,
             is_vip,
             is_sought: [false; 2],
+            passing: BTreeMap::new(),
             pending_syns: BTreeMap::new(),
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
@@ -227,7 +230,12 @@ impl Oracle {
     }
 
     fn on_leg(&mut self, now: u64, id: LegId, seg: &Seg<'_>) {
-        let Some(flow) = self.flows.get_mut(&seg.dst) else { return };
+        let Some(flow) = self.flows.get_mut(&seg.dst) else {
+            if self.is_vip && seg.has(SYN | ACK) {
+                self.passing.insert(seg.dst, seg.seq);
+            }
+            return;
+        };
         let mut room = Vec::new();
         let seg = &flow.hear_leg(id, seg, &mut room);
         let (iss, c_una, c_nxt) = (flow.iss, flow.c_una, flow.c_nxt);
@@ -511,9 +519,14 @@ impl Oracle {
             }
             Link::Client if seg.src.1 == PORT => {
                 let tuple = seg.dst;
+                let has_waited = seg.has(SYN | ACK) && self.passing.remove(&tuple) == Some(seg.seq);
                 let Some(mut flow) = self.flows.remove(&tuple) else {
                     return self.cookies.note_shown(&seg);
                 };
+                if has_waited {
+                    self.flows.insert(tuple, flow); // which has begun since
+                    return;
+                }
                 let had_ended = flow.shown_fin.is_some();
                 let mut room = Vec::new();
                 let seg = flow.tell_client(&seg, &mut room);

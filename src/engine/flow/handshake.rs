@@ -246,7 +246,8 @@ impl Flow {
             self.leg_mut(id).reset_at = Some(cx.now);
             return self.note_answer(id, cx.now);
         }
-        if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && seg.ack == expected {
+        let is_of_this = seg.ack == expected || on(Bug::OldGeneration);
+        if seg.flags.has(TcpFlags::SYN.with(TcpFlags::ACK)) && is_of_this {
             if self.leg(id).stale_iss == Some(seg.seq) && !on(Bug::OldGeneration) {
                 return cx.reject(link, RejectReason::OldGeneration);
             }
