@@ -28,7 +28,7 @@ pub mod io;
 pub mod lab;
 #[cfg(feature = "app")]
 pub mod observe;
-#[cfg(feature = "app")]
+#[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "app")]
 pub mod sync;
