@@ -31,7 +31,7 @@ pub mod lab;
 pub mod observe;
 #[cfg(feature = "app")]
 pub mod replay;
-#[cfg(feature = "app")]
+#[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "app")]
 pub mod sync;

@@ -137,7 +137,7 @@ mod tests {
         // The clocks are far apart and run at different rates.
         for step in 0..200u32 {
             a.heard(Tsval(1000 + step), Tsval(0));
-            b.heard(Tsval(u32::MAX - 50 + step * 10), Tsval(0));
+            b.heard(Tsval((u32::MAX - 50).wrapping_add(step * 10)), Tsval(0));
             let now = Instant::from_millis(u64::from(step));
             let v = shown.show(now, a.in_client_space().expect("heard"));
             a.note_shown(v);

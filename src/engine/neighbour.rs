@@ -65,3 +65,29 @@ impl Neighbours {
         self.servers.contains(&mac)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mac(n: u16) -> Mac {
+        let [a, b] = n.to_be_bytes();
+        Mac([2, 0, 0, 0, a, b])
+    }
+
+    #[test]
+    fn of_too_many_clients_the_oldest_is_forgotten_and_of_too_many_servers_the_last() {
+        let mut known = Neighbours::default();
+        let ip = |n: u16| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+        let all = NEIGHBOURS_MAX as u16 + 3;
+        for n in 0..all {
+            known.learn_client(ip(n), mac(n));
+            known.learn_client(ip(n), mac(n));
+        }
+        let there = (0..all).filter(|&n| known.client(ip(n)) == Some(mac(n)));
+        assert_eq!(there.collect::<Vec<_>>(), (3..all).collect::<Vec<_>>());
+        (0..100).for_each(|n| known.learn_server(mac(n)));
+        let there = (0..100).filter(|&n| known.is_server(mac(n))).count();
+        assert_eq!((there, known.is_for_servers(mac(99))), (SERVER_MACS_MAX, false));
+    }
+}

@@ -66,3 +66,13 @@ impl fmt::Debug for Instant {
         write!(f, "{}.{:06}ms", self.millis(), self.nanos() % 1_000_000)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shown_in_milliseconds_to_the_nanosecond() {
+        assert_eq!(format!("{:?}", Instant::from_nanos(12_000_345)), "12.000345ms");
+    }
+}

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::alias::Aliases;
 use super::ends::{ClientConn, Progress};
-use super::oracle::{Oracle, PROBE_PORTS_FROM, Tuple};
+use super::oracle::{Oracle, PROBE_PORTS_FROM, Tuple, tuple_of};
 use super::rng::mix;
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
@@ -471,7 +471,7 @@ impl World<'_> {
                 self.judge_finding(*server, *finding, "detached");
             }
             Event::Unprotected { flow, reason } => {
-                let tuple = super::oracle::tuple_of(flow);
+                let tuple = tuple_of(flow);
                 let backup = self.gateway.primary.other().index();
                 self.gateway.dropped.insert((tuple, backup));
                 // A late copy of its SYN begins a flow, which ends what lives at the primary.
@@ -482,12 +482,11 @@ impl World<'_> {
             Event::OwnStall { .. } => self.oracle.forgive(),
             Event::Diverged { flow, .. } if self.scenario.may_differ() => {
                 // What was shown of a lagging flow was never the backup's: it cannot carry it on.
-                let tuple = super::oracle::tuple_of(flow);
+                let tuple = tuple_of(flow);
                 let track = self.oracle.flows.get(&tuple);
                 let late = track.filter(|t| t.state == FlowState::Lagging);
-                if let Some(backup) = late.map(|t| t.primary.other()) {
-                    self.gateway.dropped.insert((tuple, backup.index()));
-                }
+                let backup = late.map(|t| (tuple, t.primary.other().index()));
+                self.gateway.dropped.extend(backup);
             }
             Event::SyncStarted { .. } => self.gateway.is_syncing = true,
             Event::SyncEnded { ok, .. } => {
@@ -497,39 +496,36 @@ impl World<'_> {
                 }
             }
             Event::ServerChanged { server, to, .. } => {
-                let is_there = matches!(to, ServerState::Up | ServerState::Unfit);
-                self.gateway.is_there[server.index()] = is_there;
+                self.gateway.is_there[server.index()] =
+                    matches!(to, ServerState::Up | ServerState::Unfit);
             }
             Event::FlowChanged {
                 flow, from: FlowState::Opening, to: FlowState::Paired, ..
-            } if self.gateway.began_stale.contains(&super::oracle::tuple_of(flow)) => {
+            } if self.gateway.began_stale.contains(&tuple_of(flow)) => {
                 let what = "1.14: a flow pairs with a backup whose sync has failed";
                 self.gateway.unjustified.get_or_insert(what.into());
             }
             Event::FlowOpened { flow } => {
-                let tuple = super::oracle::tuple_of(flow);
-                match self.gateway.is_stale {
-                    true => self.gateway.began_stale.insert(tuple),
-                    false => self.gateway.began_stale.remove(&tuple),
-                };
+                let tuple = tuple_of(flow);
+                self.gateway.began_stale.remove(&tuple);
+                self.gateway.began_stale.extend(self.gateway.is_stale.then_some(tuple));
                 let has_cookies = |s: &ServerPlan| {
                     s.stack.model.as_ref().is_some_and(|habits| habits.has_cookies)
                 };
                 if self.scenario.servers.iter().any(has_cookies) {
                     self.report.rare.on_cookies();
                 }
-                for leg in LegId::ALL.into_iter().filter(|l| !self.gateway.is_there[l.index()]) {
-                    self.gateway.dropped.insert((super::oracle::tuple_of(flow), leg.index()));
-                }
+                let away = (0..2).filter(|&leg| !self.gateway.is_there[leg]);
+                self.gateway.dropped.extend(away.map(|leg| (tuple, leg)));
             }
             Event::FlowClosed { flow, last: FlowState::Opening, was_reset: true, .. } => {
                 // One server refused, the other was silent for a second: enough if it is lossy.
-                let tuple = super::oracle::tuple_of(flow);
                 // Nor is a server asked whose content is stale.
+                let tuple = tuple_of(flow);
+                let has_fault = |t: &Truth| t.is_dead || t.is_faulted;
+                let has_failed = self.report.failovers > 0 || self.truth.iter().any(has_fault);
+                let is_stale = self.gateway.is_stale || self.gateway.is_syncing;
                 let is_ill = |l: &LegId| {
-                    let has_fault = |t: &Truth| t.is_dead || t.is_faulted;
-                    let has_failed = self.report.failovers > 0 || self.truth.iter().any(has_fault);
-                    let is_stale = self.gateway.is_stale || self.gateway.is_syncing;
                     self.truth[l.index()].is_faulted || self.is_rough(*l) || is_stale && has_failed
                 };
                 let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
@@ -538,17 +534,17 @@ impl World<'_> {
             Event::FlowReset { flow } => {
                 // The survivor of a lagging flow has two seconds to prove what was shown; these
                 // stacks may need longer to repeat a segment.
-                let tuple = super::oracle::tuple_of(flow);
+                let tuple = tuple_of(flow);
                 if self.oracle.flows.get(&tuple).is_some_and(|f| f.is_late_orphan(self.now)) {
                     self.gateway.dropped.extend([(tuple, 0), (tuple, 1)]);
                 }
             }
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
                 // It may close before the backup has heard everything.
-                self.gateway.late.insert((super::oracle::tuple_of(flow), primary.other().index()));
+                self.gateway.late.insert((tuple_of(flow), primary.other().index()));
             }
             Event::FlowChanged { flow, to: FlowState::Solo, primary, solo: Some(why), .. } => {
-                let tuple = super::oracle::tuple_of(flow);
+                let tuple = tuple_of(flow);
                 let loser = primary.other();
                 if !self.is_explained(tuple, loser, *why) {
                     let what = format!("{loser:?} was taken from a flow for {why:?} without cause");

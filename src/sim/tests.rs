@@ -1,17 +1,32 @@
-//! Tests of the simulator: what found a defect once, kept as cases in `src/sim/kept`.
+//! Tests of the simulator: the first seeds, and what found a defect once, kept as cases in
+//! `src/sim/kept`.
 //!
-//! Each file has the sentence of its defect and the whole scenario, so that it stays what it is
-//! when seeds come to mean something else. `shadowvm sim --replay FILE` tells one's story;
+//! Each file there has the sentence of its defect and the whole scenario, so that it stays what it
+//! is when seeds come to mean something else. `shadowvm sim --replay FILE` tells one's story;
 //! `shadowvm sim --seed S --out DIR` writes a new one, to be given its sentence.
 
 use std::fs;
 use std::path::Path;
 
 use super::case::Case;
-use super::{Options, run_scenario};
+use super::{Options, run_scenario, run_seed};
 
 /// At least so many have been kept.
 const KEPT_MIN: usize = 34;
+/// So many seeds unless SHADOWVM_SEEDS says how many: few beside what `shadowvm sim` runs, and
+/// enough where the tests of the library stand alone (`testbed/mutants`, `testbed/coverage`).
+const SEEDS: u64 = 200;
+
+#[test]
+fn the_first_seeds_pass() {
+    super::hush_panics();
+    let asked = std::env::var("SHADOWVM_SEEDS").ok();
+    let seeds = asked.map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
+    for seed in 1..=seeds {
+        let outcome = run_seed(seed, &Options::default());
+        assert_eq!(outcome.failure(), None, "seed {seed}");
+    }
+}
 
 #[test]
 fn kept_cases_pass() {

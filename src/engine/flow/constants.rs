@@ -7,8 +7,8 @@
 //! of a, b 4 each, the gateway's own port 2 (0 without one; `address::vip` fills it in).
 //!
 //! The number of a leg is the one with which its map is a constant. While values of other length
-//! are on their way it is not, and a bit of the state says so; and so it is with a new primary while
-//! values are on their way that the old one said otherwise. After a restart such a backup is
+//! are on their way it is not, and a bit of the state says so; and so it is with a new primary
+//! while values are on their way that the old one said otherwise. After a restart such a backup is
 //! detached, and the client of such a primary is reset exactly, as soon as it has said where.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -325,6 +325,12 @@ fn neighbour_discovery_obeys_the_same_rules() {
     let is_client = |mac: Option<Mac>| mac == Some(client_mac());
     assert!(matches!(nd.kind, NdKind::Advertise { target, mac, .. }
             if target == IpAddr::V6(client) && is_client(mac)));
+    // For one of whom nobody has heard it asks in the service's name, and not twice at once.
+    let other: Ipv6Addr = "2001:db8::77".parse().expect("an address");
+    let from_b = from_server(build::solicited_node_mac(other));
+    let ask_other = build::neighbour_solicit(&from_b, service, other);
+    assert_eq!(kit.links_after(B, ask_other.clone()), [Link::Client]);
+    assert_eq!(kit.links_after(B, ask_other), []);
     // Its duplicate-address probe is shown to nobody.
     let probe = build::neighbour_solicit(
         &from_server(build::solicited_node_mac(service)),

@@ -86,7 +86,7 @@ fn who_comes_back_is_served_by_both_in_the_numbers_that_he_was_shown() {
     kit.client(say(ACK, R, v).data("ping").stamps(13, 0).window(500));
     for link in [TO_A, TO_B] {
         let asked = kit.on(link).remove(0).seg;
-        assert_eq!((asked.flags, asked.seq), (SYN, C), "the client's own number");
+        assert_eq!((asked.flags, asked.seq, asked.ack), (SYN, C, 0), "the client's own number");
         let options = asked.options;
         assert_eq!((options.mss, options.window_scale), (Some(1460), Some(7)));
         assert!(options.sack_permitted);

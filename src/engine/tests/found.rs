@@ -42,6 +42,7 @@ fn a_flow_whose_last_server_dies_unproved_is_reset() {
     kit.command(to_other());
     let shown = kit.on(Link::Client);
     assert_eq!((shown[0].seg.flags, shown[0].seg.seq), (RST, P + 6));
+    assert!(kit.events.iter().any(|e| matches!(e, Event::Promoted { moved: 0, reset: 1, .. })));
 }
 
 /// 1.6: bytes that a leg shows as missing are sent again at once, and not for ever at that pace to

@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod bridge;
+mod control;
 mod cookies;
 mod copied;
+mod finer;
 mod forged;
 mod found;
 mod half_open;

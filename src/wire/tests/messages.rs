@@ -229,8 +229,14 @@ fn echoes_carry_their_numbers() {
         message[2..4].copy_from_slice(&check.to_be_bytes());
         assert_eq!(icmp(&build::datagram(&l2(), &l3, 1, &message)).kind, kind);
     }
-    let reply = icmp_v6("2001:db8::1", "2001:db8::2", 64, &[129, 0, 0, 0, 0, 9, 0, 8]);
-    assert_eq!(icmp(&reply).kind, IcmpKind::EchoReply { id: 9, seq: 8 });
+    for (message, kind) in [
+        ([129, 0, 0, 0, 0, 9, 0, 8], IcmpKind::EchoReply { id: 9, seq: 8 }),
+        ([128, 0, 0, 0, 0, 9, 0, 8], IcmpKind::EchoRequest { id: 9, seq: 8 }),
+        ([128, 1, 0, 0, 0, 9, 0, 8], IcmpKind::Other),
+        ([200, 0, 0, 0, 0, 9, 0, 8], IcmpKind::Other),
+    ] {
+        assert_eq!(icmp(&icmp_v6("2001:db8::1", "2001:db8::2", 64, &message)).kind, kind);
+    }
 }
 
 /// The pieces of a datagram, put together again, are the datagram; each fits the MTU.
@@ -456,4 +462,112 @@ fn macs_are_set_and_reversed() {
     assert_eq!(segment.l2, back);
     let l3 = l3().reversed();
     assert_eq!((l3.src, l3.dst, l3.ttl), (self::l3().dst, self::l3().src, 64));
+}
+
+#[test]
+fn flags_are_shown_by_their_letters() {
+    let flags = TcpFlags::SYN.with(TcpFlags::ACK);
+    assert_eq!(format!("{flags:?} {:?}", TcpFlags::RST), "SA R");
+}
+
+/// RFC 4443 3.1, 3.3, 3.4: errors quote what they are about, and some say that nobody is there.
+#[test]
+fn errors_of_ipv6_are_read_with_their_quote() {
+    let original = build::tcp(&l2(), &l3_v6(), &fields(), payload(30), 1448).to_vec();
+    for (kind, code, is_unreachable) in
+        [(1, 0, true), (1, 1, false), (1, 3, true), (1, 4, false), (3, 0, false), (4, 1, false)]
+    {
+        let message = [&[kind, code, 0, 0, 0, 0, 0, 0][..], &original[14..]].concat();
+        let icmp = icmp(&icmp_v6("2001:db8::9", "2001:db8::1", 64, &message));
+        assert_eq!(icmp.is_unreachable(), is_unreachable, "{kind}/{code}");
+        let quote = quote_of(&icmp);
+        assert_eq!((quote.src.ip(), quote.dst.ip()), (l3_v6().src, l3_v6().dst));
+        assert_eq!(quote.seq, fields().seq);
+    }
+}
+
+/// RFC 791 3.1: options without the bit "copied" stand in the first piece only.
+#[test]
+fn pieces_repeat_the_options_that_are_to_be_copied() {
+    // Record route, a no-operation, router alert (copied), the end of the list.
+    let options = [7, 3, 4, 1, 0x94, 4, 0, 0, 0, 0, 0, 0];
+    let mut bytes = build::datagram(&l2(), &l3(), 17, &payload(2000)).to_vec();
+    bytes.splice(34..34, options);
+    bytes[14] = 0x40 | 8;
+    bytes[16..18].copy_from_slice(&2032u16.to_be_bytes());
+    bytes[24..26].fill(0);
+    let check = checksum::Sum::new().bytes(&bytes[14..46]).check();
+    bytes[24..26].copy_from_slice(&check.to_be_bytes());
+    let pieces = build::fragments(from_wire(&bytes), 800);
+    assert_eq!(pieces.len(), 3);
+    let mut joined = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        assert!(matches!(parse(piece), Ok(Packet::Fragment(_))), "{:?}", parse(piece));
+        let piece = piece.to_vec();
+        let expected = if index == 0 { options } else { [1, 1, 1, 1, 0x94, 4, 0, 0, 0, 0, 0, 0] };
+        assert_eq!(piece[34..46], expected, "piece {index}");
+        assert_eq!(checksum::Sum::new().bytes(&piece[14..46]).fold(), 0xffff);
+        joined.extend_from_slice(&piece[46..]);
+    }
+    assert_eq!(joined, payload(2000).to_vec());
+}
+
+/// RFC 8200 4.5, RFC 6946: a whole datagram with a fragment header keeps that one.
+#[test]
+fn a_datagram_with_a_fragment_header_keeps_its_identification() {
+    let whole = [&[17, 0, 0, 0, 1, 2, 3, 4][..], &payload(3000)].concat();
+    let whole = build::datagram(&l2(), &l3_v6(), 44, &whole);
+    let pieces = build::fragments(whole.clone(), 1280);
+    assert_eq!(pieces.len(), 3);
+    let mut joined = Vec::new();
+    for piece in &pieces {
+        let Ok(Packet::Fragment(fragment)) = parse(piece) else { panic!("{:?}", parse(piece)) };
+        assert_eq!((fragment.id, fragment.protocol), (0x0102_0304, 17));
+        assert_eq!(fragment.offset as usize, joined.len());
+        joined.extend_from_slice(&piece.to_vec()[usize::from(fragment.payload_at)..]);
+    }
+    assert_eq!(joined, payload(3000).to_vec());
+    // A piece of a datagram may be cut by its sender only.
+    let mut piece = whole.to_vec();
+    piece[14 + 40 + 3] = 1;
+    assert_eq!(build::fragments(from_wire(&piece), 1280).len(), 1);
+}
+
+/// RFC 8200 4.5: headers for the routers on the way stand in each piece, before its own.
+#[test]
+fn pieces_repeat_what_routers_look_at() {
+    let hops = [17, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let whole = [&hops[..], &payload(3000)].concat();
+    let pieces = build::fragments(build::datagram(&l2(), &l3_v6(), 0, &whole), 1280);
+    let mut joined = Vec::new();
+    for piece in &pieces {
+        let Ok(Packet::Fragment(fragment)) = parse(piece) else { panic!("{:?}", parse(piece)) };
+        assert_eq!((fragment.protocol, fragment.offset as usize), (17, joined.len()));
+        let bytes = piece.to_vec();
+        assert!(bytes.len() - 14 <= 1280);
+        assert_eq!((bytes[20], bytes[54], &bytes[55..70]), (0, 44, &hops[1..]));
+        assert_eq!(usize::from(fragment.payload_at), 78);
+        joined.extend_from_slice(&bytes[78..]);
+    }
+    assert_eq!((pieces.len(), joined), (3, payload(3000).to_vec()));
+}
+
+#[test]
+fn what_is_wrong_with_a_virtio_header_is_said() {
+    let said = |error: VnetHdrError| error.to_string();
+    assert_eq!(said(VnetHdrError::Short { len: 3 }), "virtio header of 3 bytes, needs 10");
+    let kind = VnetHdrError::GsoKind(9);
+    assert_eq!(said(kind), "virtio header with unknown GSO type 0x09");
+    assert_eq!(said(VnetHdrError::GsoSize), "virtio header with a GSO size of 0");
+    let spot = VnetHdrError::CsumSpot { start: 34, offset: 16, frame_len: 50 };
+    let text = "virtio header with its checksum at 34+16, outside a frame of 50 bytes";
+    assert_eq!(said(spot), text);
+}
+
+#[test]
+fn a_fifth_block_has_no_room() {
+    let mut blocks = SackBlocks::default();
+    assert!(blocks.is_empty());
+    assert_eq!([1, 2, 3, 4, 5].map(|n| blocks.push(n, n + 1)), [true, true, true, true, false]);
+    assert_eq!(blocks.as_slice(), [(1, 2), (2, 3), (3, 4), (4, 5)]);
 }
