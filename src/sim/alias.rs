@@ -40,8 +40,9 @@ pub(super) struct Aliases {
     asked: [Option<Ip>; 2],
     /// The client whose segment the gateway has been given last.
     speaking: Option<Tuple>,
-    /// The numbers of clients' SYNs: one may wait until its server is found.
-    syns: BTreeSet<(u32, Tuple)>,
+    /// The numbers of clients' SYNs, and of what clients say that have no name: it may wait until
+    /// its server is found.
+    numbers: BTreeSet<(u32, Tuple)>,
     /// Ethernet addresses that the gateway was told, damaged ones too: what it sends there is lost.
     told: BTreeSet<[u8; 6]>,
 }
@@ -55,7 +56,7 @@ impl Aliases {
             clients: BTreeMap::new(),
             asked: [None; 2],
             speaking: None,
-            syns: BTreeSet::new(),
+            numbers: BTreeSet::new(),
             told: BTreeSet::new(),
         }
     }
@@ -95,7 +96,10 @@ impl Aliases {
             }
             if let Some(packet) = Packet::of(&frame, 14).filter(|packet| packet.protocol == 6) {
                 self.speaking = Some(packet.src);
-                self.syns.extend(packet.syn(&frame).map(|number| (number, packet.src)));
+                let has_name = self.clients.contains_key(&packet.src);
+                let number = packet.number(&frame);
+                let number = number.filter(|_| !has_name || packet.syn(&frame).is_some());
+                self.numbers.extend(number.map(|number| (number, packet.src)));
             }
             return frame;
         };
@@ -199,7 +203,7 @@ impl Aliases {
                     packet.rename_quote(&mut frame, &quoted, (SERVICE, quoted.src.1), dst);
                 }
                 let src = match packet.has_ports {
-                    true => self.client_called(leg, packet.src, packet.syn(&frame), &is_flow)?,
+                    true => self.client_called(leg, packet.src, packet.number(&frame), &is_flow)?,
                     false if packet.src.0 == OWN[i] => (PROBER, 0),
                     false => packet.src,
                 };
@@ -209,12 +213,12 @@ impl Aliases {
         Ok(Some(frame))
     }
 
-    /// The client that is called `name` on the server's link, where it says `syn`.
+    /// The client that is called `name` on the server's link, where it says `number`.
     fn client_called(
         &mut self,
         leg: LegId,
         name: Tuple,
-        syn: Option<u32>,
+        number: Option<u32>,
         is_flow: &impl Fn(&Tuple) -> bool,
     ) -> Result<Tuple, String> {
         let is_own = name.0 == OWN[leg.index()];
@@ -236,10 +240,10 @@ impl Aliases {
         if let Some(client) = self.ports.get(&name.1).filter(is_taken) {
             return Ok(*client);
         }
-        let unnamed = |(number, client): &&(u32, Tuple)| {
-            syn == Some(*number) && !self.clients.contains_key(client)
+        let unnamed = |(said, client): &&(u32, Tuple)| {
+            number == Some(*said) && !self.clients.contains_key(client)
         };
-        let waited = self.syns.iter().find(unnamed).map(|(_, client)| *client);
+        let waited = self.numbers.iter().find(unnamed).map(|(_, client)| *client);
         let Some(client) = self.speaking.or(waited) else {
             return Err(format!("vip: port {} on {leg:?}'s link is nobody's", name.1));
         };
@@ -360,9 +364,15 @@ impl Packet {
 
     /// The number of a SYN, which is no answer to one.
     fn syn(&self, frame: &[u8]) -> Option<u32> {
-        let flags = frame.get(self.payload + 13).filter(|_| self.protocol == 6)?;
-        let number = frame.get(self.payload + 4..self.payload + 8)?.try_into().ok()?;
-        (flags & 0x12 == 2).then(|| u32::from_be_bytes(number))
+        let flags = frame.get(self.payload + 13)?;
+        self.number(frame).filter(|_| flags & 0x12 == 2)
+    }
+
+    /// The number of a TCP segment.
+    fn number(&self, frame: &[u8]) -> Option<u32> {
+        let number =
+            frame.get(self.payload + 4..self.payload + 8).filter(|_| self.protocol == 6)?;
+        number.try_into().ok().map(u32::from_be_bytes)
     }
 
     /// What an ICMP error is about.
