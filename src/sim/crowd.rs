@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use self::ends::{Client, Machine, Peer, Server};
+use super::agenda::Entry;
 use super::host::{PORT, SERVICE};
 use super::rng::{Rng, mix};
 use crate::engine::{
@@ -97,30 +98,10 @@ enum Happening {
 }
 
 #[derive(Debug)]
-struct Entry(u64, u64, Happening);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
-#[derive(Debug)]
 struct Crowd {
     now: u64,
     seq: u64,
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<Entry<Happening>>>,
     engine: Engine,
     timer_at: u64,
     clients: Vec<Client>,
@@ -247,9 +228,11 @@ impl Crowd {
         }
         // What the old target said or was to hear is of no connection that lives on.
         self.servers[to.index()].generation += 1;
+        let source = Link::Server(from);
         let is_said =
-            |e: &Entry| matches!(&e.2, Happening::Arrive(l, true, ..) if *l == Link::Server(from));
-        let heard = self.heap.iter().filter(|Reverse(e)| is_said(e)).map(|Reverse(e)| e.0).max();
+            |what: &Happening| matches!(what, Happening::Arrive(l, true, ..) if *l == source);
+        let said = self.heap.iter().filter(|Reverse(e)| is_said(&e.2));
+        let heard = said.map(|Reverse(e)| e.0).max();
         self.run_for(heard.unwrap_or(self.now).saturating_sub(self.now));
         self.input(Input::SyncStep(id, SyncStep::Frozen));
         if !std::mem::take(&mut self.may_overwrite) {

@@ -4,10 +4,11 @@
 //! One seed expands to one [`Scenario`]; equal seeds give equal runs. Reading order: [`scenario`]
 //! (what is run) and [`draw`] (what a seed means), [`script`] (what the ends say), [`ends`]
 //! (applications), [`host`] (hosts on [`smol`] or on our own [`model`]), [`net`] (links), [`world`]
-//! (time and events), [`gateway`] (the engine's place), [`faults`], [`oracle`], [`track`] and
-//! [`dues`] (the rules, from the frames alone), [`alias`] (vip addressing), [`excuses`] (what
-//! breaks them and is known), [`rare`] (what was reached), [`fleet`] (many seeds), [`shrink`] and
-//! [`case`] (what fails, reduced and as a file). It reads no clock and no environment.
+//! (time and events, by the [`agenda`]), [`gateway`] (the engine's place), [`faults`], [`oracle`],
+//! [`track`] and [`dues`] (the rules, from the frames alone), [`alias`] (vip addressing),
+//! [`excuses`] (what breaks them and is known), [`rare`] (what was reached), [`fleet`] (many
+//! seeds), [`shrink`] and [`case`] (what fails, reduced and as a file). It reads no clock and no
+//! environment.
 
 pub mod case;
 pub mod crowd;
@@ -17,6 +18,7 @@ pub mod rng;
 pub mod scenario;
 pub mod shrink;
 
+mod agenda;
 mod alias;
 mod canon;
 mod draw;

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::agenda::Entry;
 use super::ends::{ClientConn, Progress, Server};
 use super::gateway::Gateway;
 use super::host::{Host, SERVICE};
@@ -54,26 +55,6 @@ pub(super) enum Happening {
     ServerUp(LegId),
     Resume,
     Calm,
-}
-
-#[derive(Debug)]
-struct Entry(u64, u64, Happening);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
 }
 
 /// A server as the world knows it.
@@ -129,7 +110,7 @@ pub(super) struct World<'a> {
     pub scenario: &'a Scenario,
     pub now: u64,
     seq: u64,
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<Entry<Happening>>>,
     /// Frames of each link that left before this are lost.
     cut_before: [u64; 3],
     pub hosts: Vec<Host>,
