@@ -6,6 +6,7 @@
 
 pub mod framing;
 pub mod http;
+pub mod opaque;
 #[cfg(test)]
 mod tests;
 

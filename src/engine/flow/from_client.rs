@@ -124,6 +124,7 @@ impl Flow {
         let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;
         let is_asking = is_old || is_probe || is_zero_window_probe || (is_outdated && len > 0);
         self.visible.is_asking |= is_asking && !on(Bug::ClientProbeUnanswered);
+        self.leave_opaque(cx); // before the backup hears of it
         self.mirror(cx, seg, at, body, is_outdated);
     }
 

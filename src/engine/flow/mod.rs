@@ -20,6 +20,7 @@ mod from_leg;
 mod handshake;
 mod hold;
 mod icmp;
+mod opaque;
 mod profile;
 mod promised;
 mod release;
@@ -436,6 +437,7 @@ impl Flow {
         // Right after a restart nothing is shown before the client's position is known.
         let is_live = self.visible.is_open && self.client.is_learned;
         if is_live && self.visible.reset.is_none() {
+            self.leave_opaque(cx);
             self.compare(cx);
             if cx.is_still {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);

@@ -11,6 +11,7 @@ mod found;
 mod half_open;
 mod kit;
 mod lateness;
+mod opaque;
 mod probes;
 mod properties;
 mod servers;
