@@ -86,7 +86,7 @@ fn two_records_of_one_connection_are_one_flow() {
         .iter()
         .filter_map(|record| match record {
             Record::Flow { slot, constants } => {
-                Some(Record::Flow { slot: slot + 1, constants: constants.clone() })
+                Some(Record::Flow { slot: slot + 1, constants: *constants })
             }
             _ => None,
         })
