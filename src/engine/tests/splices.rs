@@ -625,7 +625,7 @@ fn a_difference_is_told_with_the_field_that_it_belongs_to() {
 fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
     let plain = "HTTP/1.1 200 OK\r\nX: 1\r\n\r\n";
     let cases = [
-        ("SSH-2.0-x\r\n\r\n", plain, RawReason::NotHttp),
+        ("EHLO x\r\n\r\n", plain, RawReason::NotHttp),
         ("GET / HTTP/1.1\nHost: x\n\n", plain, RawReason::BareLf),
         ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", plain, RawReason::Folded),
         ("GET / HTTP/1.1\r\nA : b\r\n\r\n", plain, RawReason::HeaderLine),
