@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::engine::Record;
+use crate::engine::event::Event;
 use crate::engine::flow::Flow;
 
 impl Engine {
@@ -19,6 +20,7 @@ impl Engine {
                     // Two records of one connection were not both written by one process.
                     let is_first = |f: &Flow| self.table.find(&f.key).is_none();
                     if let Some(mut flow) = flow.filter(is_first) {
+                        self.event(Event::FlowOpened { flow: flow.key });
                         flow.probe_ends(&mut self.cx());
                         self.table.insert(slot, flow);
                     }
