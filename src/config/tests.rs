@@ -123,7 +123,7 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\nudp = \"both\"\n", Some(16), "compare.udp", "`primary-first`"),
     ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
     ("", "[compare]\nopaque = \"tls\"\n", Some(16), "compare.opaque", "true or false"),
-    ("", "[compare]\nopaque_ports = [443]\n", Some(16), "compare.opaque_ports", "not a port of the"),
+    ("", "[compare]\nopaque_ports = [443]\n", Some(16), "compare.opaque_ports", "not a port of"),
     ("", "[compare]\nopaque_ports = [80, 80]\n", Some(16), "compare.opaque_ports", "listed twice"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"a b\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "header field"),

@@ -319,9 +319,8 @@ impl FlowTrack {
         self.c_una > 0 && self.c_edge <= self.released()
     }
 
-    /// Whether what `leg` said ends inside a masked value: by Nagle's algorithm, or after a loss, it
-    /// says the rest only when the beginning is acknowledged, which needs the rest. The hold's limit
-    /// decides.
+    /// Whether what `leg` said ends inside a masked value: it may say the rest (Nagle, or after a
+    /// loss) only when that is acknowledged, which needs the rest. The hold's limit decides.
     pub fn is_inside_span(&self, leg: LegId) -> bool {
         let said = self.said(leg);
         // Its end is known by what follows it.
