@@ -294,8 +294,11 @@ impl Flow {
     /// The backup's value of `own_len` bytes at `at` stands for the one of `shown_len` bytes that
     /// the client is shown; `false` if it has to acknowledge others first.
     fn splice(&mut self, cx: &mut Cx<'_>, at: Offset, own_len: usize, shown_len: usize) -> bool {
-        let backup = self.backup();
+        let (backup, una) = (self.backup(), self.client.una);
         let leg = self.leg_mut(backup);
+        if leg.voice.is_full() {
+            leg.voice.settle(una); // the client may just have acknowledged some
+        }
         if leg.voice.is_full() {
             return false;
         }
@@ -346,13 +349,13 @@ impl Flow {
     }
 
     /// Of the value under comparison: whether `id` has said less of it than the other leg; `None`
-    /// if lengths tell as much as there is to know.
+    /// if lengths tell as much as there is to know. A value that both have said whole waits for the
+    /// client's acks.
     pub(super) fn says_less_of_span(&self, id: LegId) -> Option<bool> {
         self.comparison.span?;
         match (self.is_span_open(id), self.is_span_open(id.other())) {
-            (true, false) => Some(true),
-            (false, true) => Some(false),
-            _ => None,
+            (true, true) => None,
+            (is_open, _) => Some(is_open),
         }
     }
 
