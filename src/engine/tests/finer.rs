@@ -6,7 +6,7 @@ use super::kit::{ACK, Kit, config, say};
 use super::{P, Q, R, TO_A, TO_B, state};
 use crate::engine::bridge::probe_mac;
 use crate::engine::{
-    Command, CommandError, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, Mode,
+    Command, CommandError, Duration, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, Mode,
     RejectReason, SyncScope,
 };
 use crate::wire::{Frame, L2, L3, TcpFlags, TcpOptions, Vlans, build};
@@ -79,7 +79,7 @@ fn what_links_and_addresses_depend_on_takes_a_restart_to_change() {
         done.expect("answered")
     };
     let refused = Err(CommandError::NeedsRestart);
-    assert_eq!(told(EngineConfig { hold_hard: crate::engine::Duration::ZERO, ..config() }), Ok(()));
+    assert_eq!(told(EngineConfig { hold_hard: Duration::ZERO, ..config() }), Ok(()));
     assert_eq!(told(EngineConfig { mode: Mode::Observe, ..config() }), refused);
     assert_eq!(told(EngineConfig { addresses: Vec::new(), ..config() }), refused);
     assert_eq!(told(EngineConfig { server_names: ["a".into(), "c".into()], ..config() }), refused);
@@ -223,4 +223,20 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     let shown = kit.on(Link::Client).pop().expect("both have said it");
     assert_eq!((shown.seg.seq, shown.data.as_slice()), (P, &b"answer"[..]));
     assert_eq!((shown.seg.l2.vlans, shown.seg.l3.dst), (vlans, client));
+}
+
+#[test]
+fn an_idle_connection_is_known_for_five_days() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let pass = |kit: &mut Kit, seconds| {
+        kit.now = kit.now + Duration::from_secs(seconds);
+        kit.input(Input::Timeout);
+    };
+    pass(&mut kit, 5 * 24 * 3600 - 1);
+    let heard = kit.client(say(ACK, R, P).data("still there?"));
+    let acks: Vec<u32> = heard.iter().map(|h| h.seg.ack).collect();
+    assert_eq!(acks, [P, Q], "to both, in their own numbers");
+    pass(&mut kit, 5 * 24 * 3600 + 1);
+    assert!(kit.engine.flows(1).is_empty());
 }
