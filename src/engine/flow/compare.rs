@@ -10,7 +10,7 @@ use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
-use crate::engine::planted::{Bug, on};
+use crate::engine::planted::{self, Bug, on};
 use crate::protocol::http::{self, Http};
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
@@ -199,8 +199,7 @@ impl Flow {
             true => both,
             false => ours.iter().zip(theirs).take_while(|(a, b)| a == b).count(),
         };
-        let is_last = same + 1 == both;
-        let same = if is_last && on(Bug::LastByteUncompared) { both } else { same };
+        let same = planted::equal_bytes(same, both);
         if same == 0 {
             // A value that differs from its first byte on: does it begin here?
             let (first, second) = (ours[0], theirs[0]);
