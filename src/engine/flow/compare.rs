@@ -358,12 +358,9 @@ impl Flow {
         }
     }
 
-    /// Both legs have begun a masked span, and neither has said the end of it.
-    pub(super) fn is_span_split(&self) -> bool {
-        let at = self.comparison.agreed;
-        self.is_span_open(self.primary)
-            && self.is_span_open(self.backup())
-            && self.legs.iter().all(|l| l.said() > at)
+    /// Whether `id` has said a part of a masked span, and not its end.
+    pub(super) fn is_inside_span(&self, id: LegId) -> bool {
+        self.leg(id).said() > self.comparison.agreed && self.is_span_open(id)
     }
 
     /// Whether a masked span has begun that `id` has not completed.
@@ -385,13 +382,8 @@ impl Flow {
         self.follow();
         let c = &mut self.comparison;
         c.is_following = false;
-        let leg = &self.legs[self.primary.index()];
-        let is_read = c.span.is_some() || c.agreed >= leg.said();
-        match is_read && c.normalizer.is_some() {
-            true => {}
-            // No protocol, or bytes of it that nobody has any more.
-            false if c.normalizer.is_none() && !c.is_adrift => c.agreed = leg.said().max(c.agreed),
-            false => c.restart(leg.said()),
+        if c.normalizer.is_none() {
+            c.agreed = c.agreed.max(self.legs[self.primary.index()].said());
         }
         if on(Bug::CopyComparedLate) {
             c.agreed = c.agreed + 1;
