@@ -123,12 +123,8 @@ impl Cookies {
         if is_settled {
             return;
         }
-        let old = known.copied().unwrap_or(Answer {
-            window_scale: None,
-            has_sack: false,
-            has_timestamps: false,
-            ..heard
-        });
+        // Without an offer nothing was agreed to.
+        let old = known.copied().unwrap_or(heard);
         let answer = Answer {
             window_scale: if offered.window_scale { heard.window_scale } else { old.window_scale },
             has_sack: if offered.sack { heard.has_sack } else { old.has_sack },
