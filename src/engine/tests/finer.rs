@@ -240,3 +240,19 @@ fn an_idle_connection_is_known_for_five_days() {
     pass(&mut kit, 5 * 24 * 3600 + 1);
     assert!(kit.engine.flows(1).is_empty());
 }
+
+#[test]
+fn after_a_restart_a_client_may_be_away_for_hours() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let mut kit = Kit::restored(config(), kit.records.clone());
+    kit.leg(A, say(ACK, P, R));
+    kit.leg(B, say(ACK, Q, R));
+    kit.now = kit.now + Duration::from_secs(10_000);
+    kit.input(Input::Timeout);
+    kit.forget();
+    kit.client(say(ACK, R, P).data("back"));
+    for (link, next) in [(TO_A, P), (TO_B, Q)] {
+        assert_eq!(kit.on(link).pop().map(|h| (h.seg.ack, h.data)), Some((next, b"back".to_vec())));
+    }
+}
