@@ -334,6 +334,24 @@ fn sack_blocks_never_claim_a_part_of_a_value() {
     }
 }
 
+/// Where the primary's value is shown in part, and its end has still to come, nobody knows what the
+/// backup's bytes stand for.
+#[test]
+fn a_block_inside_a_value_that_is_not_whole_is_no_block_of_the_backups() {
+    let mut world = World::new(("12345678", "ab"));
+    world.say(A, 0, VALUE_AT + 6);
+    world.kit.wait_ms(200);
+    world.hear();
+    assert_eq!(state(&world.kit), FlowState::Lagging);
+    world.say(B, 0, answer("ab").len());
+    world.kit.forget();
+    let block = (P + n(VALUE_AT + 2), P + n(VALUE_AT + 4));
+    let lacking = say(ACK, R + world.asked, P + n(VALUE_AT)).sack(&[block]);
+    world.kit.client(lacking.data("x"));
+    let told = world.kit.on(Link::Server(B))[0].seg.options.sack;
+    assert_eq!(told.as_slice(), []);
+}
+
 /// The backup is late by the limit of the hold: it is verified against what was shown, whatever
 /// part of its value it had said, and can take over afterwards.
 #[test]
