@@ -126,12 +126,8 @@ impl Cookies {
         if is_settled {
             return;
         }
-        let old = known.copied().unwrap_or(Answer {
-            window_scale: None,
-            has_sack: false,
-            has_timestamps: false,
-            ..heard
-        });
+        // Without an offer nothing was agreed to.
+        let old = known.copied().unwrap_or(heard);
         let answer = Answer {
             window_scale: match offered.window_scale {
                 true => heard.window_scale.map(|scale| scale.min(SCALE_MAX)),

@@ -23,7 +23,6 @@ impl Flow {
     /// A segment from the client.
     pub fn on_client_segment(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         self.client.heard_at = cx.now;
-        self.stay_alive(cx.now);
         self.client.headers = Headers::of(&seg.l2, &seg.l3);
         if self.visible.reset.is_some() {
             return self.reset_client_again(cx, seg);
@@ -39,6 +38,7 @@ impl Flow {
         } else {
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
+        self.stay_alive(cx.now);
         self.settle(cx);
     }
 

@@ -482,7 +482,7 @@ impl Flow {
             return;
         }
         let is_closing = self.visible.fin.is_some() || self.client.fin.is_some();
-        let max = match (self.client.una < Offset::START, is_closing) {
+        let max = match (self.half_open_since().is_some(), is_closing) {
             (true, _) => limits::HALF_OPEN_MAX,
             (false, true) => limits::CLOSING_MAX,
             (false, false) => limits::IDLE_MAX,
