@@ -14,6 +14,7 @@ mod lateness;
 mod opaque;
 mod probes;
 mod properties;
+mod rest;
 mod servers;
 mod splices;
 mod vip;
