@@ -380,12 +380,7 @@ mod tests {
                 Some(RawReason::NoContent),
             ),
             (get, of("200 OK", &format!("{chunked}4\r\nDates\r\n")), 1, Some(RawReason::ChunkEnd)),
-            (
-                get,
-                of("200 OK", &format!("{chunked}4\r\nDate\n0\r\n")),
-                1,
-                Some(RawReason::BareLf),
-            ),
+            (get, of("200 OK", &format!("{chunked}4\r\nDate\n0\r\n")), 1, Some(RawReason::BareLf)),
             (
                 get,
                 of("200 OK", &format!("{chunked}0x4\r\nDate\r\n")),

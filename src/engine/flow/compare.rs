@@ -166,11 +166,12 @@ impl Flow {
     fn read_request(&mut self) {
         let Some(normalizer) = &mut self.comparison.normalizer else { return };
         let mut at = self.comparison.request_read;
-        let hole = self.request.base().since(at);
+        let floor = self.client.fin.map_or(self.request.base(), |fin| fin.min(self.request.base()));
+        let hole = floor.since(at);
         if hole > 0 {
             // More than could be kept until it was in order.
             normalizer.on_request_hole(hole);
-            at = self.request.base();
+            at = floor;
         }
         loop {
             let bytes = self.request.slice_at(at);
