@@ -9,7 +9,7 @@ use crate::engine::{
     Command, CommandError, Duration, EngineConfig, Event, FlowKey, FlowState, Input, LegId, Link,
     MaskRule, Mode, RejectReason, ServiceId, Signal, SyncScope,
 };
-use crate::wire::{Frame, L2, L3, TcpFlags, TcpOptions, Vlans, build};
+use crate::wire::{Frame, L2, L3, TcpFlags, Vlans, build};
 
 const A: LegId = LegId::A;
 const B: LegId = LegId::B;
@@ -173,30 +173,9 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     let config = EngineConfig { addresses: vec![service], ..config() };
     let vlans = Vlans { outer: Some((0x88a8, 7)), inner: Some((0x8100, 0x2009)) };
     let frame = |is_client: bool, flags, seq, ack, data: &'static str| {
-        let l2 = L2 { dst: super::kit::server_mac(), src: super::kit::client_mac(), vlans };
-        let l3 = L3 {
-            src: client,
-            dst: service,
-            ttl: 64,
-            tos: 0,
-            dont_fragment: true,
-            id: 0,
-            flow_label: 0,
-        };
-        let (l2, l3) = if is_client { (l2, l3) } else { (l2.reversed(), l3.reversed()) };
-        let ports = if is_client { (40_000, 80) } else { (80, 40_000) };
-        let options = TcpOptions { mss: (flags != ACK).then_some(1440), ..TcpOptions::default() };
-        let fields = build::TcpFields {
-            src_port: ports.0,
-            dst_port: ports.1,
-            seq,
-            ack,
-            flags,
-            window: 60_000,
-            urgent: 0,
-            options,
-        };
-        build::tcp(&l2, &l3, &fields, bytes::Bytes::from_static(data.as_bytes()), 1440)
+        let mut said = say(flags, seq, ack).data(data);
+        said.options.mss = (flags != ACK).then_some(1440);
+        Kit::frame_between((client, service), vlans, is_client, &said, 40_000)
     };
     let talk = |kit: &mut Kit, link, frame| kit.input(Input::Frame(link, frame));
     let mut kit = Kit::new(config.clone());
