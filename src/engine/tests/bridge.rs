@@ -236,7 +236,7 @@ fn an_error_waits_for_the_server_that_has_not_said_what_it_is_about() {
     kit.wait_ms(200);
     let shown = kit.on(Link::Client).pop().expect("the primary's bytes are shown");
     let quoted = [&shown.seg.src_port.to_be_bytes()[..], &shown.seg.dst_port.to_be_bytes()];
-    let tcp = [&quoted.concat()[..], &shown.seg.seq.to_be_bytes()].concat();
+    let tcp = [&quoted.concat()[..], &(shown.seg.seq + 100).to_be_bytes()].concat();
     let packet = ip(true, 6, &tcp).to_vec();
     let error = [&[3, 4, 0, 0, 0, 0, 5, 0][..], &packet[14..]].concat();
     assert_eq!(kit.links_after(Link::Client, icmp_from(false, error)), [A]);
@@ -248,11 +248,11 @@ fn an_error_waits_for_the_server_that_has_not_said_what_it_is_about() {
         IcmpKind::TooBig { quote: Some(quote), mtu } => (quote.seq, mtu),
         other => panic!("{other:?}"),
     };
-    assert_eq!(of(told(&kit).1), (ISS[0] + 1, 1280));
+    assert_eq!(of(told(&kit).1), (ISS[0] + 101, 1280));
     kit.frames.clear();
     kit.leg(LegId::B, answers(LegId::B));
     assert_eq!(told(&kit).0, B);
-    assert_eq!(of(told(&kit).1), (ISS[1] + 1, 1280));
+    assert_eq!(of(told(&kit).1), (ISS[1] + 101, 1280));
     kit.frames.clear();
     kit.leg(LegId::B, answers(LegId::B));
     assert_eq!(kit.passed(), [], "once");

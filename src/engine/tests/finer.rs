@@ -9,7 +9,7 @@ use crate::engine::{
     Command, CommandError, Duration, EngineConfig, Event, FlowKey, FlowState, Input, LegId, Link,
     MaskRule, Mode, RejectReason, ServiceId, Signal, SyncScope,
 };
-use crate::wire::{Frame, L2, L3, TcpFlags, TcpOptions, Vlans, build};
+use crate::wire::{Frame, L2, L3, TcpFlags, Vlans, build};
 
 const A: LegId = LegId::A;
 const B: LegId = LegId::B;
@@ -65,6 +65,7 @@ fn after_a_restart_every_second_question_has_a_time_and_the_first_has_none() {
     let timed: Vec<bool> =
         asked.iter().map(|h| h.seg.options.timestamps.is_some()).take(4).collect();
     assert_eq!(timed, [false, true, false, true]);
+    assert!(asked.iter().all(|h| (h.seg.seq, h.seg.ack) == (C, P)), "from before all that it has");
 }
 
 #[test]
@@ -173,30 +174,9 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     let config = EngineConfig { addresses: vec![service], ..config() };
     let vlans = Vlans { outer: Some((0x88a8, 7)), inner: Some((0x8100, 0x2009)) };
     let frame = |is_client: bool, flags, seq, ack, data: &'static str| {
-        let l2 = L2 { dst: super::kit::server_mac(), src: super::kit::client_mac(), vlans };
-        let l3 = L3 {
-            src: client,
-            dst: service,
-            ttl: 64,
-            tos: 0,
-            dont_fragment: true,
-            id: 0,
-            flow_label: 0,
-        };
-        let (l2, l3) = if is_client { (l2, l3) } else { (l2.reversed(), l3.reversed()) };
-        let ports = if is_client { (40_000, 80) } else { (80, 40_000) };
-        let options = TcpOptions { mss: (flags != ACK).then_some(1440), ..TcpOptions::default() };
-        let fields = build::TcpFields {
-            src_port: ports.0,
-            dst_port: ports.1,
-            seq,
-            ack,
-            flags,
-            window: 60_000,
-            urgent: 0,
-            options,
-        };
-        build::tcp(&l2, &l3, &fields, bytes::Bytes::from_static(data.as_bytes()), 1440)
+        let mut said = say(flags, seq, ack).data(data);
+        said.options.mss = (flags != ACK).then_some(1440);
+        Kit::frame_between((client, service), vlans, is_client, &said, 40_000)
     };
     let talk = |kit: &mut Kit, link, frame| kit.input(Input::Frame(link, frame));
     let mut kit = Kit::new(config.clone());
@@ -381,6 +361,10 @@ fn each_repetition_of_one_server_is_shown_and_not_the_others_of_the_same_moment(
         kit.leg(leg, say(ACK, from, R).data("answer"));
         assert_eq!(kit.on(Link::Client).len(), shown);
     }
+    kit.wait_ms(20);
+    kit.forget();
+    kit.leg(B, say(ACK, Q, R).data("an"));
+    assert_eq!(kit.on(Link::Client).pop().map(|h| h.data), Some(b"an".to_vec()), "no more of it");
 }
 
 /// 1.14: what the survivor holds leaves at once, ten segments of it, whatever is on its way.
@@ -501,4 +485,144 @@ fn a_clients_keep_alive_is_answered_once_when_a_server_has_answered_it() {
         let told: Vec<_> = kit.on(Link::Client).iter().map(|h| (h.seg.seq, h.seg.ack)).collect();
         assert_eq!(told, [(P, R + 1)]);
     }
+}
+
+/// Each write to the state file costs, and tells nothing.
+#[test]
+fn what_changes_nothing_that_outlives_the_process_is_not_written_down() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.records.clear();
+    kit.client(say(ACK, R, P).data("GET"));
+    for (leg, from) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, from, R + 3).data("answer"));
+    }
+    kit.client(say(ACK, R + 3, P + 6));
+    kit.wait_ms(1000);
+    assert_eq!(kit.records.len(), 0);
+}
+
+/// RFC 9293 3.8.5: the pointer says where the urgent bytes end, however they are cut.
+#[test]
+fn urgent_bytes_end_for_everybody_where_they_ended() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("abc").urgent(2));
+    for link in [TO_A, TO_B] {
+        let heard = kit.on(link)[0].seg;
+        assert_eq!((heard.flags.has(TcpFlags::URG), heard.urgent), (true, 2));
+    }
+    kit.leg(A, say(ACK, P, R + 3).data("0123456789").urgent(7));
+    kit.forget();
+    for (at, data, told) in [(0, "012", 7), (3, "34567", 4), (8, "89", 0)] {
+        kit.leg(B, say(ACK, Q + at, R + 3).data(data));
+        let shown = kit.on(Link::Client).pop().expect("both have said it").seg;
+        assert_eq!((shown.flags.has(TcpFlags::URG), shown.urgent), (told > 0, told));
+    }
+}
+
+/// 1.3: without SACK it is by counting that a client learns of a loss: neither both servers' acks
+/// for one segment nor fewer than both have sent.
+#[test]
+fn repeated_acks_are_shown_as_often_as_both_have_sent_them() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    // The first ten bytes are lost on their way to the gateway.
+    for at in 1..5 {
+        kit.client(say(ACK, R + 10 * at, P).data("0123456789"));
+    }
+    kit.forget();
+    let shown = |kit: &Kit| kit.on(Link::Client).len();
+    let mut told = Vec::new();
+    for leg in [A, A, B, B, A, B, B] {
+        kit.leg(leg, say(ACK, ISS[leg.index()] + 1, R));
+        told.push(shown(&kit));
+    }
+    assert_eq!(told, [0, 0, 1, 2, 2, 3, 3]);
+    assert!(kit.on(Link::Client).iter().all(|h| (h.seg.ack, h.data.len()) == (R, 0)));
+}
+
+/// LV8 asks for an update where the window opens, and for no other.
+#[test]
+fn a_server_short_of_window_is_told_nothing_before_there_is_news() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    for leg in LegId::ALL {
+        kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
+    }
+    kit.client(say(ACK, R, P).window(1000));
+    kit.forget();
+    kit.leg(A, say(ACK, P, R).data("x"));
+    kit.wait_ms(100);
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (0, 0));
+}
+
+/// RFC 5961 3 holds for a handshake as well.
+#[test]
+fn a_handshake_is_ended_by_its_client_and_not_by_a_guess() {
+    for (seq, is_over) in [(R, true), (C, true), (R + 1, false), (C - 1, false), (0, false)] {
+        let mut kit = Kit::new(config());
+        kit.client(say(SYN, C, 0).mss(1460));
+        kit.client(say(super::RST, seq, 0));
+        for leg in LegId::ALL {
+            kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
+        }
+        assert_eq!(kit.on(Link::Client).is_empty(), is_over, "{seq}");
+    }
+}
+
+/// A server repeats its SYN-ACK while it lacks the third ack: the client's, or a copy of it.
+#[test]
+fn a_repeated_syn_ack_is_for_whoever_has_not_acknowledged_it() {
+    let mut kit = Kit::new(config());
+    let answer = |leg: LegId| say(SYN_ACK, ISS[leg.index()], R).mss(1460);
+    kit.client(say(SYN, C, 0).mss(1460));
+    for leg in LegId::ALL {
+        kit.leg(leg, answer(leg));
+    }
+    kit.wait_ms(1000);
+    kit.forget();
+    for leg in LegId::ALL {
+        kit.leg(leg, answer(leg));
+    }
+    let shown: Vec<_> = kit.on(Link::Client).iter().map(|h| (h.seg.flags, h.seg.seq)).collect();
+    assert_eq!(shown, [(SYN_ACK, P - 1)], "one of both");
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (0, 0));
+    kit.client(say(ACK, R, P));
+    kit.leg(A, say(ACK, P, R).data("hello"));
+    kit.leg(B, say(ACK, Q, R).data("hello"));
+    kit.client(say(ACK, R, P + 5));
+    kit.forget();
+    kit.leg(B, answer(B));
+    assert_eq!(kit.on(TO_B).iter().map(|h| h.seg.ack).collect::<Vec<_>>(), [Q + 5]);
+    assert_eq!((kit.on(Link::Client).len(), kit.on(TO_A).len()), (0, 0));
+}
+
+/// LV2: what a server asks of a client that was not heard for a while only the client can answer;
+/// it is asked once a second, however often the servers ask.
+#[test]
+fn a_silent_clients_servers_ask_it_once_a_second() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    for (leg, from) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, from, R).data("hello"));
+    }
+    kit.client(say(ACK, R, P + 5));
+    kit.wait_ms(2100);
+    kit.forget();
+    let mut asked = Vec::new();
+    for ms in (0..3000).step_by(300) {
+        kit.leg(A, say(ACK, P + 4, R));
+        kit.leg(B, say(ACK, Q + 4, R));
+        let heard = kit.on(Link::Client);
+        assert!(heard.iter().all(|h| (h.seg.seq, h.data.len()) == (P + 4, 0)));
+        asked.extend((!heard.is_empty()).then_some((ms, heard.len())));
+        kit.forget();
+        kit.wait_ms(300);
+    }
+    assert_eq!(asked, [(0, 1), (1200, 1), (2400, 1)]);
+    kit.client(say(ACK, R, P + 5));
+    kit.forget();
+    kit.leg(A, say(ACK, P + 4, R));
+    assert_eq!((kit.on(Link::Client).len(), kit.on(TO_A).len()), (0, 1), "it is alive");
 }

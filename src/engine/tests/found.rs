@@ -14,7 +14,7 @@ fn a_backup_without_room_is_late_beside_a_primary_with_a_small_window() {
     kit.leg(A, say(ACK, P, R + 4096).window(4096));
     kit.leg(B, say(ACK, Q, R + 4096).window(4096));
     kit.client(say(ACK, R + 4096, P).data([b'x'; 4096]));
-    kit.leg(A, say(ACK, P, R + 8192).window(3000));
+    kit.leg(A, say(ACK, P, R + 8192).window(2500));
     kit.leg(B, say(ACK, Q, R + 8192).window(0));
     kit.wait_ms(100);
     assert_eq!(state(&kit), FlowState::Paired);

@@ -30,6 +30,8 @@ pub(super) struct Say {
     pub seq: u32,
     pub ack: u32,
     pub window: u16,
+    /// The urgent pointer.
+    pub urgent: u16,
     pub data: Vec<u8>,
     pub options: TcpOptions,
 }
@@ -45,6 +47,10 @@ impl Say {
     }
     pub(super) fn window(mut self, window: u16) -> Self {
         self.window = window;
+        self
+    }
+    pub(super) fn urgent(mut self, pointer: u16) -> Self {
+        (self.flags, self.urgent) = (self.flags.with(TcpFlags::URG), pointer);
         self
     }
     pub(super) fn stamps(mut self, value: u32, echo: u32) -> Self {
@@ -202,20 +208,32 @@ impl Kit {
     }
 
     pub(super) fn frame(from_client: bool, say: &Say, client: Ipv4Addr, port: u16) -> Frame {
-        let (src, dst) = if from_client { (client, SERVICE) } else { (SERVICE, client) };
-        let (smac, dmac) =
-            if from_client { (client_mac(), server_mac()) } else { (server_mac(), client_mac()) };
-        let l2 = L2 { dst: dmac, src: smac, vlans: Vlans::default() };
+        let ends = (IpAddr::V4(client), IpAddr::V4(SERVICE));
+        Self::frame_between(ends, Vlans::default(), from_client, say, port)
+    }
+
+    /// The same between any client and service.
+    pub(super) fn frame_between(
+        (client, service): (IpAddr, IpAddr),
+        vlans: Vlans,
+        from_client: bool,
+        say: &Say,
+        port: u16,
+    ) -> Frame {
+        let l2 = L2 { dst: server_mac(), src: client_mac(), vlans };
         let l3 = L3 {
-            src: IpAddr::V4(src),
-            dst: IpAddr::V4(dst),
+            src: client,
+            dst: service,
             ttl: 64,
             tos: 0,
             dont_fragment: true,
             id: 0,
             flow_label: 0,
         };
-        let (src_port, dst_port) = if from_client { (port, 80) } else { (80, port) };
+        let (l2, l3, src_port, dst_port) = match from_client {
+            true => (l2, l3, port, 80),
+            false => (l2.reversed(), l3.reversed(), 80, port),
+        };
         let fields = TcpFields {
             src_port,
             dst_port,
@@ -223,7 +241,7 @@ impl Kit {
             ack: say.ack,
             flags: say.flags,
             window: say.window,
-            urgent: 0,
+            urgent: say.urgent,
             options: say.options,
         };
         build::tcp(&l2, &l3, &fields, Bytes::from(say.data.clone()), 65_000)

@@ -260,3 +260,25 @@ fn a_request_is_repeated_ever_more_seldom() {
     assert_eq!(repeated(true, 10_000), hinted, "the other one has it");
     assert_eq!(repeated(true, 150), [5, 15, 35, 75, 155, 1155, 2155], "and nobody waits for it");
 }
+
+/// LV4: a server without room for a segment waits for the client's window, with the time of its own
+/// probes. Once it has room, it has the time that anybody has.
+#[test]
+fn a_primary_with_little_room_is_not_late_before_it_has_more() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460).window(1000));
+    for leg in LegId::ALL {
+        kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460));
+    }
+    kit.client(say(ACK, R, P).data("GET").window(1000));
+    kit.leg(A, say(ACK, P, R + 3).data([b'x'; 600]));
+    kit.leg(B, say(ACK, Q, R + 3).data([b'x'; 1000]));
+    kit.client(say(ACK, R + 3, P + 600).window(400));
+    kit.wait_ms(250);
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.client(say(ACK, R + 3, P + 600));
+    kit.wait_ms(140);
+    assert_eq!(state(&kit), FlowState::Paired, "it has had room for 140 ms");
+    kit.wait_ms(20);
+    assert_eq!(state(&kit), FlowState::Solo);
+}

@@ -5,6 +5,7 @@ mod bridge;
 mod control;
 mod cookies;
 mod copied;
+mod ends;
 mod finer;
 mod forged;
 mod found;

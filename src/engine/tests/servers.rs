@@ -1,9 +1,12 @@
 //! What happens to a whole server, or to the gateway itself, as its flows see it.
 
-use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, config, say};
+use std::net::IpAddr;
+
+use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Duration, EngineConfig, Event, Input, LegId, Link, ServerState, SyncScope, SyncStep,
+    Duration, EngineConfig, Event, Finding, Input, LegId, Link, ServerState, SyncScope, SyncStep,
 };
+use crate::wire::Vlans;
 
 const A: Link = Link::Server(LegId::A);
 const B: Link = Link::Server(LegId::B);
@@ -85,4 +88,42 @@ fn what_no_record_tells_of_passes_to_the_primary_alone() {
         reset.iter().map(|h| (h.link, h.seg.flags, h.seg.seq)).collect::<Vec<_>>(),
         [(B, RST, C + 4)]
     );
+}
+
+/// Of a server that answers no probe (a firewall, a filter of neighbour discovery) silence says
+/// nothing, but for a client that asks it and hears nothing.
+#[test]
+fn a_server_that_never_answers_probes_is_missed_once_a_client_asks_it_in_vain() {
+    let [client, service] =
+        ["2001:db8::1", "2001:db8::10"].map(|text| -> IpAddr { text.parse().expect("an address") });
+    for asks in [false, true] {
+        // The servers of the kit answer ARP alone.
+        let mut kit = Kit::new(EngineConfig { addresses: vec![service], ..config() });
+        let talk = |kit: &mut Kit, link: Link, said: Say| {
+            let is_client = link == Link::Client;
+            let ends = (client, service);
+            let frame = Kit::frame_between(ends, Vlans::default(), is_client, &said, 40_000);
+            kit.input(Input::Frame(link, frame));
+        };
+        talk(&mut kit, Link::Client, say(SYN, C, 0).mss(1440));
+        for (link, iss) in [(A, ISS[0]), (B, ISS[1])] {
+            talk(&mut kit, link, say(SYN_ACK, iss, C + 1).mss(1440));
+        }
+        talk(&mut kit, Link::Client, say(ACK, C + 1, ISS[0] + 1));
+        // The backup has lost its part, so that nobody is waited for beside the primary.
+        talk(&mut kit, B, say(RST, ISS[1] + 1, 0));
+        kit.wait_ms(60);
+        if asks {
+            talk(&mut kit, Link::Client, say(ACK, C + 1, ISS[0] + 1).data("GET"));
+        }
+        for _ in 0..130 {
+            kit.wait_ms(10);
+            talk(&mut kit, B, say(ACK, ISS[1] + 1, C + 1));
+        }
+        let found = kit.events.iter().find_map(|e| match e {
+            Event::Promoted { finding, .. } => Some(*finding),
+            _ => None,
+        });
+        assert_eq!(found, asks.then_some(Finding::H2));
+    }
 }
