@@ -361,8 +361,32 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
         on_lag: on_lag.unwrap_or_default(),
         udp: udp.unwrap_or_default(),
         has_http_defaults: section.flag("http_defaults", true),
+        has_ftp_defaults: section.flag("ftp_defaults", true),
+        ftp_ports: ftp_ports(reader, &section).unwrap_or(defaults.rules.ftp_ports),
         masked_headers: section.table().map(|t| rules(reader, t)).unwrap_or_default(),
     }
+}
+
+/// The ports of control connections.
+fn ftp_ports(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<u16>> {
+    let (name, key) = ("ftp_ports", "compare.ftp_ports");
+    if section.is_empty_list(name) {
+        return Some(Vec::new());
+    }
+    let mut ports = Vec::new();
+    for (item, at) in section.items(name, 1..=65535)? {
+        let Item::Number(number) = item else {
+            reader.wrong(at, key, "each must be a whole number, 1 to 65535");
+            continue;
+        };
+        match number as u16 {
+            port if ports.contains(&port) => {
+                reader.wrong(at, key, format!("{port} is listed twice"))
+            }
+            port => ports.push(port),
+        }
+    }
+    Some(ports)
 }
 
 fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {

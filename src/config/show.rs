@@ -119,6 +119,8 @@ fn compare(out: &mut String, config: &Config) {
             ("on_lag", quote(on_lag)),
             ("udp", quote(udp)),
             ("http_defaults", compare.has_http_defaults.to_string()),
+            ("ftp_ports", numbers(&compare.ftp_ports)),
+            ("ftp_defaults", compare.has_ftp_defaults.to_string()),
         ],
     );
     for header in &compare.masked_headers {
@@ -220,6 +222,11 @@ fn quote(text: &str) -> String {
 
 fn path(path: &Path) -> String {
     quote(&path.to_string_lossy())
+}
+
+fn numbers(items: &[u16]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    format!("[{}]", items.join(", "))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::address::VipPlan;
 use super::time::Duration;
+use crate::protocol::Rules;
 
 /// What the gateway does with answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,13 +50,6 @@ pub enum Fence {
     Required,
 }
 
-/// One `[[compare.rule]]`: a header field of HTTP/1.x whose value may differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MaskRule {
-    /// Name of the header field, lower case.
-    pub header: std::sync::Arc<str>,
-}
-
 /// The engine's configuration.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -79,8 +73,8 @@ pub struct EngineConfig {
     pub hold_soft: Duration,
     /// A hold older than this is handed to the lag policy.
     pub hold_hard: Duration,
-    /// Masks for HTTP/1.x; `date` is among them unless the user took it out.
-    pub masks: Vec<MaskRule>,
+    /// What may differ; `date` of HTTP is among it unless the user took it out.
+    pub rules: Rules,
     /// Whether a state-sync backend is configured, and its scope.
     pub sync_scope: Option<super::SyncScope>,
     /// How long diverged output waits for the backend.
@@ -127,7 +121,7 @@ impl Default for EngineConfig {
             udp: UdpPolicy::PrimaryFirst,
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
-            masks: vec![MaskRule { header: "date".into() }],
+            rules: Rules::default(),
             sync_scope: None,
             sync_deadline: Duration::from_millis(150),
             sync_min_gap: Duration::from_millis(200),

@@ -7,7 +7,6 @@ mod syncing;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -29,6 +28,7 @@ use super::{
     Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, Record,
     ServiceId, Signal, Status, SyncReason,
 };
+use crate::protocol::RuleName;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
 /// Share of the hold budget at which new flows begin with one server.
@@ -60,7 +60,7 @@ impl Engine {
     /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
     pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
         let mut table = FlowTable::default();
-        table.set_masks(mask_names(&config));
+        table.set_rules(config.rules.clone());
         Self {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
@@ -159,9 +159,9 @@ impl Engine {
         self.table.at_rest()
     }
 
-    /// The header fields whose values may differ.
-    pub fn masks(&self) -> Vec<Arc<str>> {
-        mask_names(&self.config)
+    /// What may differ.
+    pub fn rules(&self) -> Vec<RuleName> {
+        self.config.rules.names()
     }
 
     // ---- frames ----------------------------------------------------------------------------
@@ -577,7 +577,7 @@ impl Engine {
             return Err(CommandError::NeedsRestart);
         }
         self.config = config;
-        self.table.set_masks(mask_names(&self.config));
+        self.table.set_rules(self.config.rules.clone());
         Ok(Vec::new())
     }
 
@@ -780,11 +780,6 @@ impl Engine {
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
     }
-}
-
-/// The header fields that may differ.
-fn mask_names(config: &EngineConfig) -> Vec<Arc<str>> {
-    config.masks.iter().map(|mask| mask.header.clone()).collect()
 }
 
 /// In whose name a packet speaks.

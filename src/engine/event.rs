@@ -1,11 +1,10 @@
 //! Every observable fact, once. Logs, counters, the event stream and the tests derive from these.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 use super::pack::{fields, variants};
 use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
-use crate::protocol::{Field, RawReason};
+use crate::protocol::{Field, RawReason, RuleName};
 use crate::wire::{Malformed, Offset, Vlans};
 
 /// Who a TCP connection is: the client's and the service's address, in one VLAN.
@@ -319,7 +318,7 @@ pub enum Event {
     /// `waited` is how long the first copy waited for the second.
     Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
     /// A span that a rule allows to differ did differ.
-    MaskHit { flow: FlowKey, header: Arc<str>, at: Offset, len: u32 },
+    MaskHit { flow: FlowKey, rule: RuleName, at: Offset, len: u32 },
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },

@@ -40,9 +40,9 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
-pub use crate::protocol::{Field, RawReason};
+pub use crate::protocol::{Field, RawReason, RuleName, Rules};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
-pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
+pub use config::{EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
     HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,

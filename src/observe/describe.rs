@@ -103,9 +103,9 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         Event::Released { flow, verified, unverified, waited } => format!(
             "{flow}: released {verified} verified, {unverified} unverified bytes after {waited:?}"
         ),
-        Event::MaskHit { flow, header, at, len } => {
+        Event::MaskHit { flow, rule, at, len } => {
             let at = at.since(Offset::START);
-            format!("{flow}: the rule for {header} masked {len} bytes at {at}")
+            format!("{flow}: the rule for {rule} masked {len} bytes at {at}")
         }
         Event::ComparedRaw { flow, why } => {
             format!("{flow}: compared byte by byte from here on, no rule applies: {}", why.name())

@@ -86,8 +86,9 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "verified_bytes": verified, "unverified_bytes": unverified,
             "waited_ns": nanos(*waited),
         }),
-        Event::MaskHit { flow, header, at, len } => json!({
-            "flow": flow_json(flow), "header": &**header, "at": position(*at), "len": len,
+        Event::MaskHit { flow, rule, at, len } => json!({
+            "flow": flow_json(flow), "protocol": rule.protocol, "header": &*rule.field,
+            "at": position(*at), "len": len,
         }),
         Event::ComparedRaw { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })

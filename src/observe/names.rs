@@ -132,6 +132,9 @@ names!(RawReason, RAW_REASONS, {
     Self::Switched => "switched",
     Self::Outstanding => "outstanding",
     Self::Value => "value",
+    Self::NotFtp => "not_ftp",
+    Self::Unasked => "unasked",
+    Self::Encrypted => "encrypted",
 });
 
 names!(SyncReason, SYNC_REASONS, {

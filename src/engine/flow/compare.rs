@@ -3,15 +3,12 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
-use std::sync::Arc;
-
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
-use crate::protocol::http::{self, Http};
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
@@ -31,12 +28,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Begins at `at`; `masks` are header fields of HTTP/1.x that may differ.
-    pub fn new(at: Offset, masks: Vec<Arc<str>>) -> Self {
-        let normalizer: Option<Box<dyn Normalizer>> = match masks.is_empty() {
-            true => None,
-            false => Some(Box::new(Http::new(masks))),
-        };
+    /// Begins at `at`; `normalizer` knows what may differ, if anything.
+    pub fn new(at: Offset, normalizer: Option<Box<dyn Normalizer>>) -> Self {
         Self {
             agreed: at,
             normalizer,
@@ -54,7 +47,7 @@ impl Comparison {
 
     /// Begins again at `at`, in the middle of nobody knows which message.
     pub fn restart(&mut self, at: Offset) {
-        *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
+        *self = Self { is_adrift: true, ..Self::new(at, None) };
     }
 
     /// The same place has another visible position now.
@@ -103,14 +96,20 @@ fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_follo
 
 impl Pack for Box<dyn Normalizer> {
     fn pack(&self, w: &mut Writer) {
-        let Quiet { is_recognized, status } =
-            self.quiet().expect("a flow in the middle of a message does not rest");
-        (is_recognized, status).pack(w);
+        match self.quiet().expect("a flow in the middle of a message does not rest") {
+            Quiet::Http { is_recognized, status } => (true, (is_recognized, status)).pack(w),
+            Quiet::Ftp => false.pack(w),
+        }
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (is_recognized, status) = Pack::unpack(r);
-        let quiet = Quiet { is_recognized, status };
-        Box::new(Http::resumed(r.masks.to_vec(), quiet))
+        let quiet = match Pack::unpack(r) {
+            true => {
+                let (is_recognized, status) = Pack::unpack(r);
+                Quiet::Http { is_recognized, status }
+            }
+            false => Quiet::Ftp,
+        };
+        r.rules.resumed(quiet)
     }
 }
 
@@ -139,20 +138,22 @@ impl Flow {
     }
 
     /// After a restart of the gateway: everything said was shown and acknowledged, and now the
-    /// client begins with a request line. From here on the protocol can be followed again; a wrong
-    /// guess would cost no more than a mask where none was needed.
+    /// client begins with a request. From here on the protocol can be followed again; a wrong guess
+    /// would cost no more than a mask where none was needed.
     pub(super) fn resume_protocol(&mut self, cx: &Cx<'_>, at: Offset, bytes: &[u8]) {
-        if !self.comparison.is_adrift || bytes.is_empty() || cx.config.masks.is_empty() {
+        if !self.comparison.is_adrift || bytes.is_empty() {
             return;
         }
         let released = self.visible.released;
         let is_quiet = self.client.una == released
             && self.comparison.agreed == released
             && self.legs.iter().all(|l| !l.is_open() || l.said() == released);
-        if at == self.client.nxt && is_quiet && http::begins_request(bytes) {
-            let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
-            self.comparison = Comparison::new(released, masks);
-            self.comparison.request_read = at;
+        if at == self.client.nxt && is_quiet {
+            let reader = cx.config.rules.reader_from(self.key.server.port(), bytes);
+            if reader.is_some() {
+                self.comparison = Comparison::new(released, reader);
+                self.comparison.request_read = at;
+            }
         }
     }
 
@@ -210,13 +211,9 @@ impl Flow {
                 (self.comparison.normalizer, self.comparison.span) = (Some(n), Some(rule));
                 return true;
             }
-            let (a, b) = match self.primary {
-                LegId::A => (first, second),
-                LegId::B => (second, first),
-            };
             let ours = self.reference_at(at);
             let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
-            self.on_difference(cx, DivergenceKind::Byte(a, b), field);
+            self.on_difference(cx, self.kind(first, second), field);
             return false;
         }
         let mut normalizer = self.comparison.normalizer.take();
@@ -256,18 +253,24 @@ impl Flow {
             }
             (Span::Open, _) | (_, Span::Open) => false,
             (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+                let may_differ =
+                    |n: &Box<dyn Normalizer>| n.may_differ(rule, &ours, &theirs) || ours == theirs;
+                if !self.comparison.normalizer.as_ref().is_some_and(may_differ) {
+                    self.on_difference_in_span(cx, &ours, &theirs);
+                    return false;
+                }
                 let len = ours.len();
                 if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
                     return false;
                 }
-                let named = self.comparison.normalizer.as_ref().map(|n| n.header(rule));
+                let named = self.comparison.normalizer.as_ref().map(|n| n.rule_name(rule));
                 let differs = ours != theirs;
                 if differs {
                     self.visible.differs_until = at + len as u64;
                 }
-                if let Some(header) = named.filter(|_| differs) {
+                if let Some(rule) = named.filter(|_| differs) {
                     let (flow, len) = (self.key, len as u32);
-                    cx.event(Event::MaskHit { flow, header, at, len });
+                    cx.event(Event::MaskHit { flow, rule, at, len });
                 }
                 self.comparison.span = None;
                 self.comparison.agreed = at + len as u64;
@@ -282,6 +285,28 @@ impl Flow {
                 self.compare_raw(cx, RawReason::Value);
                 true
             }
+        }
+    }
+
+    /// Two values where they may differ, but not like this.
+    fn on_difference_in_span(&mut self, cx: &mut Cx<'_>, ours: &[u8], theirs: &[u8]) {
+        let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+        let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
+        // One of them may go on where the other one ends.
+        let at = self.comparison.agreed + same as u64;
+        let byte = |bytes: &[u8]| bytes.first().copied().unwrap_or_default();
+        let (first, second) =
+            (byte(self.reference_at(at)), byte(self.leg(self.backup()).voice.slice_at(at)));
+        self.comparison.span = None;
+        self.comparison.agreed = at;
+        self.on_difference(cx, self.kind(first, second), field);
+    }
+
+    /// The primary's byte and the backup's.
+    fn kind(&self, first: u8, second: u8) -> DivergenceKind {
+        match self.primary {
+            LegId::A => DivergenceKind::Byte(first, second),
+            LegId::B => DivergenceKind::Byte(second, first),
         }
     }
 
@@ -437,15 +462,31 @@ impl Flow {
         len > 0
     }
 
-    /// The value that begins at `at`, up to its CR or LF.
-    fn span_at<'a>(&'a self, mut at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
+    /// The value that is compared, which begins at `at`.
+    fn span_at<'a>(&'a self, at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
+        match self.comparison.normalizer.as_deref().zip(self.comparison.span) {
+            Some((reader, rule)) => self.value_at(reader, rule, at, get),
+            None => Span::Open,
+        }
+    }
+
+    /// The value that begins at `at`, up to what is no part of it for `reader`.
+    fn value_at<'a>(
+        &'a self,
+        reader: &dyn Normalizer,
+        rule: u16,
+        mut at: Offset,
+        get: impl Fn(&'a Self, Offset) -> &'a [u8],
+    ) -> Span {
         let mut value = Vec::new();
         loop {
             let bytes = get(self, at);
             if bytes.is_empty() {
                 return Span::Open;
             }
-            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
+            let had = value.len();
+            let mut numbered = bytes.iter().enumerate();
+            let end = numbered.position(|(i, &byte)| !reader.is_in_span(rule, had + i, byte));
             value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
             if value.len() > SPAN_BYTES_MAX {
                 return Span::TooLong;
@@ -462,12 +503,11 @@ impl Flow {
     pub(super) fn is_shown_complete(&self) -> Option<bool> {
         let mut reader = self.comparison.normalizer.as_ref()?.boxed_clone();
         let mut at = self.comparison.agreed;
-        let mut is_in_span = self.comparison.span.is_some();
+        let mut span = self.comparison.span;
         loop {
-            if std::mem::take(&mut is_in_span) {
-                let Span::Whole(value) = self.span_at(at, |f, at| f.reference_at(at)) else {
-                    return None;
-                };
+            if let Some(rule) = span.take() {
+                let value = self.value_at(&*reader, rule, at, |f, at| f.reference_at(at));
+                let Span::Whole(value) = value else { return None };
                 reader.on_span(value.len());
                 at = at + value.len() as u64;
             }
@@ -480,8 +520,8 @@ impl Flow {
             }
             let taken = match reader.on_response(bytes) {
                 Step::Plain => bytes.len(),
-                Step::Span { after, .. } => {
-                    is_in_span = true;
+                Step::Span { after, rule } => {
+                    span = Some(rule);
                     after
                 }
             };

@@ -307,7 +307,7 @@ impl Flow {
             visible,
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
-            comparison: super::Comparison::new(Offset::START, Vec::new()),
+            comparison: super::Comparison::new(Offset::START, None),
             diverged_until: None,
             first_answer_at: None,
             syn_at: cx.now,

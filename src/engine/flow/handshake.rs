@@ -50,7 +50,6 @@ impl Flow {
         // What was promised is asked for.
         let offers = |offer| start.promise.is_some() || cx.profile.offers(now, offer);
         let options = &seg.options;
-        let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
         let client = ClientEnd {
             iss: Seq::new(seg.seq),
             mss: options.mss.unwrap_or(MSS_DEFAULT).max(64),
@@ -85,7 +84,7 @@ impl Flow {
             visible: Visible::closed(),
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
-            comparison: Comparison::new(Offset::START, masks),
+            comparison: Comparison::new(Offset::START, cx.config.rules.reader(key.server.port())),
             diverged_until: None,
             first_answer_at: None,
             syn_at: now,

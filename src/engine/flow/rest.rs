@@ -4,8 +4,6 @@
 //! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens
 //! to it wakes it; afterwards it is put to rest at once, or after another while of quiet.
 
-use std::sync::Arc;
-
 use super::{ClientEnd, Flow, Stray, Visible};
 use crate::engine::cookies::Promise;
 use crate::engine::event::FlowState;
@@ -13,12 +11,13 @@ use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
 use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze};
 use crate::engine::time::Instant;
+use crate::protocol::Rules;
 use crate::wire::{Frame, Offset};
 
 impl Flow {
-    /// The flow as it was put to rest; `masks` are the header fields that may differ.
-    pub fn wake(bytes: &[u8], masks: &[Arc<str>]) -> Self {
-        Self::unpack(&mut Reader::new(&spread(bytes), masks))
+    /// The flow as it was put to rest; `rules` say what may differ.
+    pub fn wake(bytes: &[u8], rules: &Rules) -> Self {
+        Self::unpack(&mut Reader::new(&spread(bytes), rules))
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.

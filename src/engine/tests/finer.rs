@@ -6,8 +6,8 @@ use super::kit::{ACK, Kit, config, say};
 use super::{P, Q, R, TO_A, TO_B, state};
 use crate::engine::bridge::probe_mac;
 use crate::engine::{
-    Command, CommandError, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, Mode,
-    RejectReason, SyncScope,
+    Command, CommandError, EngineConfig, Event, FlowState, Input, LegId, Link, Mode, RejectReason,
+    Rules, SyncScope,
 };
 use crate::wire::{Frame, L2, L3, TcpFlags, TcpOptions, Vlans, build};
 
@@ -22,8 +22,7 @@ fn links_are_counted_from_the_client_on() {
 /// Nothing of the value has been said, and so nothing of it is held from the client.
 #[test]
 fn nobody_is_late_before_the_first_byte_of_a_masked_value() {
-    let mut kit =
-        Kit::new(EngineConfig { masks: vec![MaskRule { header: "date".into() }], ..config() });
+    let mut kit = Kit::new(EngineConfig { rules: Rules::headers(["date"]), ..config() });
     kit.establish();
     kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
     let r = R + 18;

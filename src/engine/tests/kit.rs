@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Event, Input, Instant, LegId, Link, LinkCaps, Output,
-    Record, Signal, SyncRequest, SyncStep,
+    Record, Rules, Signal, SyncRequest, SyncStep,
 };
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{
@@ -96,7 +96,7 @@ pub(super) fn config() -> EngineConfig {
     EngineConfig {
         addresses: vec![IpAddr::V4(SERVICE)],
         ports: vec![80],
-        masks: Vec::new(),
+        rules: Rules::headers([]),
         ..EngineConfig::default()
     }
 }
