@@ -108,6 +108,14 @@ pub struct EngineConfig {
     pub hold_bytes_max: usize,
 }
 
+impl EngineConfig {
+    /// The address of the service that `leg`'s server serves at `address`; any other stays itself.
+    pub fn service_address(&self, leg: super::LegId, address: IpAddr) -> IpAddr {
+        let served = self.vip.as_ref().and_then(|plan| plan.service_of(leg, address));
+        served.unwrap_or(address)
+    }
+}
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {

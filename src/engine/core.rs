@@ -1,21 +1,23 @@
 //! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
 //! out the control side's orders, and keeps the timers.
 
+mod data;
 mod opening;
 mod probing;
 mod syncing;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::address::{Inbound, Translator};
+use super::address::{DataPorts, Inbound, Translator};
 use super::allowance::Allowance;
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
 use super::cookies::Cookies;
 use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState};
+use super::expected::Expected;
 use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
@@ -41,6 +43,8 @@ pub struct Engine {
     outputs: VecDeque<Output>,
     /// In vip addressing: stands between the links and everything below.
     translator: Option<Box<Translator>>,
+    data_ports: DataPorts,
+    expected: Expected,
     table: FlowTable,
     control: Control,
     bridge: Bridge,
@@ -68,6 +72,8 @@ impl Engine {
             translator: config.vip.as_ref().map(|plan| Box::new(Translator::new(plan, seed))),
             config,
             outputs: VecDeque::new(),
+            data_ports: DataPorts::default(),
+            expected: Expected::default(),
             table,
             bridge: Bridge::default(),
             fragments: Fragments::default(),
@@ -97,12 +103,7 @@ impl Engine {
             }
             Input::Restore(records) => self.restore(records),
         }
-        // The one place where frames leave.
-        if let Some(translator) = &mut self.translator {
-            for output in self.outputs.drain(..) {
-                translator.outbound(self.now, output);
-            }
-        }
+        self.leave();
     }
 
     /// The next output; drain after each [`Engine::handle`].
@@ -215,7 +216,10 @@ impl Engine {
         }
         match link {
             Link::Client => self.on_client_packet(packet, frame),
-            Link::Server(leg) => self.on_server_packet(leg, packet, frame),
+            Link::Server(leg) => {
+                self.data_ports.inbound(leg, &mut packet, &mut frame);
+                self.on_server_packet(leg, packet, frame);
+            }
         }
     }
 
@@ -317,9 +321,7 @@ impl Engine {
     fn on_client_tcp(&mut self, seg: &Segment, frame: Frame) {
         let view = self.view();
         let key = self.flow_key(seg, seg.src(), seg.dst());
-        let Some(key) = key else {
-            return self.bridge.to_primary(view, frame, &mut self.outputs);
-        };
+        let Some(key) = key else { return self.on_unprotected(seg, frame) };
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
         if let Some(id) = self.table.find(&key) {
             if self.table.get_mut(id).is_some_and(|flow| flow.was_answered_elsewhere(seg)) {
@@ -333,6 +335,9 @@ impl Engine {
             }
             // A new connection on a closed 4-tuple: a new generation.
             self.with_flow(id, |flow, cx| flow.supersede(cx));
+            if !self.config.ports.contains(&key.server.port()) {
+                return self.on_unprotected(seg, frame);
+            }
         }
         match is_syn {
             true => self.open_flow(key, seg, frame),
@@ -364,7 +369,10 @@ impl Engine {
     /// A connection that the servers have accepted on a 4-tuple of which the gateway still had one.
     fn succeed_flow(&mut self, key: FlowKey, syn: &Segment, answers: [Option<Segment>; 2]) {
         let Some(id) = self.table.next_id(self.config.flows_max) else { return };
-        self.begin_flow(key, id, syn, None);
+        if let Some(ports) = self.data_ports.of(&key) {
+            self.data_ports.begin(&key, ports);
+        }
+        self.begin_flow(key, id, syn, None, [true; 2]);
         for leg in LegId::ALL {
             if let Some(seg) = &answers[leg.index()] {
                 self.with_flow(id, |flow, cx| flow.on_leg_segment(cx, leg, seg, Bytes::new()));
@@ -716,6 +724,7 @@ impl Engine {
                     self.control.detector.of(leg).stalled(self.now);
                 }
                 Report::Skew(_, skew) => self.control.detector.note_skew(skew),
+                Report::Offered(control, offer) => self.on_offer(&control, &offer),
             }
         }
     }
@@ -735,6 +744,7 @@ impl Engine {
             match record {
                 Record::Roles(roles) => self.control.restore(roles),
                 Record::Flow { slot, constants } => {
+                    self.data_ports.restore(&constants);
                     if let Some(translator) = &mut self.translator {
                         translator.restore(&constants);
                     }
@@ -759,13 +769,6 @@ impl Engine {
 
     fn is_service(&self, ip: IpAddr) -> bool {
         self.config.addresses.contains(&ip)
-    }
-
-    /// The flow that a segment belongs to, if it is to a protected port.
-    fn flow_key(&self, seg: &Segment, client: SocketAddr, server: SocketAddr) -> Option<FlowKey> {
-        let is_ours = self.is_service(server.ip()) && self.config.ports.contains(&server.port());
-        let vlan = FlowKey::vlan_ids(seg.l2.vlans);
-        is_ours.then_some(FlowKey { service: ServiceId::default(), vlan, client, server })
     }
 
     /// Something in the service's own name.

@@ -165,6 +165,8 @@ pub enum SoloReason {
     HalfOpen,
     /// Its client's network has too many flows.
     SourceLimit,
+    /// What comes next, two equal servers say each in its own way (encryption, active FTP).
+    Unfollowed,
 }
 
 /// Why a failover happened (semantics H1 to H4, or the operator).
@@ -242,6 +244,19 @@ pub enum DegradedReason {
     Mode,
     /// Paused by the operator.
     Paused,
+}
+
+/// What became of an offer of a data connection (FTP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OfferOutcome {
+    /// The connection is expected.
+    Believed,
+    /// It names another address than the service's.
+    ForeignAddress,
+    /// Its port belongs to a service.
+    PortTaken,
+    /// Too many are expected.
+    Full,
 }
 
 /// A proof that the servers differ.
@@ -322,6 +337,9 @@ pub enum Event {
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },
+    /// The servers have said on a control connection (FTP) where they expect a data connection; the
+    /// client was shown this port.
+    DataOffered { flow: FlowKey, port: u16, outcome: OfferOutcome },
     /// One server's part of a flow ended early and it goes on with the other.
     EarlyEnd { flow: FlowKey, loser: LegId },
     /// A hold grew older than hold_soft.
@@ -390,7 +408,8 @@ variants!(SoloReason {
     BackupStale,
     Restored,
     HalfOpen,
-    SourceLimit
+    SourceLimit,
+    Unfollowed
 });
 
 #[cfg(test)]

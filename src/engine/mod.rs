@@ -21,6 +21,7 @@ mod clock;
 mod control;
 mod cookies;
 mod core;
+mod expected;
 mod flow;
 mod flow_table;
 mod fragments;
@@ -45,7 +46,7 @@ pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipP
 pub use config::{EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
+    HeldWhy, OfferOutcome, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
 };
 pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;

@@ -34,6 +34,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Released { .. } => "released",
         Event::MaskHit { .. } => "mask_hit",
         Event::ComparedRaw { .. } => "compared_raw",
+        Event::DataOffered { .. } => "data_offered",
         Event::EarlyEnd { .. } => "early_end",
         Event::HoldSoft { .. } => "hold_soft",
         Event::HoldHard { .. } => "hold_hard",
@@ -92,6 +93,9 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         }),
         Event::ComparedRaw { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })
+        }
+        Event::DataOffered { flow, port, outcome } => {
+            json!({ "flow": flow_json(flow), "port": port, "outcome": outcome.name() })
         }
         Event::EarlyEnd { flow, loser } => json!({
             "flow": flow_json(flow), "server": server(*loser), "leg": loser.name(),

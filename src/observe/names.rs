@@ -4,7 +4,8 @@
 
 use crate::engine::{
     CommandError, DegradedReason, DivergenceKind, Evidence, Finding, FlowState, HeldWhy, LegId,
-    Link, Mode, RawReason, RejectReason, ServerState, ServiceState, SoloReason, SyncReason,
+    Link, Mode, OfferOutcome, RawReason, RejectReason, ServerState, ServiceState, SoloReason,
+    SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -63,6 +64,7 @@ names!(SoloReason, SOLO_REASONS, {
     Self::Restored => "restored",
     Self::HalfOpen => "half_open",
     Self::SourceLimit => "source_limit",
+    Self::Unfollowed => "unfollowed",
 });
 
 names!(Finding, FINDINGS, {
@@ -109,6 +111,13 @@ names!(HeldWhy, HELD_WHYS, {
     Self::FenceFailed => "fence_failed",
 });
 
+names!(OfferOutcome, OFFER_OUTCOMES, {
+    Self::Believed => "believed",
+    Self::ForeignAddress => "foreign_address",
+    Self::PortTaken => "port_taken",
+    Self::Full => "full",
+});
+
 names!(DivergenceKind, DIVERGENCE_KINDS, {
     Self::Byte(..) => "byte",
     Self::Length => "length",
@@ -135,6 +144,7 @@ names!(RawReason, RAW_REASONS, {
     Self::NotFtp => "not_ftp",
     Self::Unasked => "unasked",
     Self::Encrypted => "encrypted",
+    Self::ActiveData => "active_data",
 });
 
 names!(SyncReason, SYNC_REASONS, {

@@ -5,8 +5,8 @@ use std::io::Read;
 use super::*;
 use crate::engine::{
     CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Field,
-    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, RawReason, RejectReason, RuleName,
-    ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
+    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, OfferOutcome, RawReason, RejectReason,
+    RuleName, ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -54,6 +54,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::Released { flow, verified: 10, unverified: 0, waited: took },
         Event::MaskHit { flow, rule, at, len: 29 },
         Event::ComparedRaw { flow, why: RawReason::TwoLengths },
+        Event::DataOffered { flow, port: 5000, outcome: OfferOutcome::ForeignAddress },
         Event::EarlyEnd { flow, loser: server },
         Event::HoldSoft { flow, waiting_for: server },
         Event::HoldHard { flow, waiting_for: server },

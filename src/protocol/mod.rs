@@ -76,6 +76,15 @@ pub enum RawReason {
     Unasked,
     /// The client and the servers speak in secret from here on.
     Encrypted,
+    /// The servers are to connect to the client, each for itself.
+    ActiveData,
+}
+
+impl RawReason {
+    /// Whether two equal servers part here, so that one alone has to go on.
+    pub const fn parts_servers(self) -> bool {
+        matches!(self, Self::Encrypted | Self::ActiveData)
+    }
 }
 
 /// What a byte of a message belongs to.
@@ -237,6 +246,11 @@ pub trait Normalizer: fmt::Debug + Send {
     /// What a value says of a data connection.
     fn announced(&self, _rule: u16, _value: &[u8]) -> Option<Announced> {
         None
+    }
+
+    /// Whether data connections may still be announced.
+    fn makes_offers(&self) -> bool {
+        false
     }
 
     /// What rule number `rule` is for.

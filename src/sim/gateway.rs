@@ -599,7 +599,7 @@ impl World<'_> {
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption => false,
-            SoloReason::HalfOpen | SoloReason::SourceLimit => false,
+            SoloReason::HalfOpen | SoloReason::SourceLimit | SoloReason::Unfollowed => false,
             SoloReason::Lag if self.waits_for_client(tuple, leg) => true,
             // Asked before by a handshake that was given up, smoltcp does not answer the same SYN
             // again at once.

@@ -45,6 +45,8 @@ const CAPTURE_ROOM: usize = 64 << 20;
 pub struct GatewayOptions {
     /// Lag policy strict instead of available.
     pub is_strict: bool,
+    /// The service's ports, if not nginx's.
+    pub ports: Option<&'static str>,
     /// Further lines of the configuration.
     pub more: String,
     /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
@@ -150,7 +152,7 @@ impl<'a> Bed<'a> {
         let text = GATEWAY
             .replace("FOLDER", &self.folder.display().to_string())
             .replace("POLICY", policy)
-            .replace("SECTIONS", &sections(&self.world, "[80]"))
+            .replace("SECTIONS", &sections(&self.world, self.options.ports.unwrap_or("[80]")))
             .replace(
                 "role = \"primary\"\n",
                 &format!("role = \"primary\"\n{}", self.tree(LegId::A)),

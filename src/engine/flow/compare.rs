@@ -6,7 +6,8 @@
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
-use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
+use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
+use crate::engine::expected::Offer;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
@@ -65,6 +66,11 @@ impl Comparison {
         self.is_following
     }
 
+    /// Whether data connections are offered on it.
+    pub fn makes_offers(&self) -> bool {
+        self.normalizer.as_ref().is_some_and(|n| n.makes_offers())
+    }
+
     /// There is nothing to compare any more.
     pub fn stop(&mut self) {
         self.normalizer = None;
@@ -117,7 +123,7 @@ impl Flow {
     /// Compares as far as both legs have spoken.
     pub(super) fn compare(&mut self, cx: &mut Cx<'_>) {
         if self.state == FlowState::Solo && self.comparison.is_following {
-            return self.follow();
+            return self.follow(cx);
         }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
             return;
@@ -134,6 +140,9 @@ impl Flow {
         }
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
             self.compare_raw(cx, why);
+            if why.parts_servers() {
+                self.lose(cx, self.backup(), SoloReason::Unfollowed);
+            }
         }
     }
 
@@ -253,12 +262,11 @@ impl Flow {
             }
             (Span::Open, _) | (_, Span::Open) => false,
             (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
-                let may_differ =
-                    |n: &Box<dyn Normalizer>| n.may_differ(rule, &ours, &theirs) || ours == theirs;
-                if !self.comparison.normalizer.as_ref().is_some_and(may_differ) {
+                if ours != theirs && !self.may_differ(cx, rule, &ours, &theirs) {
                     self.on_difference_in_span(cx, &ours, &theirs);
                     return false;
                 }
+                self.note_offer(cx, rule, &ours, Some(&theirs));
                 let len = ours.len();
                 if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
                     return false;
@@ -286,6 +294,31 @@ impl Flow {
                 true
             }
         }
+    }
+
+    /// Whether one of two values may stand for the other.
+    fn may_differ(&self, cx: &Cx<'_>, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
+        let Some(n) = &self.comparison.normalizer else { return false };
+        // Each names itself, if anybody.
+        let address = |leg: LegId, value| {
+            let address = n.announced(rule, value)?.address?;
+            Some(cx.config.service_address(leg, address))
+        };
+        n.may_differ(rule, ours, theirs)
+            && address(self.primary, ours) == address(self.backup(), theirs)
+    }
+
+    /// What the servers, or the primary alone, say of a data connection.
+    fn note_offer(&self, cx: &mut Cx<'_>, rule: u16, ours: &[u8], theirs: Option<&[u8]>) {
+        let Some(n) = &self.comparison.normalizer else { return };
+        let Some(said) = n.announced(rule, ours) else { return };
+        let mut ports = [None; 2];
+        ports[self.primary.index()] = Some(said.port);
+        let other = theirs.and_then(|theirs| n.announced(rule, theirs));
+        ports[self.backup().index()] = other.map(|other| other.port);
+        let own = |address| cx.config.service_address(self.primary, address);
+        let offer = Offer { address: said.address.map(own), shown: said.port, ports };
+        cx.reports.push(Report::Offered(self.key, offer));
     }
 
     /// Two values where they may differ, but not like this.
@@ -404,8 +437,8 @@ impl Flow {
     }
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
-    pub(super) fn vouch(&mut self) {
-        self.follow();
+    pub(super) fn vouch(&mut self, cx: &mut Cx<'_>) {
+        self.follow(cx);
         let c = &mut self.comparison;
         c.is_following = false;
         let leg = &self.legs[self.primary.index()];
@@ -422,21 +455,22 @@ impl Flow {
     }
 
     /// Reads on in the primary's bytes, without comparing them.
-    fn follow(&mut self) {
+    fn follow(&mut self, cx: &mut Cx<'_>) {
         self.read_request();
-        while self.comparison.normalizer.is_some() && self.follow_step() {}
+        while self.comparison.normalizer.is_some() && self.follow_step(cx) {}
         if self.comparison.normalizer.as_ref().is_some_and(|n| n.raw().is_some()) {
             self.comparison.stop();
         }
     }
 
-    fn follow_step(&mut self) -> bool {
+    fn follow_step(&mut self, cx: &mut Cx<'_>) -> bool {
         let at = self.comparison.agreed;
-        if self.comparison.span.is_some() {
+        if let Some(rule) = self.comparison.span {
             match self.span_at(at, |f, at| f.reference_at(at)) {
                 Span::Open => return false,
                 Span::TooLong => self.comparison.stop(),
                 Span::Whole(value) => {
+                    self.note_offer(cx, rule, &value, None);
                     self.comparison.span = None;
                     self.comparison.agreed = at + value.len() as u64;
                     if let Some(n) = &mut self.comparison.normalizer {

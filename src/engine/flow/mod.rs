@@ -42,6 +42,7 @@ use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
 use super::cookies::{Cookies, Promise};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
+use super::expected::Offer;
 use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
@@ -66,6 +67,8 @@ pub enum Report {
     StallMoved(LegId),
     /// The second copy came this much later than the first, from this leg.
     Skew(LegId, Duration),
+    /// The servers expect a data connection, as they have said on this flow.
+    Offered(FlowKey, Offer),
 }
 
 /// What a flow may see and do while it handles an input.
@@ -403,6 +406,7 @@ impl Flow {
         if to == FlowState::Solo {
             match cx.config.sync_scope {
                 Some(SyncScope::Machine) => self.comparison.follow(),
+                _ if self.comparison.makes_offers() => self.comparison.follow(),
                 _ => self.comparison.stop(),
             }
         }

@@ -7,29 +7,29 @@ use crate::engine::{EngineConfig, Event, FlowState, LegId, RawReason, Rules};
 use LegId::{A, B};
 
 /// The script's port is the one of control connections.
-fn ftp() -> EngineConfig {
+pub(super) fn ftp() -> EngineConfig {
     EngineConfig { rules: Rules { ftp_ports: vec![80], ..Rules::default() }, ..config() }
 }
 
 const GREETINGS: [&str; 2] = ["220 (vsFTPd 3.0.5)\r\n", "220-Hi\r\n220 it is 04:55\r\n"];
-const PASSIVE: &str = "PASV\r\n";
+pub(super) const PASSIVE: &str = "PASV\r\n";
 
 /// Replies to PASV with ports of one to three digits.
 const PORTS: [(&str, &str); 4] =
     [("4,1", "156,65"), ("200,113", "8,7"), ("4,1", "4,1"), ("1,2", "34,5")];
 
-fn reply(port: &str) -> String {
+pub(super) fn reply(port: &str) -> String {
     format!("227 Entering Passive Mode (192,0,2,10,{port}).\r\n")
 }
 
 /// The client has the greeting, and has asked for `request`; the servers have these replies to it.
 /// With the world comes the length of both greetings.
-fn asked(request: &'static str, replies: [&str; 2]) -> (World, [usize; 2]) {
+pub(super) fn asked(request: &'static str, replies: [&str; 2]) -> (World, [usize; 2]) {
     let greetings =
         [GREETINGS[0], GREETINGS[0].replace("3.0.5", "3.0.10").as_str()].map(str::to_owned);
     let scripts = [0, 1].map(|i| format!("{}{}", greetings[i], replies[i]).into_bytes());
     let mut world = World::speaking(ftp(), scripts, 60_000);
-    (world.request, world.last) = (request, b"200 ok\r\n".to_vec());
+    (world.request, world.last, world.may_detach) = (request, b"200 ok\r\n".to_vec(), true);
     let begun = greetings.map(|text| text.len());
     for id in LegId::ALL {
         world.say(id, 0, begun[id.index()]);
@@ -41,7 +41,7 @@ fn asked(request: &'static str, replies: [&str; 2]) -> (World, [usize; 2]) {
 }
 
 /// Both servers say their whole reply.
-fn answered(request: &'static str, replies: [&str; 2]) -> World {
+pub(super) fn answered(request: &'static str, replies: [&str; 2]) -> World {
     let (mut world, begun) = asked(request, replies);
     for id in LegId::ALL {
         let end = world.server(id).script.len();
@@ -213,11 +213,35 @@ fn what_is_no_ftp_is_compared_raw() {
     }
     let scripts = GREETINGS.map(|text| text.as_bytes().to_vec());
     let mut world = World::speaking(ftp(), scripts, 60_000);
+    world.may_detach = true;
     for id in LegId::ALL {
         let end = world.server(id).script.len();
         world.say(id, 0, end);
     }
     assert_eq!(state(&world.kit), FlowState::Solo);
+}
+
+/// Behind AUTH nobody can compare, and behind PORT each server calls the client for itself: the
+/// session goes on with one of them, and that is no difference between the two.
+#[test]
+fn where_the_servers_part_one_goes_on() {
+    let cases = [
+        ("AUTH TLS\r\n", "234 go\r\n", FlowState::Solo),
+        ("AUTH TLS\r\n", "530 no\r\n", FlowState::Paired),
+        ("PORT 192,0,2,1,200,1\r\n", "200 ok\r\n", FlowState::Solo),
+        ("EPRT |1|192.0.2.1|5000|\r\n", "200 ok\r\n", FlowState::Solo),
+        ("PORT 192,0,2,1,200,1\r\n", "500 no\r\n", FlowState::Paired),
+    ];
+    for (request, reply, expected) in cases {
+        let mut world = answered(request, [reply, reply]);
+        assert_eq!(state(&world.kit), expected, "{request}");
+        let is_difference = |event: &Event| matches!(event, Event::Diverged { .. });
+        assert!(!world.kit.events.iter().any(is_difference));
+        if expected == FlowState::Solo {
+            world.ack();
+            world.goes_on(A);
+        }
+    }
 }
 
 /// Another protocol on another port is none of its business.
@@ -226,7 +250,7 @@ fn on_other_ports_nothing_of_ftp_may_differ() {
     let rules = Rules { ftp_ports: vec![21], ..Rules::default() };
     let scripts = [reply("4,1"), reply("8,7")].map(String::into_bytes);
     let mut world = World::speaking(EngineConfig { rules, ..config() }, scripts, 60_000);
-    world.request = PASSIVE;
+    (world.request, world.may_detach) = (PASSIVE, true);
     world.ask();
     for id in LegId::ALL {
         let end = world.server(id).script.len();

@@ -202,6 +202,17 @@ impl Kit {
     }
 
     pub(super) fn frame(from_client: bool, say: &Say, client: Ipv4Addr, port: u16) -> Frame {
+        Self::frame_at(from_client, say, client, port, 80)
+    }
+
+    /// The same with any port of the service.
+    pub(super) fn frame_at(
+        from_client: bool,
+        say: &Say,
+        client: Ipv4Addr,
+        port: u16,
+        service: u16,
+    ) -> Frame {
         let (src, dst) = if from_client { (client, SERVICE) } else { (SERVICE, client) };
         let (smac, dmac) =
             if from_client { (client_mac(), server_mac()) } else { (server_mac(), client_mac()) };
@@ -215,7 +226,7 @@ impl Kit {
             id: 0,
             flow_label: 0,
         };
-        let (src_port, dst_port) = if from_client { (port, 80) } else { (80, port) };
+        let (src_port, dst_port) = if from_client { (port, service) } else { (service, port) };
         let fields = TcpFields {
             src_port,
             dst_port,
@@ -253,6 +264,20 @@ impl Kit {
     ) -> Vec<Heard> {
         let from = self.heard.len();
         let frame = Self::frame(link == Link::Client, &say, client, port);
+        self.input(Input::Frame(link, frame));
+        self.heard[from..].to_vec()
+    }
+
+    /// Something about the connection of `client` and its `port` to any port of the service.
+    pub(super) fn say_at(
+        &mut self,
+        link: Link,
+        say: Say,
+        client: (Ipv4Addr, u16),
+        service: u16,
+    ) -> Vec<Heard> {
+        let from = self.heard.len();
+        let frame = Self::frame_at(link == Link::Client, &say, client.0, client.1, service);
         self.input(Input::Frame(link, frame));
         self.heard[from..].to_vec()
     }

@@ -9,6 +9,7 @@ mod finer;
 mod forged;
 mod found;
 mod ftp;
+mod ftp_data;
 mod half_open;
 mod kit;
 mod lateness;

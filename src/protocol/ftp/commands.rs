@@ -22,6 +22,8 @@ pub enum Command {
     Passive,
     /// EPSV.
     ExtendedPassive,
+    /// PORT or EPRT: the server is to connect to the client.
+    Active,
     /// STAT about the server.
     Status,
     /// STAT about a file: a listing on the control connection.
@@ -126,6 +128,7 @@ fn command(line: &[u8]) -> Option<Command> {
     is_verb.then(|| match verb.to_ascii_uppercase().as_slice() {
         b"PASV" => Command::Passive,
         b"EPSV" => Command::ExtendedPassive,
+        b"PORT" | b"EPRT" => Command::Active,
         b"STAT" if has_argument => Command::Listing,
         b"STAT" => Command::Status,
         b"RETR" | b"STOR" | b"APPE" | b"LIST" | b"NLST" | b"MLSD" => Command::Transfer,

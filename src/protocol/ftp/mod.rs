@@ -111,6 +111,8 @@ impl Ftp {
         let was_asked = self.commands.answered();
         if asked == Some(Command::Secure) && code == 234 {
             self.give_up(RawReason::Encrypted);
+        } else if asked == Some(Command::Active) && code == 200 {
+            self.give_up(RawReason::ActiveData);
         } else if !was_asked && code != 421 {
             self.give_up(RawReason::Unasked);
         }
@@ -199,10 +201,7 @@ impl Normalizer for Ftp {
 
     fn may_differ(&self, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
         match Rule::of(rule) {
-            Some(Rule::Port) => match (self.announced(rule, ours), self.announced(rule, theirs)) {
-                (Some(ours), Some(theirs)) => ours.address == theirs.address,
-                _ => false,
-            },
+            Some(Rule::Port) => [ours, theirs].iter().all(|v| self.announced(rule, v).is_some()),
             Some(Rule::Time) => is_time(ours) && is_time(theirs),
             _ => match self.replies.rest_of_code() {
                 // A line that ends the reply stands for none that does not.
@@ -225,6 +224,10 @@ impl Normalizer for Ftp {
             _ => (None, text.parse().ok()?),
         };
         (port > 0).then_some(Announced { address, port })
+    }
+
+    fn makes_offers(&self) -> bool {
+        self.raw.is_none()
     }
 
     fn rule_name(&self, rule: u16) -> RuleName {
