@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::address::VipPlan;
 use super::time::Duration;
-use crate::protocol::Rules;
+use crate::protocol::{Normalizer, Rules};
 
 /// What the gateway does with answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +113,18 @@ impl EngineConfig {
     pub fn service_address(&self, leg: super::LegId, address: IpAddr) -> IpAddr {
         let served = self.vip.as_ref().and_then(|plan| plan.service_of(leg, address));
         served.unwrap_or(address)
+    }
+
+    /// Whoever reads a new flow with the service's `port`; of a data connection everything is
+    /// content.
+    pub fn reader(&self, port: u16) -> Option<Box<dyn Normalizer>> {
+        self.ports.contains(&port).then(|| self.rules.reader(port)).flatten()
+    }
+
+    /// The same for a flow in which nothing is under way, and `bytes` are what the client says
+    /// next.
+    pub fn reader_from(&self, port: u16, bytes: &[u8]) -> Option<Box<dyn Normalizer>> {
+        self.ports.contains(&port).then(|| self.rules.reader_from(port, bytes)).flatten()
     }
 }
 

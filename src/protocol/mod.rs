@@ -248,6 +248,11 @@ pub trait Normalizer: fmt::Debug + Send {
         None
     }
 
+    /// The same value with another address.
+    fn with_address(&self, _rule: u16, value: &[u8], _address: IpAddr) -> Vec<u8> {
+        value.to_vec()
+    }
+
     /// Whether data connections may still be announced.
     fn makes_offers(&self) -> bool {
         false

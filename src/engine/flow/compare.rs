@@ -3,6 +3,8 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
+use bytes::Bytes;
+
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
@@ -66,9 +68,19 @@ impl Comparison {
         self.is_following
     }
 
+    /// Whoever reads the protocol.
+    pub(super) fn reader(&self) -> Option<&dyn Normalizer> {
+        self.normalizer.as_deref()
+    }
+
     /// Whether data connections are offered on it.
     pub fn makes_offers(&self) -> bool {
         self.normalizer.as_ref().is_some_and(|n| n.makes_offers())
+    }
+
+    /// Whether what is followed has reached an offer that is not whole.
+    pub fn is_in_offer(&self) -> bool {
+        self.is_following && self.span.is_some() && self.makes_offers()
     }
 
     /// There is nothing to compare any more.
@@ -158,10 +170,13 @@ impl Flow {
             && self.comparison.agreed == released
             && self.legs.iter().all(|l| !l.is_open() || l.said() == released);
         if at == self.client.nxt && is_quiet {
-            let reader = cx.config.rules.reader_from(self.key.server.port(), bytes);
+            let reader = cx.config.reader_from(self.key.server.port(), bytes);
             if reader.is_some() {
                 self.comparison = Comparison::new(released, reader);
                 self.comparison.request_read = at;
+                if self.state == FlowState::Solo && self.comparison.makes_offers() {
+                    self.comparison.follow();
+                }
             }
         }
     }
@@ -266,14 +281,24 @@ impl Flow {
                     self.on_difference_in_span(cx, &ours, &theirs);
                     return false;
                 }
-                self.note_offer(cx, rule, &ours, Some(&theirs));
-                let len = ours.len();
-                if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
+                let text = self.text_instead(cx, rule, at, &ours);
+                let len = text.as_ref().map_or(ours.len(), |text| text.len());
+                let is_full = |id: LegId| self.leg(id).voice.is_full();
+                if len != ours.len() && is_full(self.primary)
+                    || len != theirs.len() && is_full(backup)
+                {
                     return false;
+                }
+                self.note_offer(cx, rule, &ours, Some(&theirs));
+                if let Some(text) = text {
+                    self.show_instead(cx, at, ours.len(), rule, text);
+                }
+                if len != theirs.len() {
+                    self.splice(cx, backup, at, theirs.len(), len);
                 }
                 let named = self.comparison.normalizer.as_ref().map(|n| n.rule_name(rule));
                 let differs = ours != theirs;
-                if differs {
+                if differs || len != theirs.len() {
                     self.visible.differs_until = at + len as u64;
                 }
                 if let Some(rule) = named.filter(|_| differs) {
@@ -321,6 +346,26 @@ impl Flow {
         cx.reports.push(Report::Offered(self.key, offer));
     }
 
+    /// What the client is to be shown instead of the primary's value at `at`.
+    fn text_instead(&self, cx: &Cx<'_>, rule: u16, at: Offset, ours: &[u8]) -> Option<Bytes> {
+        let reader = self.comparison.reader().filter(|_| at >= self.visible.released)?;
+        self.instead_of(cx, reader, self.primary, rule, ours)
+    }
+
+    /// The value that `id` says at `at`, if it is whole.
+    pub(super) fn whole_value(
+        &self,
+        reader: &dyn Normalizer,
+        rule: u16,
+        at: Offset,
+        id: LegId,
+    ) -> Option<Vec<u8>> {
+        match self.value_at(reader, rule, at, |f, at| f.leg(id).voice.slice_at(at)) {
+            Span::Whole(value) => Some(value),
+            Span::Open | Span::TooLong => None,
+        }
+    }
+
     /// Two values where they may differ, but not like this.
     fn on_difference_in_span(&mut self, cx: &mut Cx<'_>, ours: &[u8], theirs: &[u8]) {
         let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
@@ -349,11 +394,17 @@ impl Flow {
         self.comparison.stop();
     }
 
-    /// The backup's value of `own_len` bytes at `at` stands for the one of `shown_len` bytes that
-    /// the client is shown; `false` if it has to acknowledge others first.
-    fn splice(&mut self, cx: &mut Cx<'_>, at: Offset, own_len: usize, shown_len: usize) -> bool {
-        let backup = self.backup();
-        let leg = self.leg_mut(backup);
+    /// The value of `own_len` bytes that `id` says at `at` stands for the one of `shown_len` bytes
+    /// that the client is shown; `false` if it has to acknowledge others first.
+    pub(super) fn splice(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        at: Offset,
+        own_len: usize,
+        shown_len: usize,
+    ) -> bool {
+        let leg = self.leg_mut(id);
         if leg.voice.is_full() {
             return false;
         }
@@ -471,10 +522,19 @@ impl Flow {
                 Span::TooLong => self.comparison.stop(),
                 Span::Whole(value) => {
                     self.note_offer(cx, rule, &value, None);
+                    let text = self.text_instead(cx, rule, at, &value);
+                    let text = text.filter(|_| self.state == FlowState::Solo);
+                    let mut len = value.len();
+                    if let Some(text) = text {
+                        let shown = text.len();
+                        if self.show_instead(cx, at, len, rule, text) {
+                            len = shown;
+                        }
+                    }
                     self.comparison.span = None;
-                    self.comparison.agreed = at + value.len() as u64;
+                    self.comparison.agreed = at + len as u64;
                     if let Some(n) = &mut self.comparison.normalizer {
-                        n.on_span(value.len());
+                        n.on_span(len);
                     }
                 }
             }

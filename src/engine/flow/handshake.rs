@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::instead::Instead;
 use super::profile::Offer;
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
@@ -84,7 +85,7 @@ impl Flow {
             visible: Visible::closed(),
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
-            comparison: Comparison::new(Offset::START, cx.config.rules.reader(key.server.port())),
+            comparison: Comparison::new(Offset::START, cx.config.reader(key.server.port())),
             diverged_until: None,
             first_answer_at: None,
             syn_at: now,
@@ -603,6 +604,7 @@ impl Visible {
             takeover_at: None,
             differs_until: Offset::START,
             foreign_until: None,
+            instead: Instead::default(),
             answered: Offset::START,
             verified_bytes: 0,
         }

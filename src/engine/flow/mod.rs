@@ -20,6 +20,7 @@ mod from_leg;
 mod handshake;
 mod hold;
 mod icmp;
+mod instead;
 mod profile;
 mod promised;
 mod release;
@@ -34,6 +35,7 @@ pub use compare::Comparison;
 pub use constants::record;
 pub use handshake::Start;
 pub use icmp::DeferredError;
+use instead::Instead;
 pub use profile::Profile;
 pub use roles::Fate;
 
@@ -212,6 +214,8 @@ pub struct Visible {
     differs_until: Offset,
     /// Up to here values may be another server's than the one that serves it now.
     foreign_until: Option<Offset>,
+    /// What is shown instead of what the primary says.
+    instead: Instead,
     /// Client bytes heard when response bytes were released last.
     answered: Offset,
     verified_bytes: u64,

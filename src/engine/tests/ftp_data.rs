@@ -102,6 +102,23 @@ fn each_server_has_the_connection_at_its_own_port_and_the_client_at_one() {
     assert_eq!(syns(&begin(kit, PORTS[0])), [(Link::Server(A), PORTS[0])], "it is over");
 }
 
+/// What looks like an answer of HTTP in a file is compared like any other byte of it.
+#[test]
+fn in_content_nothing_may_differ() {
+    let mut world = established();
+    let kit = &mut world.kit;
+    client(kit, say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
+    for (id, first, date) in [(A, P, "one"), (B, Q, "two")] {
+        let text = format!("HTTP/1.1 200 OK\r\nDate: {date}\r\n");
+        leg(kit, id, say(ACK, first, R + 18).data(text));
+    }
+    let is_told = |event: &Event| {
+        matches!(event, Event::Diverged { .. }) || matches!(event, Event::ComparedRaw { .. })
+    };
+    let told: Vec<_> = kit.events.iter().filter(|event| is_told(event)).collect();
+    assert!(matches!(told[..], [Event::Diverged { .. }]), "{told:?}");
+}
+
 #[test]
 fn a_transfer_survives_the_primary() {
     let mut world = established();

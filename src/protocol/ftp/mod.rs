@@ -21,8 +21,10 @@ pub use commands::begins_command;
 /// What may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Where a data connection is expected: in the replies to PASV and EPSV.
+    /// Where a data connection is expected, in the reply to PASV: address and port.
     Port,
+    /// The same in the reply to EPSV: the port alone.
+    ExtendedPort,
     /// The text of the greeting.
     Banner,
     /// What a server says of itself (STAT).
@@ -35,13 +37,14 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Port, Self::Banner, Self::Status, Self::Statistics, Self::Time];
+    pub const ALL: [Self; 6] =
+        [Self::Port, Self::ExtendedPort, Self::Banner, Self::Status, Self::Statistics, Self::Time];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Port => "port",
+            Self::ExtendedPort => "extended port",
             Self::Banner => "banner",
             Self::Status => "status",
             Self::Statistics => "statistics",
@@ -51,7 +54,7 @@ impl Rule {
 
     /// Whether it holds although nobody has asked for it: without it nothing could be transferred.
     pub const fn is_necessary(self) -> bool {
-        matches!(self, Self::Port)
+        matches!(self, Self::Port | Self::ExtendedPort)
     }
 
     fn of(number: u16) -> Option<Self> {
@@ -129,7 +132,7 @@ impl Ftp {
         let begins_number = is_single && next.is_ascii_digit();
         match (&replies.code()?, asked) {
             (b"227", Some(Command::Passive)) => begins_number.then_some(Rule::Port),
-            (b"229", Some(Command::ExtendedPassive)) => begins_number.then_some(Rule::Port),
+            (b"229", Some(Command::ExtendedPassive)) => begins_number.then_some(Rule::ExtendedPort),
             _ if !self.has_defaults => None,
             (b"220", None) if !self.has_greeted => self.text(Rule::Banner, next),
             (b"211", Some(Command::Status)) => self.text(Rule::Status, next),
@@ -194,6 +197,7 @@ impl Normalizer for Ftp {
     fn is_in_span(&self, rule: u16, at: usize, byte: u8) -> bool {
         match Rule::of(rule) {
             Some(Rule::Port) => byte.is_ascii_digit() || byte == b',',
+            Some(Rule::ExtendedPort) => byte.is_ascii_digit(),
             Some(Rule::Time) => at < TIME_BYTES && !matches!(byte, b'\r' | b'\n'),
             _ => !matches!(byte, b'\r' | b'\n'),
         }
@@ -201,7 +205,9 @@ impl Normalizer for Ftp {
 
     fn may_differ(&self, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
         match Rule::of(rule) {
-            Some(Rule::Port) => [ours, theirs].iter().all(|v| self.announced(rule, v).is_some()),
+            Some(Rule::Port | Rule::ExtendedPort) => {
+                [ours, theirs].iter().all(|value| self.announced(rule, value).is_some())
+            }
             Some(Rule::Time) => is_time(ours) && is_time(theirs),
             _ => match self.replies.rest_of_code() {
                 // A line that ends the reply stands for none that does not.
@@ -215,15 +221,24 @@ impl Normalizer for Ftp {
     }
 
     fn announced(&self, rule: u16, value: &[u8]) -> Option<Announced> {
-        if Rule::of(rule) != Some(Rule::Port) {
-            return None;
-        }
         let text = std::str::from_utf8(value).ok()?;
-        let (address, port) = match self.commands.first()? {
-            Command::Passive => address_and_port(text)?,
-            _ => (None, text.parse().ok()?),
+        let (address, port) = match Rule::of(rule)? {
+            Rule::Port => address_and_port(text)?,
+            Rule::ExtendedPort => (None, text.parse().ok()?),
+            _ => return None,
         };
         (port > 0).then_some(Announced { address, port })
+    }
+
+    fn with_address(&self, rule: u16, value: &[u8], address: IpAddr) -> Vec<u8> {
+        match (self.announced(rule, value), address) {
+            (Some(Announced { address: Some(_), port }), IpAddr::V4(v4)) => {
+                let [a, b, c, d] = v4.octets();
+                let [high, low] = port.to_be_bytes();
+                format!("{a},{b},{c},{d},{high},{low}").into_bytes()
+            }
+            _ => value.to_vec(),
+        }
     }
 
     fn makes_offers(&self) -> bool {

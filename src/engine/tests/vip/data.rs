@@ -33,6 +33,14 @@ fn offered(net: Net, source: Source, is_extended: bool) -> World {
         control.leg(&mut world, leg, say(ACK, first[leg.index()] + 7, R + 6).data(reply));
     }
     assert_eq!(world.engine.flows(1)[0].state, FlowState::Paired);
+    let shown: Vec<u8> = world.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+    let shown = String::from_utf8(shown).expect("text");
+    let service = net.service.to_string().replace('.', ",");
+    let expected = match is_extended {
+        true => "229 Extended (|||1025|)\r\n".to_owned(),
+        false => format!("227 Passive ({service},4,1).\r\n"),
+    };
+    assert!(shown.ends_with(&expected), "{shown}");
     let is_believed = |event: &Event| {
         matches!(event, Event::DataOffered { port: 1025, outcome: OfferOutcome::Believed, .. })
     };
@@ -119,5 +127,71 @@ fn another_process_knows_the_ports_of_a_data_connection() {
         }
         let shown = world.on(Link::Client).pop().expect("it is shown");
         assert_eq!(shown.data, b"content", "{source:?} {is_extended}");
+    }
+}
+
+/// What a client has of the control connection, in order.
+fn heard(world: &World) -> String {
+    let mut text = Vec::new();
+    for heard in world.on(Link::Client).iter().filter(|h| h.seg.src_port == 80) {
+        let at = heard.seg.seq.wrapping_sub(P) as usize;
+        if heard.data.is_empty() {
+            continue;
+        }
+        assert!(at <= text.len(), "nothing is left out");
+        text.truncate(at);
+        text.extend_from_slice(&heard.data);
+    }
+    String::from_utf8(text).expect("text")
+}
+
+/// The primary ends when it has said any part of its answer, and the backup any part of its own:
+/// the client is shown one port, and the service's address.
+#[test]
+fn a_failover_at_any_byte_of_both_answers_shows_the_services_address() {
+    let net = V4;
+    let answer = |leg: LegId| {
+        let own = net.servers[leg.index()].to_string().replace('.', ",");
+        let port = LISTENS[leg.index()];
+        format!("227 Passive ({own},{},{}).\r\n", port / 256, port % 256)
+    };
+    let shown = |leg: LegId| {
+        let (own, service) = (net.servers[leg.index()], net.service);
+        let text = |ip: IpAddr| ip.to_string().replace('.', ",");
+        answer(leg).replace(&text(own), &text(service))
+    };
+    let (a, b) = (answer(A), answer(B));
+    for said in 0..=a.len() {
+        for theirs in 0..=b.len() {
+            let mut world = World::new(ftp(Source::Client));
+            let control = Talker::new(net, Source::Client);
+            control.establish(&mut world);
+            world.forget_but_ports();
+            for (leg, first) in [(A, P), (B, Q)] {
+                control.leg(&mut world, leg, say(ACK, first, R).data(GREETING));
+            }
+            control.client(&mut world, say(ACK, R, P + 7).data("PASV\r\n"));
+            for (leg, first, text) in [(A, P, &a[..said]), (B, Q, &b[..theirs])] {
+                if !text.is_empty() {
+                    control.leg(&mut world, leg, say(ACK, first + 7, R + 6).data(text));
+                }
+            }
+            let before = heard(&world);
+            let has = before.len() as u32;
+            control.client(&mut world, say(ACK, R + 6, P + has));
+            world.input(Input::Signal(TO_A, Signal::CarrierDown));
+            control.leg(&mut world, B, say(ACK, Q + 7, R + 6).data(&b));
+            let text = heard(&world);
+            assert!(text.starts_with(&before), "{said} {theirs}");
+            let is_one = LegId::ALL.iter().any(|leg| text == [GREETING, &shown(*leg)].concat());
+            assert!(is_one, "{said} {theirs}: {text}");
+            // The connection goes on, in the survivor's own numbers.
+            let end = text.len() as u32;
+            control.client(&mut world, say(ACK, R + 6, P + end).data("NOOP\r\n"));
+            let told = world.on(TO_B).pop().expect("it is asked").seg.ack;
+            assert_eq!(told, Q + 7 + b.len() as u32, "{said} {theirs}");
+            control.leg(&mut world, B, say(ACK, told, R + 12).data("200 ok\r\n"));
+            assert!(heard(&world).ends_with(").\r\n200 ok\r\n"), "{}", heard(&world));
+        }
     }
 }
