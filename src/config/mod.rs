@@ -117,6 +117,10 @@ pub struct Compare {
     pub ftp_ports: Vec<u16>,
     /// Headers masked by the user, lower case, all different.
     pub masked_headers: Vec<String>,
+    /// Whether TLS, SSH and HTTP/2 are recognized and left to the primary.
+    pub has_opaque: bool,
+    /// Ports of the service that are the primary's alone.
+    pub opaque_ports: Vec<u16>,
 }
 
 /// How the backup is made equal.
@@ -277,6 +281,8 @@ impl Config {
                 ftp_ports: compare.ftp_ports.clone(),
                 ..Rules::headers(defaults.chain(own))
             },
+            has_opaque: compare.has_opaque,
+            opaque_ports: compare.opaque_ports.clone(),
             sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),
             sync_deadline: self.sync.deadline,
             sync_min_gap: self.sync.min_gap,

@@ -30,6 +30,8 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "http_defaults",
             "ftp_ports",
             "ftp_defaults",
+            "opaque",
+            "opaque_ports",
             "rule",
         ],
     ),

@@ -38,7 +38,8 @@ fn the_example_is_valid_and_says_the_defaults() {
 fn what_is_shown_reads_back_to_the_same() {
     let full = format!(
         "{BASE}[compare]\nhttp_defaults = false\nftp_defaults = false\n\
-         ftp_ports = [2121, 21]\non_lag = \"strict\"\nudp = \"strict\"\n\
+         ftp_ports = [2121, 21]\nopaque = false\nopaque_ports = [80]\n\
+         on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
@@ -57,6 +58,8 @@ fn what_is_shown_reads_back_to_the_same() {
     assert!(!config.is_sandboxed && parse(BASE).expect("it is valid").is_sandboxed);
     let rules = Rules { ftp_ports: vec![2121, 21], ..Rules::headers(["x-id"]) };
     assert_eq!(config.engine().rules, rules);
+    assert!(!config.engine().has_opaque && parse(BASE).expect("it is valid").engine().has_opaque);
+    assert_eq!(config.engine().opaque_ports, [80]);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
 }
 
@@ -125,6 +128,9 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\nftp_ports = [21, 21]\n", Some(16), "compare.ftp_ports", "twice"),
     ("", "[compare]\nftp_ports = [0]\n", Some(16), "compare.ftp_ports", "1 to 65535"),
     ("", "[compare]\nftp_ports = [\"ftp\"]\n", Some(16), "compare.ftp_ports", "whole number"),
+    ("", "[compare]\nopaque = \"tls\"\n", Some(16), "compare.opaque", "true or false"),
+    ("", "[compare]\nopaque_ports = [443]\n", Some(16), "compare.opaque_ports", "not a port of"),
+    ("", "[compare]\nopaque_ports = [80, 80]\n", Some(16), "compare.opaque_ports", "listed twice"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"a b\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "header field"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"content-length\"\naction = \"mask\"\n",

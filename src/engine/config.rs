@@ -75,6 +75,11 @@ pub struct EngineConfig {
     pub hold_hard: Duration,
     /// What may differ; `date` of HTTP is among it unless the user took it out.
     pub rules: Rules,
+    /// Whether protocols that two servers never say alike are told by their first bytes, and left
+    /// to the primary.
+    pub has_opaque: bool,
+    /// Ports of the service whose flows are the primary's alone.
+    pub opaque_ports: Vec<u16>,
     /// Whether a state-sync backend is configured, and its scope.
     pub sync_scope: Option<super::SyncScope>,
     /// How long diverged output waits for the backend.
@@ -142,6 +147,8 @@ impl Default for EngineConfig {
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
             rules: Rules::default(),
+            has_opaque: true,
+            opaque_ports: Vec::new(),
             sync_scope: None,
             sync_deadline: Duration::from_millis(150),
             sync_min_gap: Duration::from_millis(200),

@@ -167,6 +167,14 @@ pub enum SoloReason {
     SourceLimit,
     /// What comes next, two equal servers say each in its own way (encryption, active FTP).
     Unfollowed,
+    /// It is TLS, which two servers never say alike.
+    Tls,
+    /// It is SSH, which two servers never say alike.
+    Ssh,
+    /// It is HTTP/2, which is not compared.
+    Http2,
+    /// It is to a port of `compare.opaque_ports`.
+    OpaquePort,
 }
 
 /// Why a failover happened (semantics H1 to H4, or the operator).
@@ -409,7 +417,11 @@ variants!(SoloReason {
     Restored,
     HalfOpen,
     SourceLimit,
-    Unfollowed
+    Unfollowed,
+    Tls,
+    Ssh,
+    Http2,
+    OpaquePort
 });
 
 #[cfg(test)]

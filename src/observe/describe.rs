@@ -253,6 +253,10 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::HalfOpen => "its handshake gave way to newer ones",
         SoloReason::SourceLimit => "its network has too many connections",
         SoloReason::Unfollowed => "what comes next is each server's own (encryption, active FTP)",
+        SoloReason::Tls => "it is TLS, which two servers never say alike",
+        SoloReason::Ssh => "it is SSH, which two servers never say alike",
+        SoloReason::Http2 => "it is HTTP/2, which is not compared",
+        SoloReason::OpaquePort => "its port is one of compare.opaque_ports",
     }
 }
 

@@ -65,6 +65,10 @@ names!(SoloReason, SOLO_REASONS, {
     Self::HalfOpen => "half_open",
     Self::SourceLimit => "source_limit",
     Self::Unfollowed => "unfollowed",
+    Self::Tls => "tls",
+    Self::Ssh => "ssh",
+    Self::Http2 => "http2",
+    Self::OpaquePort => "opaque_port",
 });
 
 names!(Finding, FINDINGS, {

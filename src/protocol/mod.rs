@@ -7,6 +7,7 @@
 pub mod framing;
 pub mod ftp;
 pub mod http;
+pub mod opaque;
 #[cfg(test)]
 mod tests;
 

@@ -319,8 +319,8 @@ impl FlowTrack {
         self.c_una > 0 && self.c_edge <= self.released()
     }
 
-    /// Whether what `leg` said ends inside a masked value: with Nagle's algorithm it says the rest
-    /// only when the beginning is acknowledged, which needs the rest. The hold's limit decides.
+    /// Whether what `leg` said ends inside a masked value: it may say the rest (Nagle, or after a
+    /// loss) only when that is acknowledged, which needs the rest. The hold's limit decides.
     pub fn is_inside_span(&self, leg: LegId) -> bool {
         let said = self.said(leg);
         // Its end is known by what follows it.
@@ -347,12 +347,13 @@ impl FlowTrack {
         self.client.has_hole(1)
     }
 
-    /// What `leg` said was not acknowledged for a minute, or it has taken the client's end and its
-    /// own was not heard, and it does not repeat it.
+    /// For a minute `leg` does not repeat what was not acknowledged, or its own end after it has
+    /// taken the client's, nor ask a window that was closed when it spoke last.
     pub fn has_given_up(&self, leg: LegId, now: u64) -> bool {
         let own = self.leg(leg);
         let lacks_end = own.fin.is_none() && self.c_fin.is_some_and(|fin| own.acked > fin);
-        let is_due = self.said(leg) > self.c_una.max(1) || lacks_end;
+        let was_closed = self.closed_at.is_some_and(|at| at >= own.said_at);
+        let is_due = self.said(leg) > self.c_una.max(1) || lacks_end || was_closed;
         is_due && now >= own.said_at + 60_000_000_000
     }
 

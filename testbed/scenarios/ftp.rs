@@ -8,6 +8,8 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use shadowvm::engine::LegId;
 use shadowvm::lab::world::SERVICE;
 use shadowvm::lab::{HostId, Io, Program, WorldOptions};
@@ -108,6 +110,20 @@ fn listens(bed: &Bed<'_>, leg: LegId) -> bool {
     })
 }
 
+/// Kills both processes that serve one session of A.
+fn kill_session(bed: &Bed<'_>, flow: &str) -> Result<(), String> {
+    let mut found = bed.worker_of(LegId::A, flow);
+    found.as_ref().map_err(Clone::clone)?;
+    while let Ok(pid) = found {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| e.to_string())?;
+        until(START_MAX, "a process to end", || {
+            (bed.worker_of(LegId::A, flow).ok() != Some(pid)).then_some(())
+        })?;
+        found = bed.worker_of(LegId::A, flow);
+    }
+    Ok(())
+}
+
 /// Everything that an undisturbed session does: the servers are equal, and everything is protected.
 fn undisturbed(at: &Path, content: &Content) -> Result<String, Failure> {
     let mut bed = started(at, content)?;
@@ -171,7 +187,10 @@ impl Cell {
         let instant = (FILE_BYTES / 20 + rng.below(FILE_BYTES / 2)) as u64;
         let (data, sent) = (bytes(77, FILE_BYTES), bytes(self.seed, FILE_BYTES));
         let progress = Progress::default();
-        let strike = |flow: &str| bed.strike(self.fault, LegId::A, flow);
+        let strike = |flow: &str| match self.fault {
+            Fault::KillWorker => kill_session(&bed, flow),
+            fault => bed.strike(fault, LegId::A, flow),
+        };
         std::thread::scope(|scope| -> Result<(), Failure> {
             let worker = scope.spawn(|| {
                 let done = match self.job {

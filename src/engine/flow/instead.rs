@@ -67,7 +67,7 @@ impl Flow {
     ) -> Option<Bytes> {
         let address = reader.announced(rule, value)?.address?;
         let service = cx.config.service_address(id, address);
-        let text = (service != address).then(|| reader.with_address(rule, value, service))?;
+        let text = (service != address).then(|| reader.with_address(rule, value, service));
         text.map(Bytes::from)
     }
 
