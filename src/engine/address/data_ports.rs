@@ -1,5 +1,5 @@
-//! Ports of data connections: each server has such a connection at a port of its own, which it chose
-//! when it was asked where to transfer; the client has it at the one that it was shown.
+//! Ports of data connections: each server has such a connection at a port of its own, which it
+//! chose when it was asked where to transfer; the client has it at the one that it was shown.
 //!
 //! Like an address of its own, that is nothing a flow has to know. What a server says is turned
 //! into what it would be with the shown port, and back, those ports within ICMP errors included.

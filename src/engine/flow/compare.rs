@@ -282,10 +282,10 @@ impl Flow {
                 }
                 let text = self.text_instead(cx, rule, at, &ours);
                 let len = text.as_ref().map_or(ours.len(), |text| text.len());
-                let is_full = |id: LegId| self.leg(id).voice.is_full();
-                if len != ours.len() && is_full(self.primary)
-                    || len != theirs.len() && is_full(backup)
-                {
+                let primary = self.primary;
+                let has_room = (len == ours.len() || self.has_room_for_splice(primary))
+                    && (len == theirs.len() || self.has_room_for_splice(backup));
+                if !has_room {
                     return false;
                 }
                 self.note_offer(cx, rule, &ours, Some(&theirs));
@@ -403,14 +403,10 @@ impl Flow {
         own_len: usize,
         shown_len: usize,
     ) -> bool {
-        let una = self.client.una;
-        let leg = self.leg_mut(id);
-        if leg.voice.is_full() {
-            leg.voice.settle(una); // the client may just have acknowledged some
-        }
-        if leg.voice.is_full() {
+        if !self.has_room_for_splice(id) {
             return false;
         }
+        let leg = self.leg_mut(id);
         let is_first = leg.voice.is_constant();
         let one = usize::from(own_len > shown_len && on(Bug::SpliceOneShort));
         leg.voice.splice(at, (own_len - one) as u32, shown_len as u32);
@@ -420,6 +416,15 @@ impl Flow {
             self.persist(cx); // before anything of it is shown
         }
         true
+    }
+
+    fn has_room_for_splice(&mut self, id: LegId) -> bool {
+        let una = self.client.una;
+        let voice = &mut self.leg_mut(id).voice;
+        if voice.is_full() {
+            voice.settle(una); // the client may just have acknowledged some
+        }
+        !voice.is_full()
     }
 
     /// Values that the client has wholly acknowledged are behind everybody.

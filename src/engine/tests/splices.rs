@@ -161,7 +161,7 @@ impl World {
                         self.fin = Some(at + heard.data.len());
                     }
                 }
-                Link::Server(id) if heard.seg.src_port < 61_000 => {
+                Link::Server(id) if heard.seg.src_port < 61_000 && !heard.seg.flags.has(RST) => {
                     let server = &mut self.servers[id.index()];
                     let ack = heard.seg.ack.wrapping_sub(ISN[id.index()]) as usize;
                     assert!(ack <= server.sent + 1, "I6: {ack} of {} to {id:?}", server.sent);
