@@ -23,6 +23,7 @@ fn main() {
     report("download, 1,448-byte segments", runs, || download(segments, 1448));
     report("download, 64 KiB super-frames", runs, || download(segments / 10, 62_264));
     report("upload, 1,448-byte segments", runs, || upload(segments));
+    report("requests after a rest", runs, || after_rests(if is_test { 2 } else { 4 }));
 }
 
 fn report(name: &str, runs: usize, mut run: impl FnMut() -> (u128, u64)) {
@@ -40,6 +41,10 @@ fn report(name: &str, runs: usize, mut run: impl FnMut() -> (u128, u64)) {
 struct Pair {
     engine: Engine,
     now: Instant,
+    /// What a frame in takes.
+    step_ns: u64,
+    /// The client's.
+    port: u16,
     frames_in: u64,
     bytes_out: u64,
 }
@@ -53,24 +58,29 @@ impl Pair {
         };
         let now = Instant::from_millis(1);
         let engine = Engine::new(config, 1, now);
-        let mut pair = Self { engine, now, frames_in: 0, bytes_out: 0 };
+        let mut pair =
+            Self { engine, now, step_ns: 1000, port: 40_000, frames_in: 0, bytes_out: 0 };
         for leg in LegId::ALL {
             let up = Signal::CarrierUp(LinkCaps::default());
             pair.engine.handle(now, Input::Signal(Link::Server(leg), up));
             // Something in the service's name makes the server known.
             pair.server(leg, TcpFlags::ACK, 0, 0, Bytes::new());
         }
-        pair.client(TcpFlags::SYN, 0, 0, Bytes::new());
-        for leg in LegId::ALL {
-            pair.server(leg, TcpFlags::SYN.with(TcpFlags::ACK), 0, 1, Bytes::new());
-        }
-        pair.client(TcpFlags::ACK, 1, 1, Bytes::new());
+        pair.open();
         assert_eq!(pair.engine.status().flows[1], 1, "one paired flow");
         pair
     }
 
+    fn open(&mut self) {
+        self.client(TcpFlags::SYN, 0, 0, Bytes::new());
+        for leg in LegId::ALL {
+            self.server(leg, TcpFlags::SYN.with(TcpFlags::ACK), 0, 1, Bytes::new());
+        }
+        self.client(TcpFlags::ACK, 1, 1, Bytes::new());
+    }
+
     fn put(&mut self, link: Link, frame: Frame) {
-        self.now = Instant::from_nanos(self.now.nanos() + 1000);
+        self.now = Instant::from_nanos(self.now.nanos() + self.step_ns);
         self.frames_in += 1;
         self.engine.handle(self.now, Input::Frame(link, frame));
         while let Some(output) = self.engine.poll_output() {
@@ -85,13 +95,13 @@ impl Pair {
     }
 
     fn client(&mut self, flags: TcpFlags, seq: u32, ack: u32, data: Bytes) {
-        let fields = fields(40_000, 80, CLIENT_ISS + seq, ISS[0] + ack, flags);
+        let fields = fields(self.port, 80, CLIENT_ISS + seq, ISS[0] + ack, flags);
         self.put(Link::Client, frame(1, 10, &fields, data));
     }
 
     fn server(&mut self, leg: LegId, flags: TcpFlags, seq: u32, ack: u32, data: Bytes) {
         let iss = ISS[leg.index()];
-        let fields = fields(80, 40_000, iss.wrapping_add(seq), CLIENT_ISS + ack, flags);
+        let fields = fields(80, self.port, iss.wrapping_add(seq), CLIENT_ISS + ack, flags);
         self.put(Link::Server(leg), frame(10, 1, &fields, data));
     }
 }
@@ -150,5 +160,32 @@ fn upload(count: usize) -> (u128, u64) {
             pair.server(leg, TcpFlags::ACK, 1, at, Bytes::new());
         }
     }
+    (begin.0.elapsed().as_nanos(), pair.frames_in - begin.1)
+}
+
+/// Connections ask in turn, so that each is at rest when its turn comes again.
+fn after_rests(rounds: u32) -> (u128, u64) {
+    const CONNECTIONS: u16 = 4000;
+    let mut pair = Pair::new();
+    pair.step_ns = 20_000;
+    for port in 0..CONNECTIONS {
+        pair.port = 1024 + port;
+        pair.open();
+    }
+    let (request, response) = (Bytes::from(vec![1; 100]), Bytes::from(vec![7; 1000]));
+    let begin = (Clock::now(), pair.frames_in);
+    for round in 0..rounds {
+        let (asked, said) = (1 + round * 100, 1 + round * 1000);
+        for port in 0..CONNECTIONS {
+            pair.port = 1024 + port;
+            pair.client(TcpFlags::ACK, asked, said, request.clone());
+            for leg in LegId::ALL {
+                pair.server(leg, TcpFlags::ACK, said, asked + 100, response.clone());
+            }
+            pair.client(TcpFlags::ACK, asked + 100, said + 1000, Bytes::new());
+        }
+    }
+    let released = u64::from(CONNECTIONS) * u64::from(rounds) * 1000;
+    assert_eq!(pair.bytes_out, released, "everything was released");
     (begin.0.elapsed().as_nanos(), pair.frames_in - begin.1)
 }

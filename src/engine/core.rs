@@ -155,9 +155,9 @@ impl Engine {
         self.table.snapshots(limit)
     }
 
-    /// How many flows are at rest.
+    /// What is kept of each flow at rest.
     #[cfg(test)]
-    pub fn at_rest(&self) -> usize {
+    pub fn at_rest(&self) -> impl Iterator<Item = &[u8]> {
         self.table.at_rest()
     }
 

@@ -36,14 +36,7 @@ pub struct FlowTable {
 #[derive(Debug)]
 enum Slot {
     Awake(Box<Entry>),
-    AtRest(AtRest),
-}
-
-#[derive(Debug)]
-struct AtRest {
-    flow: Place,
-    state: FlowState,
-    timer: Option<Instant>,
+    AtRest(Place),
 }
 
 #[derive(Debug)]
@@ -127,14 +120,13 @@ impl FlowTable {
 
     fn wake(&mut self, id: FlowId) {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
-        let &mut Slot::AtRest(AtRest { flow: place, state, timer }) = slot else { return };
+        let &mut Slot::AtRest(place) = slot else { return };
         let flow = Flow::wake(self.shelf.get(place), &self.rules);
+        let (state, timer) = (flow.state(), flow.timer());
         let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
         *slot = Slot::Awake(Box::new(entry));
         for (moved, to) in self.shelf.remove(place) {
-            if let Some(Slot::AtRest(rest)) = &mut self.slots[moved as usize] {
-                rest.flow = to;
-            }
+            self.slots[moved as usize] = Some(Slot::AtRest(to));
         }
     }
 
@@ -143,7 +135,7 @@ impl FlowTable {
         let slot = self.slots.get(id as usize)?.as_ref()?;
         Some(match slot {
             Slot::Awake(entry) => look(&entry.flow),
-            Slot::AtRest(rest) => look(&Flow::wake(self.shelf.get(rest.flow), &self.rules)),
+            Slot::AtRest(place) => look(&Flow::wake(self.shelf.get(*place), &self.rules)),
         })
     }
 
@@ -152,7 +144,7 @@ impl FlowTable {
         self.rules = rules;
     }
 
-    /// Puts the flow `id` to rest, if it is time.
+    /// Puts the flow `id` to rest, if it is time; nothing has changed it since [`Self::refresh`].
     pub fn put_down(&mut self, id: FlowId, now: Instant) {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
         let Slot::Awake(entry) = slot else { return };
@@ -163,15 +155,17 @@ impl FlowTable {
                 format!("{:?}", entry.flow),
                 "a flow wakes as it was put to rest"
             );
-            let (state, timer) = (entry.state, entry.timer);
-            *slot = Slot::AtRest(AtRest { flow: self.shelf.put(id, &flow), state, timer });
+            *slot = Slot::AtRest(self.shelf.put(id, &flow));
         }
     }
 
-    /// How many are at rest.
+    /// What is kept of each flow at rest.
     #[cfg(test)]
-    pub fn at_rest(&self) -> usize {
-        self.slots.iter().filter(|slot| matches!(slot, Some(Slot::AtRest(_)))).count()
+    pub fn at_rest(&self) -> impl Iterator<Item = &[u8]> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Some(Slot::AtRest(place)) => Some(self.shelf.get(*place)),
+            _ => None,
+        })
     }
 
     /// Takes over a changed flow's timer, pins and size; forgets it if it is gone.

@@ -8,6 +8,7 @@ pub mod framing;
 pub mod ftp;
 pub mod http;
 pub mod opaque;
+pub mod start;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +50,7 @@ pub enum RawReason {
     BareCr,
     /// A folded header field.
     Folded,
-    /// A header field without a name, or with blanks around it.
+    /// A header field whose name is no token, blanks around it included, or with a zero byte.
     HeaderLine,
     /// A line beyond the limit.
     LongLine,
@@ -61,20 +62,26 @@ pub enum RawReason {
     TwoLengths,
     /// A length and a transfer coding.
     LengthAndCoding,
-    /// A transfer coding other than chunked, or twice.
+    /// A transfer coding other than chunked, or twice, or in HTTP/1.0.
     Coding,
+    /// Content announced where there can be none.
+    NoContent,
     /// A chunk whose size is no number.
     ChunkSize,
+    /// A chunk that does not end where its size says.
+    ChunkEnd,
     /// Another protocol was agreed to.
     Switched,
     /// More requests are outstanding than can be kept.
     Outstanding,
+    /// An answer to no request that was seen.
+    Unasked,
+    /// Bytes of the client that could not be kept until they were read.
+    Missed,
     /// A value that may differ is beyond the limit, or missing on one side.
     Value,
     /// What the server says first is no reply of FTP.
     NotFtp,
-    /// A reply to no command.
-    Unasked,
     /// The client and the servers speak in secret from here on.
     Encrypted,
     /// The servers are to connect to the client, each for itself.
@@ -226,6 +233,9 @@ pub struct Announced {
 pub trait Normalizer: fmt::Debug + Send {
     /// The client's bytes, in order.
     fn on_request(&mut self, bytes: &[u8]);
+
+    /// So many of the client's bytes are not to be had. In a body that says nothing.
+    fn on_request_hole(&mut self, len: u64);
 
     /// Agreed response bytes, in order. On [`Step::Span`] only the bytes before the span were
     /// taken; the next call continues behind it, after [`Normalizer::on_span`].

@@ -49,11 +49,18 @@ impl World<'_> {
                 true
             }
             SoloReason::Handshake | SoloReason::Lag => is_faulted || self.is_rough(leg),
+            // The reset of a handshake that gave way may be overtaken by the SYN of the next one.
+            SoloReason::EarlyEnd if self.may_give_way_unordered(leg) => true,
             // One FIN waits for the other; whichever is late, the backup loses.
             SoloReason::EarlyEnd => {
                 self.truth.iter().any(|t| t.is_faulted)
                     || LegId::ALL.iter().any(|&l| self.is_rough(l))
             }
         }
+    }
+
+    fn may_give_way_unordered(&self, leg: LegId) -> bool {
+        let way = &self.scenario.links[1 + leg.index()][1];
+        self.scenario.gateway.has_cookies && (way.jitter_us > 0 || way.dup > 0)
     }
 }

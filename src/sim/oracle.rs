@@ -348,7 +348,7 @@ impl Oracle {
             }
         }
         // A window that grows by less than a segment lets nobody say more.
-        let opens = leg.edge.saturating_sub(before.1) >= u64::from(flow.c_mss);
+        let opens = leg.edge.saturating_sub(before.1) >= u64::from(leg.mss);
         if leg.said.end_from(1) > had || leg.acked != before.0 || opens {
             leg.progress_at = now;
         }

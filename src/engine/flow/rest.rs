@@ -1,4 +1,4 @@
-//! A flow on which nothing happens is kept as a string of bytes, a fifth of its size: most
+//! A flow on which nothing happens is kept as a string of bytes, a seventh of its size: most
 //! connections of a gateway wait for a person.
 //!
 //! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens

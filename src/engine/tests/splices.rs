@@ -479,7 +479,7 @@ fn a_flow_at_rest_keeps_its_map() {
             world.say(B, 0, b.len());
             world.ack();
             world.kit.wait_ms(100);
-            assert_eq!(world.kit.engine.at_rest(), usize::from(has == a.len()), "{has}");
+            assert_eq!(world.kit.engine.at_rest().count(), usize::from(has == a.len()), "{has}");
             world.kill(A);
             world.finish(B, 100);
             assert_eq!(world.text(), a, "{values:?} {has}");
@@ -703,7 +703,16 @@ fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
         ),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", plain, RawReason::Coding),
         ("POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\n", plain, RawReason::Length),
+        ("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", plain, RawReason::Coding),
+        (
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",
+            plain,
+            RawReason::ChunkEnd,
+        ),
+        ("CONNECT a:1 HTTP/1.1\r\n\r\n", plain, RawReason::Switched),
+        (REQUEST, "HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\nok", RawReason::NoContent),
         (REQUEST, "HTTP/2 200 OK\r\nX: 1\r\n\r\n", RawReason::StatusLine),
+        (REQUEST, "\r\nHTTP/1.1 200 OK\r\nX: 1\r\n\r\n", RawReason::StatusLine),
         (REQUEST, "HTTP/1.1 101 Switching\r\nX: 1\r\n\r\n", RawReason::Switched),
         (REQUEST, "HTTP/1.1 200 OK\r\nX:\r1\r\n\r\n", RawReason::BareCr),
         (REQUEST, "HTTP/1.1 200 OK\r\nX: 1\r\n\r\nok", RawReason::Value),

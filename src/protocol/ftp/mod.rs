@@ -174,6 +174,12 @@ impl Normalizer for Ftp {
         }
     }
 
+    fn on_request_hole(&mut self, _: u64) {
+        if self.raw.is_none() {
+            self.give_up(RawReason::Missed);
+        }
+    }
+
     fn on_response(&mut self, bytes: &[u8]) -> Step {
         for (at, &byte) in bytes.iter().enumerate() {
             if self.raw.is_some() {

@@ -203,6 +203,14 @@ fn what_is_ambiguous_or_no_ftp_is_read_no_further() {
 }
 
 #[test]
+fn commands_that_could_not_be_kept_end_the_reading() {
+    let mut ftp = Ftp::new(true);
+    ftp.on_request_hole(7);
+    assert_eq!(ftp.raw(), Some(RawReason::Missed));
+    assert_eq!(ftp.on_response(GREETING), Step::Plain);
+}
+
+#[test]
 fn where_a_difference_stands_is_told() {
     let mut ftp = Ftp::new(true);
     assert_eq!(ftp.field(b"220 x"), Some(Field::ReplyCode));

@@ -122,7 +122,7 @@ impl Habits {
             keep_alive: rng.pick(&[None, None, None, Some(300 * ms), Some(2000 * ms)]),
             has_tail_probe: rng.chance(700),
             rto_min: rng.pick(&[200 * ms, 200 * ms, 1000 * ms, 30 * ms]),
-            challenge_every: rng.pick(&[500 * ms, 500 * ms, 0]),
+            challenge_every: rng.pick(&[500 * ms, 500 * ms, ms]),
             urgent_at: None,
             has_cookies: false,
             offers_ecn: false,
