@@ -7,7 +7,7 @@ use std::time::Instant as Clock;
 
 use bytes::Bytes;
 use shadowvm::engine::{
-    Engine, EngineConfig, Input, Instant, LegId, Link, LinkCaps, Output, Signal,
+    Engine, EngineConfig, Input, Instant, LegId, Link, LinkCaps, Output, Rules, Signal,
 };
 use shadowvm::wire::build::{self, TcpFields};
 use shadowvm::wire::{Frame, L2, L3, Mac, TcpFlags, TcpOptions, Vlans};
@@ -53,7 +53,7 @@ impl Pair {
     fn new() -> Self {
         let config = EngineConfig {
             addresses: vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10))],
-            masks: Vec::new(),
+            rules: Rules::headers([]),
             ..EngineConfig::default()
         };
         let now = Instant::from_millis(1);

@@ -41,6 +41,11 @@ fn frame_parse() {
 }
 
 #[test]
+fn ftp_spans() {
+    replay("ftp_spans");
+}
+
+#[test]
 fn http_spans() {
     replay("http_spans");
 }

@@ -24,7 +24,7 @@ use super::types::{
 use super::{Door, ReloadError, metrics};
 use crate::engine::{
     Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
-    ServiceState,
+    RuleName, ServiceState,
 };
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::{command_error_text, solo_text};
@@ -415,23 +415,25 @@ async fn counters(State(door): Shared) -> Json<Counters> {
 }
 
 async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
-    let headers = ask(&door, |_, engine| engine.masks()).await?;
+    let names = ask(&door, |_, engine| engine.rules()).await?;
     let counts = door.board.rules();
     let suggestion =
         |(header, connections): (&str, u64)| Suggestion { header: header.to_owned(), connections };
-    let rule = |header: &std::sync::Arc<str>| {
-        let hits = counts.hits(header);
+    let rule = |name: &RuleName| {
+        let hits = counts.hits(name);
         Rule {
-            protocol: "http".to_owned(),
-            header: header.to_string(),
+            protocol: name.protocol.to_owned(),
+            header: name.field.to_string(),
             action: "mask".to_owned(),
             hits: hits.values,
             bytes: hits.bytes,
         }
     };
-    let is_new = |(header, _): &(&str, u64)| headers.iter().all(|h| **h != **header);
+    let is_new = |(header, _): &(&str, u64)| {
+        names.iter().all(|name| name.protocol != "http" || *name.field != **header)
+    };
     Ok(Json(Rules {
-        rules: headers.iter().map(rule).collect(),
+        rules: names.iter().map(rule).collect(),
         suggestions: counts.proposed().into_iter().filter(is_new).map(suggestion).collect(),
     }))
 }

@@ -231,7 +231,7 @@ pub struct Rules {
 pub struct Rule {
     /// Of which protocol.
     pub protocol: String,
-    /// The header field, lower case.
+    /// The header field, lower case, or what the protocol has instead.
     pub header: String,
     /// What it does.
     pub action: String,

@@ -61,7 +61,7 @@ fn show(shown: &Shown, text: fn(&Rules) -> String) -> ExitCode {
 }
 
 fn text(rules: &Rules) -> String {
-    let head = ["PROTOCOL", "HEADER", "ACTION", "HITS", "BYTES"];
+    let head = ["PROTOCOL", "FIELD", "ACTION", "HITS", "BYTES"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for rule in &rules.rules {
         rows.push(vec![
@@ -117,7 +117,7 @@ mod tests {
         let first = include_str!("../config/example.toml");
         let text = format!("{first}\n{}", suggestions(&rules));
         let config = Config::parse(&text, Path::new("x.toml")).expect("it is valid");
-        let masked: Vec<_> = config.engine().masks.iter().map(|m| m.header.to_string()).collect();
+        let masked: Vec<_> = config.engine().rules.http.iter().map(ToString::to_string).collect();
         assert_eq!(masked, ["date", "etag", "x-id"]);
     }
 }

@@ -20,7 +20,7 @@ pub use problem::{Problem, Problems};
 pub use crate::observe::describe::Level;
 
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope, UdpPolicy, VipPlan,
+    Duration, EngineConfig, Fence, LagPolicy, LegId, Mode, Rules, SyncScope, UdpPolicy, VipPlan,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -111,6 +111,10 @@ pub struct Compare {
     pub udp: UdpPolicy,
     /// Whether the built-in masks apply (`date`).
     pub has_http_defaults: bool,
+    /// Whether the built-in masks of FTP apply: texts that are for people.
+    pub has_ftp_defaults: bool,
+    /// Ports of the service where FTP is spoken, all different.
+    pub ftp_ports: Vec<u16>,
     /// Headers masked by the user, lower case, all different.
     pub masked_headers: Vec<String>,
     /// Whether TLS, SSH and HTTP/2 are recognized and left to the primary.
@@ -272,7 +276,11 @@ impl Config {
             udp: compare.udp,
             hold_soft: compare.hold_soft,
             hold_hard: compare.hold_hard,
-            masks: defaults.chain(own).map(|header| MaskRule { header: header.into() }).collect(),
+            rules: Rules {
+                has_ftp_defaults: compare.has_ftp_defaults,
+                ftp_ports: compare.ftp_ports.clone(),
+                ..Rules::headers(defaults.chain(own))
+            },
             has_opaque: compare.has_opaque,
             opaque_ports: compare.opaque_ports.clone(),
             sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),

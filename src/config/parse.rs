@@ -15,8 +15,7 @@ use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy};
-use crate::protocol::framing::is_token;
+use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy, is_token};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -363,10 +362,34 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
         on_lag: on_lag.unwrap_or_default(),
         udp: udp.unwrap_or_default(),
         has_http_defaults: section.flag("http_defaults", true),
+        has_ftp_defaults: section.flag("ftp_defaults", true),
+        ftp_ports: ftp_ports(reader, &section).unwrap_or(defaults.rules.ftp_ports),
         masked_headers: section.table().map(|t| rules(reader, t)).unwrap_or_default(),
         has_opaque: section.flag("opaque", true),
         opaque_ports: opaque_ports(reader, &section, served),
     }
+}
+
+/// The ports of control connections.
+fn ftp_ports(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<u16>> {
+    let (name, key) = ("ftp_ports", "compare.ftp_ports");
+    if section.is_empty_list(name) {
+        return Some(Vec::new());
+    }
+    let mut ports = Vec::new();
+    for (item, at) in section.items(name, 1..=65535)? {
+        let Item::Number(number) = item else {
+            reader.wrong(at, key, "each must be a whole number, 1 to 65535");
+            continue;
+        };
+        match number as u16 {
+            port if ports.contains(&port) => {
+                reader.wrong(at, key, format!("{port} is listed twice"))
+            }
+            port => ports.push(port),
+        }
+    }
+    Some(ports)
 }
 
 /// Those of the `served` ports that are not compared.

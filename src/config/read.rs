@@ -28,6 +28,8 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "on_lag",
             "udp",
             "http_defaults",
+            "ftp_ports",
+            "ftp_defaults",
             "opaque",
             "opaque_ports",
             "rule",

@@ -120,6 +120,8 @@ fn compare(out: &mut String, config: &Config) {
             ("on_lag", quote(on_lag)),
             ("udp", quote(udp)),
             ("http_defaults", compare.has_http_defaults.to_string()),
+            ("ftp_ports", numbers(&compare.ftp_ports)),
+            ("ftp_defaults", compare.has_ftp_defaults.to_string()),
             ("opaque", compare.has_opaque.to_string()),
             ("opaque_ports", format!("[{}]", opaque_ports.join(", "))),
         ],
@@ -223,6 +225,11 @@ fn quote(text: &str) -> String {
 
 fn path(path: &Path) -> String {
     quote(&path.to_string_lossy())
+}
+
+fn numbers(items: &[u16]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    format!("[{}]", items.join(", "))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -20,7 +20,7 @@ fn the_smallest_file_is_valid_and_has_the_defaults() {
     assert_eq!(config.server("three"), None);
     let (engine, defaults) = (config.engine(), EngineConfig::default());
     assert_eq!(engine.server_names, ["one", "two"]);
-    assert_eq!(engine.masks, defaults.masks);
+    assert_eq!(engine.rules, defaults.rules);
     assert_eq!(engine.hold_hard, defaults.hold_hard);
     assert_eq!(engine.sync_scope, None);
     assert_eq!(engine.flows_max, defaults.flows_max);
@@ -37,7 +37,8 @@ fn the_example_is_valid_and_says_the_defaults() {
 #[test]
 fn what_is_shown_reads_back_to_the_same() {
     let full = format!(
-        "{BASE}[compare]\nhttp_defaults = false\nopaque = false\nopaque_ports = [80]\n\
+        "{BASE}[compare]\nhttp_defaults = false\nftp_defaults = false\n\
+         ftp_ports = [2121, 21]\nopaque = false\nopaque_ports = [80]\n\
          on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
@@ -55,7 +56,8 @@ fn what_is_shown_reads_back_to_the_same() {
     let config = parse(&full).expect("it is valid");
     assert_eq!(config.run_as, Some(RunAs::Ids { uid: 7, gid: 7 }));
     assert!(!config.is_sandboxed && parse(BASE).expect("it is valid").is_sandboxed);
-    assert_eq!(config.engine().masks, [MaskRule { header: "x-id".into() }]);
+    let rules = Rules { ftp_ports: vec![2121, 21], ..Rules::headers(["x-id"]) };
+    assert_eq!(config.engine().rules, rules);
     assert!(!config.engine().has_opaque && parse(BASE).expect("it is valid").engine().has_opaque);
     assert_eq!(config.engine().opaque_ports, [80]);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
@@ -122,6 +124,10 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\non_lag = \"strickt\"\n", Some(16), "compare.on_lag", "`strict`"),
     ("", "[compare]\nudp = \"both\"\n", Some(16), "compare.udp", "`primary-first`"),
     ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
+    ("", "[compare]\nftp_defaults = 1\n", Some(16), "compare.ftp_defaults", "true or false"),
+    ("", "[compare]\nftp_ports = [21, 21]\n", Some(16), "compare.ftp_ports", "twice"),
+    ("", "[compare]\nftp_ports = [0]\n", Some(16), "compare.ftp_ports", "1 to 65535"),
+    ("", "[compare]\nftp_ports = [\"ftp\"]\n", Some(16), "compare.ftp_ports", "whole number"),
     ("", "[compare]\nopaque = \"tls\"\n", Some(16), "compare.opaque", "true or false"),
     ("", "[compare]\nopaque_ports = [443]\n", Some(16), "compare.opaque_ports", "not a port of"),
     ("", "[compare]\nopaque_ports = [80, 80]\n", Some(16), "compare.opaque_ports", "listed twice"),

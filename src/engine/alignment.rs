@@ -179,6 +179,7 @@ impl Pack for Own {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Rules;
     use proptest::prelude::*;
 
     /// A piece of both streams: bytes that both have, or a token.
@@ -294,7 +295,7 @@ mod tests {
             let map = Alignment { base, splices: map.splices.clone() };
             let mut w = Writer::default();
             map.pack(&mut w);
-            assert_eq!(Alignment::unpack(&mut Reader::new(w.as_bytes(), &[])), map);
+            assert_eq!(Alignment::unpack(&mut Reader::new(w.as_bytes(), &Rules::default())), map);
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::address::VipPlan;
 use super::time::Duration;
+use crate::protocol::{Normalizer, Rules};
 
 /// What the gateway does with answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,13 +50,6 @@ pub enum Fence {
     Required,
 }
 
-/// One `[[compare.rule]]`: a header field of HTTP/1.x whose value may differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MaskRule {
-    /// Name of the header field, lower case.
-    pub header: std::sync::Arc<str>,
-}
-
 /// The engine's configuration.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -79,8 +73,8 @@ pub struct EngineConfig {
     pub hold_soft: Duration,
     /// A hold older than this is handed to the lag policy.
     pub hold_hard: Duration,
-    /// Masks for HTTP/1.x; `date` is among them unless the user took it out.
-    pub masks: Vec<MaskRule>,
+    /// What may differ; `date` of HTTP is among it unless the user took it out.
+    pub rules: Rules,
     /// Whether protocols that two servers never say alike are told by their first bytes, and left
     /// to the primary.
     pub has_opaque: bool,
@@ -119,6 +113,26 @@ pub struct EngineConfig {
     pub hold_bytes_max: usize,
 }
 
+impl EngineConfig {
+    /// The address of the service that `leg`'s server serves at `address`; any other stays itself.
+    pub fn service_address(&self, leg: super::LegId, address: IpAddr) -> IpAddr {
+        let served = self.vip.as_ref().and_then(|plan| plan.service_of(leg, address));
+        served.unwrap_or(address)
+    }
+
+    /// Whoever reads a new flow with the service's `port`; of a data connection everything is
+    /// content.
+    pub fn reader(&self, port: u16) -> Option<Box<dyn Normalizer>> {
+        self.ports.contains(&port).then(|| self.rules.reader(port)).flatten()
+    }
+
+    /// The same for a flow in which nothing is under way, and `bytes` are what the client says
+    /// next.
+    pub fn reader_from(&self, port: u16, bytes: &[u8]) -> Option<Box<dyn Normalizer>> {
+        self.ports.contains(&port).then(|| self.rules.reader_from(port, bytes)).flatten()
+    }
+}
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
@@ -132,7 +146,7 @@ impl Default for EngineConfig {
             udp: UdpPolicy::PrimaryFirst,
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
-            masks: vec![MaskRule { header: "date".into() }],
+            rules: Rules::default(),
             has_opaque: true,
             opaque_ports: Vec::new(),
             sync_scope: None,

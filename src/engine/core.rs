@@ -1,23 +1,24 @@
 //! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
 //! out the control side's orders, and keeps the timers.
 
+mod data;
 mod opening;
 mod probing;
 mod restoring;
 mod syncing;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::address::{Inbound, Translator};
+use super::address::{DataPorts, Inbound, Translator};
 use super::allowance::Allowance;
 use super::bridge::{self, Bridge, View};
 use super::control::{Control, Facts, Order};
 use super::cookies::Cookies;
 use super::event::{Event, Evidence, FlowKey, FlowState, RejectReason, ServerState};
+use super::expected::Expected;
 use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
@@ -30,6 +31,7 @@ use super::{
     Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, ServiceId,
     Signal, Status, SyncReason,
 };
+use crate::protocol::RuleName;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
 /// Share of the hold budget at which new flows begin with one server.
@@ -42,6 +44,8 @@ pub struct Engine {
     outputs: VecDeque<Output>,
     /// In vip addressing: stands between the links and everything below.
     translator: Option<Box<Translator>>,
+    data_ports: DataPorts,
+    expected: Expected,
     table: FlowTable,
     control: Control,
     bridge: Bridge,
@@ -61,7 +65,7 @@ impl Engine {
     /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
     pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
         let mut table = FlowTable::default();
-        table.set_masks(mask_names(&config));
+        table.set_rules(config.rules.clone());
         Self {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
@@ -69,6 +73,8 @@ impl Engine {
             translator: config.vip.as_ref().map(|plan| Box::new(Translator::new(plan, seed))),
             config,
             outputs: VecDeque::new(),
+            data_ports: DataPorts::default(),
+            expected: Expected::default(),
             table,
             bridge: Bridge::default(),
             fragments: Fragments::default(),
@@ -98,12 +104,7 @@ impl Engine {
             }
             Input::Restore(records) => self.restore(records),
         }
-        // The one place where frames leave.
-        if let Some(translator) = &mut self.translator {
-            for output in self.outputs.drain(..) {
-                translator.outbound(self.now, output);
-            }
-        }
+        self.leave();
     }
 
     /// The next output; drain after each [`Engine::handle`].
@@ -160,9 +161,9 @@ impl Engine {
         self.table.at_rest()
     }
 
-    /// The header fields whose values may differ.
-    pub fn masks(&self) -> Vec<Arc<str>> {
-        mask_names(&self.config)
+    /// What may differ.
+    pub fn rules(&self) -> Vec<RuleName> {
+        self.config.rules.names()
     }
 
     // ---- frames ----------------------------------------------------------------------------
@@ -216,7 +217,10 @@ impl Engine {
         }
         match link {
             Link::Client => self.on_client_packet(packet, frame),
-            Link::Server(leg) => self.on_server_packet(leg, packet, frame),
+            Link::Server(leg) => {
+                self.data_ports.inbound(leg, &mut packet, &mut frame);
+                self.on_server_packet(leg, packet, frame);
+            }
         }
     }
 
@@ -318,9 +322,7 @@ impl Engine {
     fn on_client_tcp(&mut self, seg: &Segment, frame: Frame) {
         let view = self.view();
         let key = self.flow_key(seg, seg.src(), seg.dst());
-        let Some(key) = key else {
-            return self.bridge.to_primary(view, frame, &mut self.outputs);
-        };
+        let Some(key) = key else { return self.on_unprotected(seg, frame) };
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
         if let Some(id) = self.table.find(&key) {
             if self.table.get_mut(id).is_some_and(|flow| flow.was_answered_elsewhere(seg)) {
@@ -334,6 +336,9 @@ impl Engine {
             }
             // A new connection on a closed 4-tuple: a new generation.
             self.with_flow(id, |flow, cx| flow.supersede(cx));
+            if !self.config.ports.contains(&key.server.port()) {
+                return self.on_unprotected(seg, frame);
+            }
         }
         match is_syn {
             true => self.open_flow(key, seg, frame),
@@ -365,7 +370,10 @@ impl Engine {
     /// A connection that the servers have accepted on a 4-tuple of which the gateway still had one.
     fn succeed_flow(&mut self, key: FlowKey, syn: &Segment, answers: [Option<Segment>; 2]) {
         let Some(id) = self.table.next_id(self.config.flows_max) else { return };
-        self.begin_flow(key, id, syn, None);
+        if let Some(ports) = self.data_ports.of(&key) {
+            self.data_ports.begin(&key, ports);
+        }
+        self.begin_flow(key, id, syn, None, [true; 2]);
         for leg in LegId::ALL {
             if let Some(seg) = &answers[leg.index()] {
                 self.with_flow(id, |flow, cx| flow.on_leg_segment(cx, leg, seg, Bytes::new()));
@@ -578,7 +586,7 @@ impl Engine {
             return Err(CommandError::NeedsRestart);
         }
         self.config = config;
-        self.table.set_masks(mask_names(&self.config));
+        self.table.set_rules(self.config.rules.clone());
         Ok(Vec::new())
     }
 
@@ -717,6 +725,7 @@ impl Engine {
                     self.control.detector.of(leg).stalled(self.now);
                 }
                 Report::Skew(_, skew) => self.control.detector.note_skew(skew),
+                Report::Offered(control, offer) => self.on_offer(&control, &offer),
             }
         }
     }
@@ -742,13 +751,6 @@ impl Engine {
         self.config.addresses.contains(&ip)
     }
 
-    /// The flow that a segment belongs to, if it is to a protected port.
-    fn flow_key(&self, seg: &Segment, client: SocketAddr, server: SocketAddr) -> Option<FlowKey> {
-        let is_ours = self.is_service(server.ip()) && self.config.ports.contains(&server.port());
-        let vlan = FlowKey::vlan_ids(seg.l2.vlans);
-        is_ours.then_some(FlowKey { service: ServiceId::default(), vlan, client, server })
-    }
-
     /// Something in the service's own name.
     fn claims_service(&self, packet: &Packet) -> bool {
         sender(packet).is_some_and(|ip| self.is_service(ip))
@@ -761,11 +763,6 @@ impl Engine {
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
     }
-}
-
-/// The header fields that may differ.
-fn mask_names(config: &EngineConfig) -> Vec<Arc<str>> {
-    config.masks.iter().map(|mask| mask.header.clone()).collect()
 }
 
 /// In whose name a packet speaks.

@@ -1,11 +1,10 @@
 //! Every observable fact, once. Logs, counters, the event stream and the tests derive from these.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 use super::pack::{fields, variants};
 use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
-use crate::protocol::{Field, RawReason};
+use crate::protocol::{Field, RawReason, RuleName};
 use crate::wire::{Malformed, Offset, Vlans};
 
 /// Who a TCP connection is: the client's and the service's address, in one VLAN.
@@ -166,6 +165,8 @@ pub enum SoloReason {
     HalfOpen,
     /// Its client's network has too many flows.
     SourceLimit,
+    /// What comes next, two equal servers say each in its own way (encryption, active FTP).
+    Unfollowed,
     /// It is TLS, which two servers never say alike.
     Tls,
     /// It is SSH, which two servers never say alike.
@@ -253,6 +254,19 @@ pub enum DegradedReason {
     Paused,
 }
 
+/// What became of an offer of a data connection (FTP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OfferOutcome {
+    /// The connection is expected.
+    Believed,
+    /// It names another address than the service's.
+    ForeignAddress,
+    /// Its port belongs to a service.
+    PortTaken,
+    /// Too many are expected.
+    Full,
+}
+
 /// A proof that the servers differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence {
@@ -327,10 +341,13 @@ pub enum Event {
     /// `waited` is how long the first copy waited for the second.
     Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
     /// A span that a rule allows to differ did differ.
-    MaskHit { flow: FlowKey, header: Arc<str>, at: Offset, len: u32 },
+    MaskHit { flow: FlowKey, rule: RuleName, at: Offset, len: u32 },
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },
+    /// The servers have said on a control connection (FTP) where they expect a data connection; the
+    /// client was shown this port.
+    DataOffered { flow: FlowKey, port: u16, outcome: OfferOutcome },
     /// One server's part of a flow ended early and it goes on with the other.
     EarlyEnd { flow: FlowKey, loser: LegId },
     /// A hold grew older than hold_soft.
@@ -400,6 +417,7 @@ variants!(SoloReason {
     Restored,
     HalfOpen,
     SourceLimit,
+    Unfollowed,
     Tls,
     Ssh,
     Http2,

@@ -1,7 +1,6 @@
 //! The flows: by key, by number, by deadline. Bounded; a flow is never evicted for a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::event::{FlowKey, FlowState, PackedKey};
 use super::flow::Flow;
@@ -9,6 +8,7 @@ use super::half_open::{HalfOpen, Source};
 use super::shelf::{Place, Shelf};
 use super::time::Instant;
 use super::{EngineConfig, FlowSnapshot, LegId};
+use crate::protocol::Rules;
 
 /// A flow's number, and its slot in the state file.
 pub type FlowId = u32;
@@ -20,8 +20,8 @@ pub struct FlowTable {
     slots: Vec<Option<Slot>>,
     /// The flows at rest.
     shelf: Shelf,
-    /// What all flows share: header fields that may differ.
-    masks: Vec<Arc<str>>,
+    /// What all flows share: what may differ.
+    rules: Rules,
     free: Vec<FlowId>,
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
@@ -121,7 +121,7 @@ impl FlowTable {
     fn wake(&mut self, id: FlowId) {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
         let &mut Slot::AtRest(place) = slot else { return };
-        let flow = Flow::wake(self.shelf.get(place), &self.masks);
+        let flow = Flow::wake(self.shelf.get(place), &self.rules);
         let (state, timer) = (flow.state(), flow.timer());
         let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
         *slot = Slot::Awake(Box::new(entry));
@@ -135,13 +135,13 @@ impl FlowTable {
         let slot = self.slots.get(id as usize)?.as_ref()?;
         Some(match slot {
             Slot::Awake(entry) => look(&entry.flow),
-            Slot::AtRest(place) => look(&Flow::wake(self.shelf.get(*place), &self.masks)),
+            Slot::AtRest(place) => look(&Flow::wake(self.shelf.get(*place), &self.rules)),
         })
     }
 
     /// What flows may have differ, from now on.
-    pub fn set_masks(&mut self, masks: Vec<Arc<str>>) {
-        self.masks = masks;
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// Puts the flow `id` to rest, if it is time; nothing has changed it since [`Self::refresh`].
@@ -151,7 +151,7 @@ impl FlowTable {
         if let Some(flow) = entry.flow.rest(now) {
             #[cfg(test)]
             assert_eq!(
-                format!("{:?}", Flow::wake(&flow, &self.masks)),
+                format!("{:?}", Flow::wake(&flow, &self.rules)),
                 format!("{:?}", entry.flow),
                 "a flow wakes as it was put to rest"
             );

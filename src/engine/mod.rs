@@ -21,6 +21,7 @@ mod clock;
 mod control;
 mod cookies;
 mod core;
+mod expected;
 mod flow;
 mod flow_table;
 mod fragments;
@@ -40,12 +41,13 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
-pub use crate::protocol::{Field, RawReason};
+pub use crate::protocol::framing::is_token;
+pub use crate::protocol::{Field, RawReason, RuleName, Rules};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
-pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
+pub use config::{EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
+    HeldWhy, OfferOutcome, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
 };
 pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;

@@ -9,10 +9,10 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::time::Instant;
+use crate::protocol::Rules;
 use crate::wire::{L2, Mac, Offset, Seq, TsDelta, Tsval, Vlans};
 
 /// Kinds of values that come back.
@@ -144,14 +144,14 @@ pub struct Reader<'a> {
     lately: Lately,
     /// The byte of the latest bits, and how many of them were read.
     bits: (u8, u32),
-    /// Names of the header fields that may differ: what every flow shares is not in the string.
-    pub masks: &'a [Arc<str>],
+    /// What may differ: what every flow shares is not in the string.
+    pub rules: &'a Rules,
 }
 
 impl<'a> Reader<'a> {
     /// Reads what a [`Writer`] has written.
-    pub const fn new(bytes: &'a [u8], masks: &'a [Arc<str>]) -> Self {
-        Self { rest: bytes, lately: Lately::NONE, bits: (0, 8), masks }
+    pub const fn new(bytes: &'a [u8], rules: &'a Rules) -> Self {
+        Self { rest: bytes, lately: Lately::NONE, bits: (0, 8), rules }
     }
 
     fn bit(&mut self) -> bool {
@@ -450,7 +450,8 @@ mod tests {
         value.pack(&mut w);
         let squeezed = squeeze(w.as_bytes());
         let bytes = spread(&squeezed);
-        let mut r = Reader::new(&bytes, &[]);
+        let rules = Rules::default();
+        let mut r = Reader::new(&bytes, &rules);
         let read = T::unpack(&mut r);
         assert!(r.rest.len() < 8 && r.rest.iter().all(|&byte| byte == 0));
         (read, squeezed.len())

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::names::{
-    DIVERGENCE_KINDS, FINDINGS, FLOW_STATES, HELD_WHYS, LEGS, LINKS, Name, RAW_REASONS,
-    REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
+    DIVERGENCE_KINDS, FINDINGS, FLOW_STATES, HELD_WHYS, LEGS, LINKS, Name, OFFER_OUTCOMES,
+    RAW_REASONS, REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
 };
 use crate::engine::{Duration, Event};
 
@@ -66,6 +66,9 @@ families! {
     "shadowvm_flows_compared_raw_total",
         "Connections whose protocol is not followed (any more): no rule applies, by reason.",
         ["reason": RAW_REASONS];
+    "shadowvm_data_offers_total",
+        "Data connections that servers have offered on control connections, by outcome.",
+        ["outcome": OFFER_OUTCOMES];
     "shadowvm_early_ends_total", "Connections that one server ended early, by that server.",
         ["leg": LEGS];
     "shadowvm_holds_soft_total", "Holds older than hold_soft, by the server waited for.",
@@ -171,6 +174,9 @@ impl Counters {
             }
             Event::ComparedRaw { why, .. } => {
                 self.one("shadowvm_flows_compared_raw_total", why.name());
+            }
+            Event::DataOffered { outcome, .. } => {
+                self.one("shadowvm_data_offers_total", outcome.name());
             }
             Event::EarlyEnd { loser, .. } => self.one("shadowvm_early_ends_total", loser.name()),
             Event::HoldSoft { waiting_for, .. } => {

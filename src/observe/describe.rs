@@ -8,8 +8,8 @@ use std::fmt::Write;
 use super::json::degraded_reason;
 use super::names::Name;
 use crate::engine::{
-    CommandError, DivergenceKind, Event, Evidence, Finding, HeldWhy, ServerState, ServiceState,
-    SoloReason,
+    CommandError, DivergenceKind, Event, Evidence, Finding, HeldWhy, OfferOutcome, ServerState,
+    ServiceState, SoloReason,
 };
 use crate::wire::Offset;
 
@@ -46,8 +46,10 @@ pub fn level(event: &Event) -> Level {
         | Event::HoldHard { .. }
         | Event::RequestResent { .. }
         | Event::ComparedRaw { .. }
+        | Event::DataOffered { outcome: OfferOutcome::Believed, .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
+        | Event::DataOffered { .. }
         | Event::FlowReset { .. }
         | Event::FindingHeld { .. }
         | Event::Promoted { .. }
@@ -103,13 +105,23 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         Event::Released { flow, verified, unverified, waited } => format!(
             "{flow}: released {verified} verified, {unverified} unverified bytes after {waited:?}"
         ),
-        Event::MaskHit { flow, header, at, len } => {
+        Event::MaskHit { flow, rule, at, len } => {
             let at = at.since(Offset::START);
-            format!("{flow}: the rule for {header} masked {len} bytes at {at}")
+            format!("{flow}: the rule for {rule} masked {len} bytes at {at}")
         }
         Event::ComparedRaw { flow, why } => {
             format!("{flow}: compared byte by byte from here on, no rule applies: {}", why.name())
         }
+        Event::DataOffered { flow, port, outcome } => match outcome {
+            OfferOutcome::Believed => {
+                format!("{flow}: a data connection to port {port} is expected")
+            }
+            _ => format!(
+                "{flow}: a data connection to port {port} is not expected, and would not be \
+                 protected: {}",
+                outcome.name()
+            ),
+        },
         Event::EarlyEnd { flow, loser } => {
             format!("{flow}: {} ended it early; it goes on with the other server", name(loser))
         }
@@ -240,6 +252,7 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::Restored => "it was taken over from before a restart",
         SoloReason::HalfOpen => "its handshake gave way to newer ones",
         SoloReason::SourceLimit => "its network has too many connections",
+        SoloReason::Unfollowed => "what comes next is each server's own (encryption, active FTP)",
         SoloReason::Tls => "it is TLS, which two servers never say alike",
         SoloReason::Ssh => "it is SSH, which two servers never say alike",
         SoloReason::Http2 => "it is HTTP/2, which is not compared",

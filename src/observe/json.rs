@@ -34,6 +34,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Released { .. } => "released",
         Event::MaskHit { .. } => "mask_hit",
         Event::ComparedRaw { .. } => "compared_raw",
+        Event::DataOffered { .. } => "data_offered",
         Event::EarlyEnd { .. } => "early_end",
         Event::HoldSoft { .. } => "hold_soft",
         Event::HoldHard { .. } => "hold_hard",
@@ -86,11 +87,15 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "verified_bytes": verified, "unverified_bytes": unverified,
             "waited_ns": nanos(*waited),
         }),
-        Event::MaskHit { flow, header, at, len } => json!({
-            "flow": flow_json(flow), "header": &**header, "at": position(*at), "len": len,
+        Event::MaskHit { flow, rule, at, len } => json!({
+            "flow": flow_json(flow), "protocol": rule.protocol, "header": &*rule.field,
+            "at": position(*at), "len": len,
         }),
         Event::ComparedRaw { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })
+        }
+        Event::DataOffered { flow, port, outcome } => {
+            json!({ "flow": flow_json(flow), "port": port, "outcome": outcome.name() })
         }
         Event::EarlyEnd { flow, loser } => json!({
             "flow": flow_json(flow), "server": server(*loser), "leg": loser.name(),

@@ -4,7 +4,8 @@
 
 use crate::engine::{
     CommandError, DegradedReason, DivergenceKind, Evidence, Finding, FlowState, HeldWhy, LegId,
-    Link, Mode, RawReason, RejectReason, ServerState, ServiceState, SoloReason, SyncReason,
+    Link, Mode, OfferOutcome, RawReason, RejectReason, ServerState, ServiceState, SoloReason,
+    SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -63,6 +64,7 @@ names!(SoloReason, SOLO_REASONS, {
     Self::Restored => "restored",
     Self::HalfOpen => "half_open",
     Self::SourceLimit => "source_limit",
+    Self::Unfollowed => "unfollowed",
     Self::Tls => "tls",
     Self::Ssh => "ssh",
     Self::Http2 => "http2",
@@ -113,6 +115,13 @@ names!(HeldWhy, HELD_WHYS, {
     Self::FenceFailed => "fence_failed",
 });
 
+names!(OfferOutcome, OFFER_OUTCOMES, {
+    Self::Believed => "believed",
+    Self::ForeignAddress => "foreign_address",
+    Self::PortTaken => "port_taken",
+    Self::Full => "full",
+});
+
 names!(DivergenceKind, DIVERGENCE_KINDS, {
     Self::Byte(..) => "byte",
     Self::Length => "length",
@@ -140,6 +149,9 @@ names!(RawReason, RAW_REASONS, {
     Self::Unasked => "unasked",
     Self::Missed => "missed",
     Self::Value => "value",
+    Self::NotFtp => "not_ftp",
+    Self::Encrypted => "encrypted",
+    Self::ActiveData => "active_data",
 });
 
 names!(SyncReason, SYNC_REASONS, {

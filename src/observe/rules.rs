@@ -4,9 +4,8 @@
 //! is for a person to say.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::engine::{Event, Field};
+use crate::engine::{Event, Field, RuleName};
 
 /// Fields that are remembered; what comes later is not told apart.
 pub const FIELDS_MAX: usize = 64;
@@ -25,7 +24,7 @@ pub struct Hits {
 /// The counts.
 #[derive(Debug, Default)]
 pub struct Rules {
-    hits: BTreeMap<Arc<str>, Hits>,
+    hits: BTreeMap<RuleName, Hits>,
     /// Differences by header field.
     fields: BTreeMap<Box<str>, u64>,
 }
@@ -34,8 +33,8 @@ impl Rules {
     /// Counts one event.
     pub fn record(&mut self, event: &Event) {
         match event {
-            Event::MaskHit { header, len, .. } => {
-                let hits = self.hits.entry(Arc::clone(header)).or_default();
+            Event::MaskHit { rule, len, .. } => {
+                let hits = self.hits.entry(rule.clone()).or_default();
                 hits.values += 1;
                 hits.bytes += u64::from(*len);
             }
@@ -51,9 +50,9 @@ impl Rules {
         }
     }
 
-    /// What the rule for `header` did.
-    pub fn hits(&self, header: &str) -> Hits {
-        self.hits.get(header).copied().unwrap_or_default()
+    /// What a rule did.
+    pub fn hits(&self, rule: &RuleName) -> Hits {
+        self.hits.get(rule).copied().unwrap_or_default()
     }
 
     /// Header fields in which the servers differ again and again, most often first, with the
@@ -105,14 +104,19 @@ mod tests {
         assert_eq!(rules.fields.len(), FIELDS_MAX);
     }
 
+    fn named(protocol: &'static str, field: &str) -> RuleName {
+        RuleName { protocol, field: field.into() }
+    }
+
     #[test]
     fn each_rule_counts_its_own_hits() {
         let mut rules = Rules::default();
         for len in [29, 3] {
             let (flow, at) = (flow_key(), Offset::START);
-            rules.record(&Event::MaskHit { flow, header: "date".into(), at, len });
+            rules.record(&Event::MaskHit { flow, rule: named("http", "date"), at, len });
         }
-        assert_eq!(rules.hits("date"), Hits { values: 2, bytes: 32 });
-        assert_eq!(rules.hits("etag"), Hits::default());
+        assert_eq!(rules.hits(&named("http", "date")), Hits { values: 2, bytes: 32 });
+        assert_eq!(rules.hits(&named("http", "etag")), Hits::default());
+        assert_eq!(rules.hits(&named("ftp", "date")), Hits::default());
     }
 }

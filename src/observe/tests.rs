@@ -5,8 +5,8 @@ use std::io::Read;
 use super::*;
 use crate::engine::{
     CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Field,
-    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, RawReason, RejectReason, ServerState,
-    ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
+    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, OfferOutcome, RawReason, RejectReason,
+    RuleName, ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -34,6 +34,7 @@ pub(crate) fn every_event() -> Vec<Event> {
     let divergence = Divergence { at, kind: DivergenceKind::Byte(7, 8), field };
     let degraded = ServiceState::Degraded(DegradedReason::OneServer);
     let last = FlowState::TimeWait;
+    let rule = RuleName { protocol: "http", field: "date".into() };
     vec![
         Event::Rejected { link: Link::Client, reason: RejectReason::WrongLink },
         Event::CookieGiven { flow },
@@ -51,8 +52,9 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::FlowClosed { flow, last, released: 2, verified: 1, was_reset: true },
         Event::Unprotected { flow, reason: SoloReason::AuthOption },
         Event::Released { flow, verified: 10, unverified: 0, waited: took },
-        Event::MaskHit { flow, header: "date".into(), at, len: 29 },
+        Event::MaskHit { flow, rule, at, len: 29 },
         Event::ComparedRaw { flow, why: RawReason::TwoLengths },
+        Event::DataOffered { flow, port: 5000, outcome: OfferOutcome::ForeignAddress },
         Event::EarlyEnd { flow, loser: server },
         Event::HoldSoft { flow, waiting_for: server },
         Event::HoldHard { flow, waiting_for: server },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::framing::{Follows, Framing, Part, Seen};
 use super::start::{Method, RequestLine, StatusLine};
-use super::{Field, Normalizer, Quiet, RawReason, Step};
+use super::{Field, Normalizer, Quiet, RawReason, RuleName, Step};
 
 /// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
 /// lagging server is given up for the bytes that it is behind long before.
@@ -44,8 +44,7 @@ impl Http {
     }
 
     /// One that goes on between two messages.
-    pub fn resumed(masks: Vec<Arc<str>>, quiet: Quiet) -> Self {
-        let Quiet { is_recognized, status } = quiet;
+    pub fn resumed(masks: Vec<Arc<str>>, is_recognized: bool, status: u16) -> Self {
         Self { is_recognized, status, ..Self::new(masks) }
     }
 
@@ -177,8 +176,9 @@ impl Normalizer for Http {
         }
     }
 
-    fn header(&self, rule: u16) -> Arc<str> {
-        self.masks.get(usize::from(rule)).cloned().unwrap_or_default()
+    fn rule_name(&self, rule: u16) -> RuleName {
+        let field = self.masks.get(usize::from(rule)).cloned().unwrap_or_default();
+        RuleName { protocol: "http", field }
     }
 
     fn quiet(&self) -> Option<Quiet> {
@@ -186,7 +186,7 @@ impl Normalizer for Http {
         let is_between = parts.iter().all(|f| f.is_between_messages());
         let is_quiet = is_between && self.outstanding.is_empty() && !self.is_in_span;
         let (is_recognized, status) = (self.is_recognized, self.status);
-        is_quiet.then_some(Quiet { is_recognized, status })
+        is_quiet.then_some(Quiet::Http { is_recognized, status })
     }
 
     fn is_complete(&self) -> Option<bool> {

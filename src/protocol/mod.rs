@@ -5,6 +5,7 @@
 //! decides nothing: comparison and release belong to the engine.
 
 pub mod framing;
+pub mod ftp;
 pub mod http;
 pub mod opaque;
 pub mod start;
@@ -12,15 +13,20 @@ pub mod start;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use self::ftp::Ftp;
+use self::http::Http;
 
 /// What a normalizer made of response bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// All bytes are to be compared as they are.
     Plain,
-    /// The first `after` bytes are plain; there a span begins that ends before the next CR or LF.
-    /// Its content and its length may differ between the servers, but neither may be empty.
+    /// The first `after` bytes are plain; there a span begins that ends before the first byte that
+    /// is not [in it](Normalizer::is_in_span). Its content and its length may differ between the
+    /// servers, but neither may be empty.
     Span {
         /// Plain bytes before the span.
         after: usize,
@@ -74,6 +80,19 @@ pub enum RawReason {
     Missed,
     /// A value that may differ is beyond the limit, or missing on one side.
     Value,
+    /// What the server says first is no reply of FTP.
+    NotFtp,
+    /// The client and the servers speak in secret from here on.
+    Encrypted,
+    /// The servers are to connect to the client, each for itself.
+    ActiveData,
+}
+
+impl RawReason {
+    /// Whether two equal servers part here, so that one alone has to go on.
+    pub const fn parts_servers(self) -> bool {
+        matches!(self, Self::Encrypted | Self::ActiveData)
+    }
 }
 
 /// What a byte of a message belongs to.
@@ -89,6 +108,10 @@ pub enum Field {
     Body,
     /// A trailer field.
     Trailer,
+    /// The digits of a reply of FTP.
+    ReplyCode,
+    /// The text of a reply of FTP with these digits.
+    Reply(u16),
 }
 
 impl fmt::Display for Field {
@@ -100,17 +123,110 @@ impl fmt::Display for Field {
             Self::ChunkSize => f.write_str("chunk size"),
             Self::Body => f.write_str("body"),
             Self::Trailer => f.write_str("trailer"),
+            Self::ReplyCode => f.write_str("reply code"),
+            Self::Reply(code) => write!(f, "reply {code}"),
         }
     }
 }
 
 /// All that a normalizer remembers between two messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quiet {
-    /// The protocol was seen.
-    pub is_recognized: bool,
-    /// The latest status.
-    pub status: u16,
+pub enum Quiet {
+    /// Of HTTP.
+    Http {
+        /// The protocol was seen.
+        is_recognized: bool,
+        /// The latest status.
+        status: u16,
+    },
+    /// Of a control connection of FTP, whose server has greeted.
+    Ftp,
+}
+
+/// What may differ, for all flows of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Header fields of HTTP/1.x, lower case.
+    pub http: Vec<Arc<str>>,
+    /// Texts for people on control connections of FTP.
+    pub has_ftp_defaults: bool,
+    /// Ports of control connections of FTP.
+    pub ftp_ports: Vec<u16>,
+}
+
+impl Default for Rules {
+    /// The dates of HTTP; of FTP what is for people.
+    fn default() -> Self {
+        Self { has_ftp_defaults: true, ftp_ports: vec![21], ..Self::headers(["date"]) }
+    }
+}
+
+impl Rules {
+    /// The values of these header fields of HTTP, lower case, and nothing else.
+    pub fn headers<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        let http = names.into_iter().map(Into::into).collect();
+        Self { http, has_ftp_defaults: false, ftp_ports: Vec::new() }
+    }
+
+    /// Whoever reads a new flow with the service's `port`; none if nothing may differ.
+    pub fn reader(&self, port: u16) -> Option<Box<dyn Normalizer>> {
+        if self.ftp_ports.contains(&port) {
+            return Some(Box::new(Ftp::new(self.has_ftp_defaults)));
+        }
+        (!self.http.is_empty()).then(|| Box::new(Http::new(self.http.clone())) as _)
+    }
+
+    /// The same for a flow in which nothing is under way, and `bytes` are what the client says
+    /// next; none unless a message begins with them.
+    pub fn reader_from(&self, port: u16, bytes: &[u8]) -> Option<Box<dyn Normalizer>> {
+        if self.ftp_ports.contains(&port) {
+            return ftp::begins_command(bytes).then(|| self.resumed(Quiet::Ftp));
+        }
+        self.reader(port).filter(|_| http::begins_request(bytes))
+    }
+
+    /// One that goes on between two messages.
+    pub fn resumed(&self, quiet: Quiet) -> Box<dyn Normalizer> {
+        match quiet {
+            Quiet::Http { is_recognized, status } => {
+                Box::new(Http::resumed(self.http.clone(), is_recognized, status))
+            }
+            Quiet::Ftp => Box::new(Ftp::resumed(self.has_ftp_defaults, true)),
+        }
+    }
+
+    /// The names of all of them.
+    pub fn names(&self) -> Vec<RuleName> {
+        let name = |protocol, field| RuleName { protocol, field };
+        let is_on = |rule: &ftp::Rule| rule.is_necessary() || self.has_ftp_defaults;
+        let of_ftp = ftp::Rule::ALL.into_iter().filter(|_| !self.ftp_ports.is_empty());
+        let of_ftp = of_ftp.filter(is_on).map(|rule| name("ftp", rule.name().into()));
+        self.http.iter().map(|header| name("http", header.clone())).chain(of_ftp).collect()
+    }
+}
+
+/// What a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleName {
+    /// The protocol.
+    pub protocol: &'static str,
+    /// The header field, or whatever the protocol has instead.
+    pub field: Arc<str>,
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.field)
+    }
+}
+
+/// Where a server says that it expects a data connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The address, if it says one.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
 }
 
 /// Reads one flow's committed bytes.
@@ -128,8 +244,33 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The span found last was `len` bytes long.
     fn on_span(&mut self, len: usize);
 
-    /// The header field that rule number `rule` is for.
-    fn header(&self, rule: u16) -> Arc<str>;
+    /// Whether byte number `at` behind the beginning of a span still belongs to it.
+    fn is_in_span(&self, _rule: u16, _at: usize, byte: u8) -> bool {
+        !matches!(byte, b'\r' | b'\n')
+    }
+
+    /// Whether one of two values may stand for the other.
+    fn may_differ(&self, _rule: u16, _ours: &[u8], _theirs: &[u8]) -> bool {
+        true
+    }
+
+    /// What a value says of a data connection.
+    fn announced(&self, _rule: u16, _value: &[u8]) -> Option<Announced> {
+        None
+    }
+
+    /// The same value with another address.
+    fn with_address(&self, _rule: u16, value: &[u8], _address: IpAddr) -> Vec<u8> {
+        value.to_vec()
+    }
+
+    /// Whether data connections may still be announced.
+    fn makes_offers(&self) -> bool {
+        false
+    }
+
+    /// What rule number `rule` is for.
+    fn rule_name(&self, rule: u16) -> RuleName;
 
     /// Whether every request has its whole answer; `None` where the protocol does not tell.
     fn is_complete(&self) -> Option<bool>;

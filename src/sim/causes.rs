@@ -36,7 +36,7 @@ impl World<'_> {
             SoloReason::OneServer | SoloReason::BackupStale | SoloReason::Restored => true,
             SoloReason::ServerFailed => true, // judged with its finding
             SoloReason::Budget | SoloReason::AuthOption | SoloReason::HalfOpen => false,
-            SoloReason::SourceLimit | SoloReason::OpaquePort => false,
+            SoloReason::SourceLimit | SoloReason::OpaquePort | SoloReason::Unfollowed => false,
             SoloReason::Tls | SoloReason::Ssh | SoloReason::Http2 => false,
             SoloReason::Lag if self.waits_for_client(tuple, leg) => true,
             // Asked before by a handshake that was given up, smoltcp does not answer the same SYN

@@ -45,6 +45,8 @@ const CAPTURE_ROOM: usize = 64 << 20;
 pub struct GatewayOptions {
     /// Lag policy strict instead of available.
     pub is_strict: bool,
+    /// The service's ports, if not nginx's.
+    pub ports: Option<&'static str>,
     /// Further lines of the configuration.
     pub more: String,
     /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
@@ -150,7 +152,7 @@ impl<'a> Bed<'a> {
         let text = GATEWAY
             .replace("FOLDER", &self.folder.display().to_string())
             .replace("POLICY", policy)
-            .replace("SECTIONS", &sections(&self.world, "[80]"))
+            .replace("SECTIONS", &sections(&self.world, self.options.ports.unwrap_or("[80]")))
             .replace(
                 "role = \"primary\"\n",
                 &format!("role = \"primary\"\n{}", self.tree(LegId::A)),
@@ -264,6 +266,11 @@ impl<'a> Bed<'a> {
 
     /// The process (as we number them) that holds a server's socket of the flow.
     pub fn worker_of(&self, leg: LegId, flow: &str) -> Result<i32, String> {
+        Ok(self.workers_of(leg, flow)?[0])
+    }
+
+    /// All such processes, one at least.
+    pub fn workers_of(&self, leg: LegId, flow: &str) -> Result<Vec<i32>, String> {
         let (_, port) = flow.rsplit_once(':').ok_or("a flow is an address and a port")?;
         let port = format!(":{:04X}", port.parse::<u16>().map_err(|e| e.to_string())?);
         let tables = self
@@ -282,6 +289,7 @@ impl<'a> Bed<'a> {
             .find(|f| f.len() > 9 && f[2].ends_with(&port))
             .map(|f| format!("socket:[{}]", f[9]))
             .ok_or_else(|| format!("{leg:?} has no socket for {flow}"))?;
+        let mut holders = Vec::new();
         for process in fs::read_dir("/proc").map_err(|e| e.to_string())?.flatten() {
             let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else { continue };
             let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
@@ -289,10 +297,13 @@ impl<'a> Bed<'a> {
                 .flatten()
                 .any(|f| fs::read_link(f.path()).is_ok_and(|l| l.to_string_lossy() == inode));
             if holds {
-                return Ok(pid);
+                holders.push(pid);
             }
         }
-        Err(format!("no process of {leg:?} holds {inode}"))
+        match holders.is_empty() {
+            true => Err(format!("no process of {leg:?} holds {inode}")),
+            false => Ok(holders),
+        }
     }
 
     /// `GET /api/v1/status`.

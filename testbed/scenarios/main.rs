@@ -1,4 +1,5 @@
-//! Real programs in network namespaces around the real gateway: nginx twice, curl, tcpdump.
+//! Real programs in network namespaces around the real gateway: nginx or vsftpd twice, curl,
+//! tcpdump.
 //!
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
 //! everything with `TESTBED_LONG=1`, two at a time (`TESTBED_JOBS=N`): each has its own world,
@@ -11,6 +12,7 @@
 mod bed;
 mod client;
 mod content;
+mod ftp;
 mod judge;
 mod load;
 mod matrix;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         scenarios.push((cell.name(), Box::new(move |at: &Path| cell.run(at, content, size))));
     }
     scenarios.extend(special::scenarios(&content));
+    scenarios.extend(ftp::scenarios(&content, seed, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

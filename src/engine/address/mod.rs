@@ -7,7 +7,11 @@
 //! frame that comes in, once it is parsed and whole, and every output. A link of the engine is a
 //! side, not a cable: were two of them one interface, what has to be decided by address is the
 //! link of what comes in, and [`Inbound`] is the place for that.
+//!
+//! In both addressings a data connection of FTP has a port of its own on each server
+//! ([`data_ports`]); that stands between the translation and the flows.
 
+mod data_ports;
 mod host;
 mod neighbours;
 mod plan;
@@ -16,6 +20,7 @@ pub mod sources;
 mod tests;
 mod vip;
 
+pub use data_ports::DataPorts;
 pub use neighbours::NeighbourState;
 pub use plan::{Network, Served, Source, VipPlan};
 pub use vip::{FROM_CLIENT, Inbound, Translator};

@@ -151,6 +151,16 @@ impl Sources {
         }
     }
 
+    /// A flow has begun that a server has at another port, as `alias`: there it has the same port
+    /// of the gateway's own if that is free, so that one is enough to know after a restart.
+    pub fn open_beside(&mut self, now: Instant, flow: &FlowKey, alias: &FlowKey) {
+        let port = self.known(Talk::Tcp, flow.client, flow.server);
+        if let Some(port) = port {
+            self.restore(alias.client, alias.server, port);
+        }
+        self.open(now, alias);
+    }
+
     /// A flow is gone.
     pub fn close(&mut self, flow: &FlowKey) {
         let key = (Talk::Tcp, flow.client, flow.server);

@@ -18,7 +18,7 @@ use super::NeighbourStatus;
 use super::host::Host;
 use super::plan::{Source, VipPlan};
 use super::sources::Sources;
-use crate::engine::event::{Event, RejectReason};
+use crate::engine::event::{Event, FlowKey, RejectReason};
 use crate::engine::flow::record;
 use crate::engine::planted::{Bug, on};
 use crate::engine::probes::{self, PROBE_PORTS};
@@ -125,6 +125,23 @@ impl Translator {
             && !on(Bug::PortForgotten)
         {
             sources.restore(client, server, port);
+            if let Some((_, data_port)) = record::data_port(constants) {
+                sources.restore(client, SocketAddr::new(server.ip(), data_port), port);
+            }
+        }
+    }
+
+    /// `flow` has begun, which a server has as `alias`, at another port.
+    pub fn begin_alias(&mut self, now: Instant, flow: &FlowKey, alias: &FlowKey) {
+        if let Some(sources) = &mut self.sources {
+            sources.open_beside(now, flow, alias);
+        }
+    }
+
+    /// It is gone.
+    pub fn end_alias(&mut self, alias: &FlowKey) {
+        if let Some(sources) = &mut self.sources {
+            sources.close(alias);
         }
     }
 

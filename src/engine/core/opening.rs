@@ -22,7 +22,7 @@ impl Engine {
             false => self.make_room(Source::of(key.client.ip())),
         };
         match id {
-            Ok(id) => self.begin_flow(key, id, seg, None),
+            Ok(id) => self.begin_flow(key, id, seg, None, [true; 2]),
             Err(reason) => {
                 self.event(Event::Unprotected { flow: key, reason });
                 self.bridge.to_primary(self.view(), frame, &mut self.outputs);
@@ -61,11 +61,11 @@ impl Engine {
         self.event(Event::CookieTaken { flow: key });
         let (_, body, _) = frame.into_parts();
         promise.early.push((*seg, body));
-        self.begin_flow(key, id, syn, Some(promise));
+        self.begin_flow(key, id, syn, Some(promise), [true; 2]);
     }
 
     /// The number of a new flow from `source`. Handshakes give way to it; connections never do.
-    fn make_room(&mut self, source: Source) -> Result<FlowId, SoloReason> {
+    pub(super) fn make_room(&mut self, source: Source) -> Result<FlowId, SoloReason> {
         if let Some(id) = self.table.displaced(self.now, source, &self.config) {
             let primary = self.control.roles().primary;
             self.with_flow(id, |flow, cx| flow.give_way(cx, primary));
@@ -82,8 +82,10 @@ impl Engine {
         id: FlowId,
         seg: &Segment,
         promise: Option<Promise>,
+        may_take_part: [bool; 2],
     ) {
         let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
+        legs.retain(|leg| may_take_part[leg.index()]);
         let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
         let is_opaque = self.config.opaque_ports.contains(&key.server.port());
         if is_full || is_opaque {
@@ -96,7 +98,9 @@ impl Engine {
             _ if is_stale => Some(SoloReason::BackupStale),
             _ => Some(SoloReason::OneServer),
         };
-        let start = Start { primary: self.control.roles().primary, legs, solo, promise };
+        let primary = self.control.roles().primary;
+        let primary = if legs.contains(&primary) { primary } else { primary.other() };
+        let start = Start { primary, legs, solo, promise };
         let flow = Flow::open(&mut self.cx(), key, id, seg, start);
         self.table.insert(id, flow);
     }

@@ -12,6 +12,7 @@ impl Engine {
             match record {
                 Record::Roles(roles) => self.control.restore(roles),
                 Record::Flow { slot, constants } => {
+                    self.data_ports.restore(&constants);
                     if let Some(translator) = &mut self.translator {
                         translator.restore(&constants);
                     }

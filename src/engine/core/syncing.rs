@@ -15,6 +15,8 @@ impl Engine {
                 Target::Kept => {}
                 Target::Copied => {
                     self.profile = Profile::default();
+                    self.data_ports.on_copied(ended.to);
+                    self.expected.on_copied(ended.to);
                     self.control.detector.of(ended.to).begin_anew();
                     for id in self.table.ids() {
                         self.with_flow(id, |flow, cx| flow.on_copied(cx, ended.to));

@@ -3,15 +3,15 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
-use std::sync::Arc;
+use bytes::Bytes;
 
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
-use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
+use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
+use crate::engine::expected::Offer;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
-use crate::protocol::http::{self, Http};
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
@@ -31,12 +31,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Begins at `at`; `masks` are header fields of HTTP/1.x that may differ.
-    pub fn new(at: Offset, masks: Vec<Arc<str>>) -> Self {
-        let normalizer: Option<Box<dyn Normalizer>> = match masks.is_empty() {
-            true => None,
-            false => Some(Box::new(Http::new(masks))),
-        };
+    /// Begins at `at`; `normalizer` knows what may differ, if anything.
+    pub fn new(at: Offset, normalizer: Option<Box<dyn Normalizer>>) -> Self {
         Self {
             agreed: at,
             normalizer,
@@ -54,7 +50,7 @@ impl Comparison {
 
     /// Begins again at `at`, in the middle of nobody knows which message.
     pub fn restart(&mut self, at: Offset) {
-        *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
+        *self = Self { is_adrift: true, ..Self::new(at, None) };
     }
 
     /// The same place has another visible position now.
@@ -70,6 +66,21 @@ impl Comparison {
     /// See [`Self::follow`].
     pub const fn is_following(&self) -> bool {
         self.is_following
+    }
+
+    /// Whoever reads the protocol.
+    pub(super) fn reader(&self) -> Option<&dyn Normalizer> {
+        self.normalizer.as_deref()
+    }
+
+    /// Whether data connections are offered on it.
+    pub fn makes_offers(&self) -> bool {
+        self.normalizer.as_ref().is_some_and(|n| n.makes_offers())
+    }
+
+    /// Whether what is followed has reached an offer that is not whole.
+    pub fn is_in_offer(&self) -> bool {
+        self.is_following && self.span.is_some() && self.makes_offers()
     }
 
     /// There is nothing to compare any more.
@@ -103,14 +114,20 @@ fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_follo
 
 impl Pack for Box<dyn Normalizer> {
     fn pack(&self, w: &mut Writer) {
-        let Quiet { is_recognized, status } =
-            self.quiet().expect("a flow in the middle of a message does not rest");
-        (is_recognized, status).pack(w);
+        match self.quiet().expect("a flow in the middle of a message does not rest") {
+            Quiet::Http { is_recognized, status } => (true, (is_recognized, status)).pack(w),
+            Quiet::Ftp => false.pack(w),
+        }
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (is_recognized, status) = Pack::unpack(r);
-        let quiet = Quiet { is_recognized, status };
-        Box::new(Http::resumed(r.masks.to_vec(), quiet))
+        let quiet = match Pack::unpack(r) {
+            true => {
+                let (is_recognized, status) = Pack::unpack(r);
+                Quiet::Http { is_recognized, status }
+            }
+            false => Quiet::Ftp,
+        };
+        r.rules.resumed(quiet)
     }
 }
 
@@ -120,7 +137,7 @@ impl Flow {
         // Whatever becomes of the answers: what was acknowledged is forgotten.
         self.read_request();
         if self.state == FlowState::Solo && self.comparison.is_following {
-            return self.follow();
+            return self.follow(cx);
         }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
             return;
@@ -136,24 +153,32 @@ impl Flow {
         }
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
             self.compare_raw(cx, why);
+            if why.parts_servers() {
+                self.lose(cx, self.backup(), SoloReason::Unfollowed);
+            }
         }
     }
 
     /// After a restart of the gateway: everything said was shown and acknowledged, and now the
-    /// client begins with a request line. From here on the protocol can be followed again; a wrong
-    /// guess would cost no more than a mask where none was needed.
+    /// client begins with a request. From here on the protocol can be followed again; a wrong guess
+    /// would cost no more than a mask where none was needed.
     pub(super) fn resume_protocol(&mut self, cx: &Cx<'_>, at: Offset, bytes: &[u8]) {
-        if !self.comparison.is_adrift || bytes.is_empty() || cx.config.masks.is_empty() {
+        if !self.comparison.is_adrift || bytes.is_empty() {
             return;
         }
         let released = self.visible.released;
         let is_quiet = self.client.una == released
             && self.comparison.agreed == released
             && self.legs.iter().all(|l| !l.is_open() || l.said() == released);
-        if at == self.client.nxt && is_quiet && http::begins_request(bytes) {
-            let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
-            self.comparison = Comparison::new(released, masks);
-            self.comparison.request_read = at;
+        if at == self.client.nxt && is_quiet {
+            let reader = cx.config.reader_from(self.key.server.port(), bytes);
+            if reader.is_some() {
+                self.comparison = Comparison::new(released, reader);
+                self.comparison.request_read = at;
+                if self.state == FlowState::Solo && self.comparison.makes_offers() {
+                    self.comparison.follow();
+                }
+            }
         }
     }
 
@@ -217,13 +242,9 @@ impl Flow {
                 (self.comparison.normalizer, self.comparison.span) = (Some(n), Some(rule));
                 return true;
             }
-            let (a, b) = match self.primary {
-                LegId::A => (first, second),
-                LegId::B => (second, first),
-            };
             let ours = self.reference_at(at);
             let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
-            self.on_difference(cx, DivergenceKind::Byte(a, b), field);
+            self.on_difference(cx, self.kind(first, second), field);
             return false;
         }
         let mut normalizer = self.comparison.normalizer.take();
@@ -263,18 +284,33 @@ impl Flow {
             }
             (Span::Open, _) | (_, Span::Open) => false,
             (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
-                let len = ours.len();
-                if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
+                if ours != theirs && !self.may_differ(cx, rule, &ours, &theirs) {
+                    self.on_difference_in_span(cx, &ours, &theirs);
                     return false;
                 }
-                let named = self.comparison.normalizer.as_ref().map(|n| n.header(rule));
+                let text = self.text_instead(cx, rule, at, &ours);
+                let len = text.as_ref().map_or(ours.len(), |text| text.len());
+                let primary = self.primary;
+                let has_room = (len == ours.len() || self.has_room_for_splice(primary))
+                    && (len == theirs.len() || self.has_room_for_splice(backup));
+                if !has_room {
+                    return false;
+                }
+                self.note_offer(cx, rule, &ours, Some(&theirs));
+                if let Some(text) = text {
+                    self.show_instead(cx, at, ours.len(), rule, text);
+                }
+                if len != theirs.len() {
+                    self.splice(cx, backup, at, theirs.len(), len);
+                }
+                let named = self.comparison.normalizer.as_ref().map(|n| n.rule_name(rule));
                 let differs = ours != theirs;
-                if differs {
+                if differs || len != theirs.len() {
                     self.visible.differs_until = at + len as u64;
                 }
-                if let Some(header) = named.filter(|_| differs) {
+                if let Some(rule) = named.filter(|_| differs) {
                     let (flow, len) = (self.key, len as u32);
-                    cx.event(Event::MaskHit { flow, header, at, len });
+                    cx.event(Event::MaskHit { flow, rule, at, len });
                 }
                 self.comparison.span = None;
                 self.comparison.agreed = at + len as u64;
@@ -292,23 +328,93 @@ impl Flow {
         }
     }
 
+    /// Whether one of two values may stand for the other.
+    fn may_differ(&self, cx: &Cx<'_>, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
+        let Some(n) = &self.comparison.normalizer else { return false };
+        // Each names itself, if anybody.
+        let address = |leg: LegId, value| {
+            let address = n.announced(rule, value)?.address?;
+            Some(cx.config.service_address(leg, address))
+        };
+        n.may_differ(rule, ours, theirs)
+            && address(self.primary, ours) == address(self.backup(), theirs)
+    }
+
+    /// What the servers, or the primary alone, say of a data connection.
+    fn note_offer(&self, cx: &mut Cx<'_>, rule: u16, ours: &[u8], theirs: Option<&[u8]>) {
+        let Some(n) = &self.comparison.normalizer else { return };
+        let Some(said) = n.announced(rule, ours) else { return };
+        let mut ports = [None; 2];
+        ports[self.primary.index()] = Some(said.port);
+        let other = theirs.and_then(|theirs| n.announced(rule, theirs));
+        ports[self.backup().index()] = other.map(|other| other.port);
+        let own = |address| cx.config.service_address(self.primary, address);
+        let offer = Offer { address: said.address.map(own), shown: said.port, ports };
+        cx.reports.push(Report::Offered(self.key, offer));
+    }
+
+    /// What the client is to be shown instead of the primary's value at `at`.
+    fn text_instead(&self, cx: &Cx<'_>, rule: u16, at: Offset, ours: &[u8]) -> Option<Bytes> {
+        let reader = self.comparison.reader().filter(|_| at >= self.visible.released)?;
+        self.instead_of(cx, reader, self.primary, rule, ours)
+    }
+
+    /// The value that `id` says at `at`, if it is whole.
+    pub(super) fn whole_value(
+        &self,
+        reader: &dyn Normalizer,
+        rule: u16,
+        at: Offset,
+        id: LegId,
+    ) -> Option<Vec<u8>> {
+        match self.value_at(reader, rule, at, |f, at| f.leg(id).voice.slice_at(at)) {
+            Span::Whole(value) => Some(value),
+            Span::Open | Span::TooLong => None,
+        }
+    }
+
+    /// Two values where they may differ, but not like this.
+    fn on_difference_in_span(&mut self, cx: &mut Cx<'_>, ours: &[u8], theirs: &[u8]) {
+        let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+        let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
+        // One of them may go on where the other one ends.
+        let at = self.comparison.agreed + same as u64;
+        let byte = |bytes: &[u8]| bytes.first().copied().unwrap_or_default();
+        let (first, second) =
+            (byte(self.reference_at(at)), byte(self.leg(self.backup()).voice.slice_at(at)));
+        self.comparison.span = None;
+        self.comparison.agreed = at;
+        self.on_difference(cx, self.kind(first, second), field);
+    }
+
+    /// The primary's byte and the backup's.
+    fn kind(&self, first: u8, second: u8) -> DivergenceKind {
+        match self.primary {
+            LegId::A => DivergenceKind::Byte(first, second),
+            LegId::B => DivergenceKind::Byte(second, first),
+        }
+    }
+
     /// No rule applies from here on.
     fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
         cx.event(Event::ComparedRaw { flow: self.key, why });
         self.comparison.stop();
     }
 
-    /// The backup's value of `own_len` bytes at `at` stands for the one of `shown_len` bytes that
-    /// the client is shown; `false` if it has to acknowledge others first.
-    fn splice(&mut self, cx: &mut Cx<'_>, at: Offset, own_len: usize, shown_len: usize) -> bool {
-        let (backup, una) = (self.backup(), self.client.una);
-        let leg = self.leg_mut(backup);
-        if leg.voice.is_full() {
-            leg.voice.settle(una); // the client may just have acknowledged some
-        }
-        if leg.voice.is_full() {
+    /// The value of `own_len` bytes that `id` says at `at` stands for the one of `shown_len` bytes
+    /// that the client is shown; `false` if it has to acknowledge others first.
+    pub(super) fn splice(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: LegId,
+        at: Offset,
+        own_len: usize,
+        shown_len: usize,
+    ) -> bool {
+        if !self.has_room_for_splice(id) {
             return false;
         }
+        let leg = self.leg_mut(id);
         let is_first = leg.voice.is_constant();
         let one = usize::from(own_len > shown_len && on(Bug::SpliceOneShort));
         leg.voice.splice(at, (own_len - one) as u32, shown_len as u32);
@@ -318,6 +424,15 @@ impl Flow {
             self.persist(cx); // before anything of it is shown
         }
         true
+    }
+
+    fn has_room_for_splice(&mut self, id: LegId) -> bool {
+        let una = self.client.una;
+        let voice = &mut self.leg_mut(id).voice;
+        if voice.is_full() {
+            voice.settle(una); // the client may just have acknowledged some
+        }
+        !voice.is_full()
     }
 
     /// Values that the client has wholly acknowledged are behind everybody.
@@ -386,9 +501,9 @@ impl Flow {
     }
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
-    pub(super) fn vouch(&mut self) {
+    pub(super) fn vouch(&mut self, cx: &mut Cx<'_>) {
         self.read_request();
-        self.follow();
+        self.follow(cx);
         let c = &mut self.comparison;
         c.is_following = false;
         if c.normalizer.is_none() {
@@ -400,24 +515,34 @@ impl Flow {
     }
 
     /// Reads on in the primary's bytes, without comparing them.
-    fn follow(&mut self) {
-        while self.comparison.normalizer.is_some() && self.follow_step() {}
+    fn follow(&mut self, cx: &mut Cx<'_>) {
+        while self.comparison.normalizer.is_some() && self.follow_step(cx) {}
         if self.comparison.normalizer.as_ref().is_some_and(|n| n.raw().is_some()) {
             self.comparison.stop();
         }
     }
 
-    fn follow_step(&mut self) -> bool {
+    fn follow_step(&mut self, cx: &mut Cx<'_>) -> bool {
         let at = self.comparison.agreed;
-        if self.comparison.span.is_some() {
+        if let Some(rule) = self.comparison.span {
             match self.span_at(at, |f, at| f.reference_at(at)) {
                 Span::Open => return false,
                 Span::TooLong => self.comparison.stop(),
                 Span::Whole(value) => {
+                    self.note_offer(cx, rule, &value, None);
+                    let text = self.text_instead(cx, rule, at, &value);
+                    let text = text.filter(|_| self.state == FlowState::Solo);
+                    let mut len = value.len();
+                    if let Some(text) = text {
+                        let shown = text.len();
+                        if self.show_instead(cx, at, len, rule, text) {
+                            len = shown;
+                        }
+                    }
                     self.comparison.span = None;
-                    self.comparison.agreed = at + value.len() as u64;
+                    self.comparison.agreed = at + len as u64;
                     if let Some(n) = &mut self.comparison.normalizer {
-                        n.on_span(value.len());
+                        n.on_span(len);
                     }
                 }
             }
@@ -439,15 +564,31 @@ impl Flow {
         len > 0
     }
 
-    /// The value that begins at `at`, up to its CR or LF.
-    fn span_at<'a>(&'a self, mut at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
+    /// The value that is compared, which begins at `at`.
+    fn span_at<'a>(&'a self, at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
+        match self.comparison.normalizer.as_deref().zip(self.comparison.span) {
+            Some((reader, rule)) => self.value_at(reader, rule, at, get),
+            None => Span::Open,
+        }
+    }
+
+    /// The value that begins at `at`, up to what is no part of it for `reader`.
+    fn value_at<'a>(
+        &'a self,
+        reader: &dyn Normalizer,
+        rule: u16,
+        mut at: Offset,
+        get: impl Fn(&'a Self, Offset) -> &'a [u8],
+    ) -> Span {
         let mut value = Vec::new();
         loop {
             let bytes = get(self, at);
             if bytes.is_empty() {
                 return Span::Open;
             }
-            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
+            let had = value.len();
+            let mut numbered = bytes.iter().enumerate();
+            let end = numbered.position(|(i, &byte)| !reader.is_in_span(rule, had + i, byte));
             value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
             if value.len() > SPAN_BYTES_MAX {
                 return Span::TooLong;
@@ -464,12 +605,11 @@ impl Flow {
     pub(super) fn is_shown_complete(&self) -> Option<bool> {
         let mut reader = self.comparison.normalizer.as_ref()?.boxed_clone();
         let mut at = self.comparison.agreed;
-        let mut is_in_span = self.comparison.span.is_some();
+        let mut span = self.comparison.span;
         loop {
-            if std::mem::take(&mut is_in_span) {
-                let Span::Whole(value) = self.span_at(at, |f, at| f.reference_at(at)) else {
-                    return None;
-                };
+            if let Some(rule) = span.take() {
+                let value = self.value_at(&*reader, rule, at, |f, at| f.reference_at(at));
+                let Span::Whole(value) = value else { return None };
                 reader.on_span(value.len());
                 at = at + value.len() as u64;
             }
@@ -482,8 +622,8 @@ impl Flow {
             }
             let taken = match reader.on_response(bytes) {
                 Step::Plain => bytes.len(),
-                Step::Span { after, .. } => {
-                    is_in_span = true;
+                Step::Span { after, rule } => {
+                    span = Some(rule);
                     after
                 }
             };

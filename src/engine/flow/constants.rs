@@ -3,8 +3,9 @@
 //! Everything else is soft. After a restart three probes make the client and both servers state
 //! their positions; what was in flight, TCP at the ends repeats. Layout, big endian: version 1,
 //! flags 1, state 1, primary 1, two addresses of 16, two ports of 2, two MACs of 6, VLANs 4+4,
-//! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, scales 4 x 1, clock offsets
-//! of a, b 4 each, the gateway's own port 2 (0 without one; `address::vip` fills it in).
+//! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, four scales 2, clock offsets of
+//! a, b 4 each, the port of a data connection on the leg that has another one 2 (0 without one;
+//! `address::data_ports` fills it in), the gateway's own port 2 (0 without one; `address::vip`).
 //!
 //! The number of a leg is the one with which its map is a constant. While values of other length
 //! are on their way it is not, and a bit of the state says so; and so it is with a new primary
@@ -26,8 +27,8 @@ use crate::engine::voice::Voice;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
 use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
 
-const VERSION: u8 = 1;
-const NO_SCALE: u8 = 0xff;
+const VERSION: u8 = 2;
+const NO_SCALE: u8 = 0xf;
 
 mod flag {
     pub(super) const IPV4: u8 = 1;
@@ -35,6 +36,7 @@ mod flag {
     pub(super) const TIMESTAMPS: u8 = 4;
     pub(super) const LEG_SACK: [u8; 2] = [8, 16];
     pub(super) const LEG_TIMESTAMPS: [u8; 2] = [32, 64];
+    pub(super) const DATA_PORT_OF_B: u8 = 128;
 }
 
 /// Writes fields one after another.
@@ -110,9 +112,11 @@ fn vlans_of(bytes: [u8; 8]) -> Vlans {
 
 /// What the record of a flow says to whoever stands between the engine and the links.
 pub mod record {
-    use super::{FLOW_CONSTANTS_LEN, Reader, SocketAddr, VERSION, flag, ip_of};
+    use super::{FLOW_CONSTANTS_LEN, LegId, Reader, SocketAddr, VERSION, flag, ip_of};
 
     const PORT_AT: usize = FLOW_CONSTANTS_LEN - 2;
+    const DATA_PORT_AT: usize = PORT_AT - 2;
+    const FLAGS_AT: usize = 1;
 
     /// The client's end and the service's.
     pub fn ends(record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<(SocketAddr, SocketAddr)> {
@@ -128,6 +132,22 @@ pub mod record {
     pub fn gateway_port(record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<u16> {
         let mut r = Reader { bytes: record, at: PORT_AT };
         Some(r.u16()).filter(|port| *port != 0)
+    }
+
+    /// The leg that has a data connection at another port than the client, and that port.
+    pub fn data_port(record: &[u8; FLOW_CONSTANTS_LEN]) -> Option<(LegId, u16)> {
+        let leg = LegId::ALL[usize::from(record[FLAGS_AT] & flag::DATA_PORT_OF_B != 0)];
+        let mut r = Reader { bytes: record, at: DATA_PORT_AT };
+        Some((leg, r.u16())).filter(|(_, port)| *port != 0)
+    }
+
+    /// Notes that port.
+    pub fn set_data_port(record: &mut [u8; FLOW_CONSTANTS_LEN], other: Option<(LegId, u16)>) {
+        let (leg, port) = other.unwrap_or((LegId::A, 0));
+        record[DATA_PORT_AT..PORT_AT].copy_from_slice(&port.to_be_bytes());
+        if leg == LegId::B {
+            record[FLAGS_AT] |= flag::DATA_PORT_OF_B;
+        }
     }
 
     /// Notes that port.
@@ -189,10 +209,11 @@ impl Flow {
             w.put(&leg.options.mss.to_be_bytes());
         }
         let [a, b] = &self.legs;
-        for scale in [self.client.window_scale, v.window_scale, a.options.window_scale] {
-            w.put(&[scale.unwrap_or(NO_SCALE)]);
-        }
-        w.put(&[b.options.window_scale.unwrap_or(NO_SCALE)]);
+        let two = |one: Option<u8>, other: Option<u8>| {
+            one.unwrap_or(NO_SCALE) << 4 | other.unwrap_or(NO_SCALE)
+        };
+        w.put(&[two(self.client.window_scale, v.window_scale)]);
+        w.put(&[two(a.options.window_scale, b.options.window_scale)]);
         w.put(&a.clock.offset.0.to_be_bytes());
         w.put(&b.clock.offset.0.to_be_bytes());
         w.bytes
@@ -222,9 +243,12 @@ impl Flow {
         let leg_iss = [r.u32(), r.u32()];
         let client_mss = r.u16();
         let leg_mss = [r.u16(), r.u16()];
-        let mut scale = || Some(r.u8()).filter(|&s| s <= 14);
-        let (client_scale, visible_scale) = (scale(), scale());
-        let leg_scale = [scale(), scale()];
+        let mut scales = || {
+            let both = r.u8();
+            [both >> 4, both & 0xf].map(|scale| Some(scale).filter(|&s| s != NO_SCALE))
+        };
+        let [client_scale, visible_scale] = scales();
+        let leg_scale = scales();
         let clock_offset = [TsDelta(r.u32()), TsDelta(r.u32())];
         let key = FlowKey {
             service: ServiceId::default(),
@@ -307,7 +331,7 @@ impl Flow {
             visible,
             request: Stream::new(Offset::START),
             shown: Stream::new(Offset::START),
-            comparison: super::Comparison::new(Offset::START, Vec::new()),
+            comparison: super::Comparison::new(Offset::START, None),
             diverged_until: None,
             first_answer_at: None,
             syn_at: cx.now,

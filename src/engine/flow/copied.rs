@@ -97,7 +97,7 @@ impl Flow {
     /// Both legs are one: everything heard of the source was said by both.
     fn pair_with_copy(&mut self, cx: &mut Cx<'_>, to: LegId) {
         self.leg_mut(to).voice = self.leg(to.other()).voice.clone();
-        self.vouch();
+        self.vouch(cx);
         // A masked value that the source has begun may have been shown in part.
         let (agreed, released) = (self.comparison.agreed(), self.visible.released);
         let (mut at, mut parts) = (agreed, Vec::new());

@@ -20,6 +20,7 @@ mod from_leg;
 mod handshake;
 mod hold;
 mod icmp;
+mod instead;
 mod opaque;
 mod profile;
 mod promised;
@@ -35,6 +36,7 @@ pub use compare::Comparison;
 pub use constants::record;
 pub use handshake::Start;
 pub use icmp::DeferredError;
+use instead::Instead;
 pub use profile::Profile;
 pub use roles::Fate;
 
@@ -43,6 +45,7 @@ use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
 use super::cookies::{Cookies, Promise};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
+use super::expected::Offer;
 use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
@@ -67,6 +70,8 @@ pub enum Report {
     StallMoved(LegId),
     /// The second copy came this much later than the first, from this leg.
     Skew(LegId, Duration),
+    /// The servers expect a data connection, as they have said on this flow.
+    Offered(FlowKey, Offer),
 }
 
 /// What a flow may see and do while it handles an input.
@@ -210,6 +215,8 @@ pub struct Visible {
     differs_until: Offset,
     /// Up to here values may be another server's than the one that serves it now.
     foreign_until: Option<Offset>,
+    /// What is shown instead of what the primary says.
+    instead: Instead,
     /// Client bytes heard when response bytes were released last.
     answered: Offset,
     verified_bytes: u64,
@@ -404,6 +411,7 @@ impl Flow {
         if to == FlowState::Solo {
             match cx.config.sync_scope {
                 Some(SyncScope::Machine) => self.comparison.follow(),
+                _ if self.comparison.makes_offers() => self.comparison.follow(),
                 _ => self.comparison.stop(),
             }
         }

@@ -23,6 +23,10 @@ impl Flow {
                 self.comparison.agreed() + u64::from(on(Bug::ReleaseOneAhead))
             }
             FlowState::Lagging if self.is_orphaned() => self.visible.released,
+            // A value that is shown otherwise is shown whole.
+            FlowState::Solo if self.comparison.is_in_offer() && !self.has_ended() => {
+                self.comparison.agreed().max(self.visible.released)
+            }
             FlowState::Lagging | FlowState::Solo | FlowState::TimeWait => {
                 self.leg(self.primary).said()
             }
@@ -56,12 +60,16 @@ impl Flow {
                 ahead += seen.since(at);
                 continue;
             }
-            let Some(chunk) = self.leg(self.primary).voice.chunk_at(at) else { break };
+            let own = || self.leg(self.primary).voice.chunk_at(at);
+            let text = self.visible.instead.text_at(at);
+            let next_text = self.visible.instead.next_from(at);
+            let Some(chunk) = text.or_else(own) else { break };
             if at + chunk.len() as u64 > limit && on(Bug::WholeSegmentsOnly) {
                 break;
             }
             let next_seen = self.visible.ahead.first().map_or(limit, |(f, _)| f.min(limit));
             let end = if next_seen > at { next_seen } else { limit };
+            let end = next_text.map_or(end, |next| end.min(next));
             let max = end.since(at).min(limits::SUPER_FRAME_BYTES_MAX);
             let chunk = chunk.slice(..chunk.len().min(max as usize));
             self.visible.released = at + chunk.len() as u64;
@@ -73,7 +81,13 @@ impl Flow {
             self.client.timed.get_or_insert((self.visible.released, cx.now));
         }
         self.visible.ahead.trim(self.visible.released);
+        self.visible.instead.trim(self.visible.released);
         self.note_released(cx, from, ahead);
+    }
+
+    /// Whether the primary's stream has ended.
+    fn has_ended(&self) -> bool {
+        self.leg(self.primary).voice.ended_at().is_some()
     }
 
     /// Where the client's window ends for a primary that was told of more: it was the backup then,

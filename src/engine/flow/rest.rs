@@ -4,8 +4,7 @@
 //! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens
 //! to it wakes it; afterwards it is put to rest at once, or after another while of quiet.
 
-use std::sync::Arc;
-
+use super::instead::Instead;
 use super::{ClientEnd, Flow, Stray, Visible};
 use crate::engine::cookies::Promise;
 use crate::engine::event::FlowState;
@@ -13,12 +12,13 @@ use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
 use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze};
 use crate::engine::time::Instant;
+use crate::protocol::Rules;
 use crate::wire::{Frame, Offset};
 
 impl Flow {
-    /// The flow as it was put to rest; `masks` are the header fields that may differ.
-    pub fn wake(bytes: &[u8], masks: &[Arc<str>]) -> Self {
-        Self::unpack(&mut Reader::new(&spread(bytes), masks))
+    /// The flow as it was put to rest; `rules` say what may differ.
+    pub fn wake(bytes: &[u8], rules: &Rules) -> Self {
+        Self::unpack(&mut Reader::new(&spread(bytes), rules))
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.
@@ -53,7 +53,8 @@ impl Flow {
         let keeps_nothing = v.syn_ack.is_none()
             && self.stray.is_none()
             && self.challenge.is_none()
-            && self.promise.is_none();
+            && self.promise.is_none()
+            && v.instead.is_empty();
         is_settled
             && keeps_nothing
             && self.pinned == [None; 2]
@@ -65,6 +66,15 @@ impl Flow {
                 let is_learned = leg.is_learned || !leg.is_open();
                 has_all && is_learned && leg.deferred_error.is_none() && leg.resend_at.is_none()
             })
+    }
+}
+
+impl Pack for Instead {
+    fn pack(&self, _: &mut Writer) {
+        debug_assert!(self.is_empty(), "a flow that keeps this does not rest");
+    }
+    fn unpack(_: &mut Reader<'_>) -> Self {
+        Self::default()
     }
 }
 
@@ -128,6 +138,7 @@ fields!(Visible {
     takeover_at,
     differs_until,
     foreign_until,
+    instead,
     answered,
     verified_bytes,
 });

@@ -119,13 +119,18 @@ impl Flow {
     }
 
     /// `id` is the primary of this flow from here on; the clock shown goes on without a step.
-    pub(super) fn hand_over(&mut self, cx: &Cx<'_>, id: LegId) {
+    pub(super) fn hand_over(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let places = self.places_instead(id);
         self.primary = id;
         self.visible.foreign_until =
             Some(self.visible.differs_until).filter(|until| *until > self.client.una);
         let (released, agreed) = (self.visible.released, self.comparison.agreed());
         if !on(Bug::SpliceNotUndone) {
             let agreed = self.leg_mut(id).voice.rewind(released, agreed);
+            self.comparison.move_to(agreed);
+        }
+        if !places.is_empty() {
+            let agreed = self.say_instead(cx, id, &places, self.comparison.agreed());
             self.comparison.move_to(agreed);
         }
         let expected = self.visible.clock.expected(cx.now);

@@ -2,8 +2,8 @@
 
 use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Command, Duration, EngineConfig, Event, FlowState, LegId, Link, MaskRule, ServerState,
-    SyncScope, SyncStep,
+    Command, Duration, EngineConfig, Event, FlowState, LegId, Link, Rules, ServerState, SyncScope,
+    SyncStep,
 };
 use LegId::{A, B};
 
@@ -206,8 +206,8 @@ fn a_target_that_was_not_frozen_is_not_believed() {
 /// While one server alone speaks the protocol is followed, so that its masks hold for the copy.
 #[test]
 fn a_masked_value_may_differ_after_the_copy_as_before() {
-    let masks = vec![MaskRule { header: "date".into() }];
-    let mut kit = equal_with(EngineConfig { masks, ..config() });
+    let rules = Rules::headers(["date"]);
+    let mut kit = equal_with(EngineConfig { rules, ..config() });
     kit.establish();
     fail_over_and_back(&mut kit);
     let get = "GET / HTTP/1.1\r\n\r\n";
@@ -238,8 +238,8 @@ fn a_masked_value_may_differ_after_the_copy_as_before() {
 /// No rule applies to what was once found to be no HTTP that everybody reads alike.
 #[test]
 fn what_was_compared_raw_is_so_after_the_copy() {
-    let masks = vec![MaskRule { header: "date".into() }];
-    let mut kit = equal_with(EngineConfig { masks, ..config() });
+    let rules = Rules::headers(["date"]);
+    let mut kit = equal_with(EngineConfig { rules, ..config() });
     kit.establish();
     kit.client(say(ACK, R, P).data("GET / HTTP/1.1\nHost: x\n\n"));
     let r = R + 24;

@@ -7,7 +7,7 @@ use super::{C, P, Q, R, TO_A, TO_B, state};
 use crate::engine::bridge::probe_mac;
 use crate::engine::{
     Command, CommandError, Duration, EngineConfig, Event, FlowKey, FlowState, Input, LegId, Link,
-    MaskRule, Mode, RejectReason, ServiceId, Signal, SyncScope,
+    Mode, RejectReason, Rules, ServiceId, Signal, SyncScope,
 };
 use crate::wire::{Frame, L2, L3, TcpFlags, Vlans, build};
 
@@ -22,8 +22,7 @@ fn links_are_counted_from_the_client_on() {
 /// Nothing of the value has been said, and so nothing of it is held from the client.
 #[test]
 fn nobody_is_late_before_the_first_byte_of_a_masked_value() {
-    let mut kit =
-        Kit::new(EngineConfig { masks: vec![MaskRule { header: "date".into() }], ..config() });
+    let mut kit = Kit::new(EngineConfig { rules: Rules::headers(["date"]), ..config() });
     kit.establish();
     kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
     let r = R + 18;
@@ -176,7 +175,7 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     let frame = |is_client: bool, flags, seq, ack, data: &'static str| {
         let mut said = say(flags, seq, ack).data(data);
         said.options.mss = (flags != ACK).then_some(1440);
-        Kit::frame_between((client, service), vlans, is_client, &said, 40_000)
+        Kit::frame_between((client, service), vlans, is_client, &said, (40_000, 80))
     };
     let talk = |kit: &mut Kit, link, frame| kit.input(Input::Frame(link, frame));
     let mut kit = Kit::new(config.clone());

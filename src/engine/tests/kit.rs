@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Event, Input, Instant, LegId, Link, LinkCaps, Output,
-    Record, Signal, SyncRequest, SyncStep,
+    Record, Rules, Signal, SyncRequest, SyncStep,
 };
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{
@@ -102,7 +102,7 @@ pub(super) fn config() -> EngineConfig {
     EngineConfig {
         addresses: vec![IpAddr::V4(SERVICE)],
         ports: vec![80],
-        masks: Vec::new(),
+        rules: Rules::headers([]),
         ..EngineConfig::default()
     }
 }
@@ -208,8 +208,19 @@ impl Kit {
     }
 
     pub(super) fn frame(from_client: bool, say: &Say, client: Ipv4Addr, port: u16) -> Frame {
+        Self::frame_at(from_client, say, client, port, 80)
+    }
+
+    /// The same with any port of the service.
+    pub(super) fn frame_at(
+        from_client: bool,
+        say: &Say,
+        client: Ipv4Addr,
+        port: u16,
+        service: u16,
+    ) -> Frame {
         let ends = (IpAddr::V4(client), IpAddr::V4(SERVICE));
-        Self::frame_between(ends, Vlans::default(), from_client, say, port)
+        Self::frame_between(ends, Vlans::default(), from_client, say, (port, service))
     }
 
     /// The same between any client and service.
@@ -218,7 +229,7 @@ impl Kit {
         vlans: Vlans,
         from_client: bool,
         say: &Say,
-        port: u16,
+        ports: (u16, u16),
     ) -> Frame {
         let l2 = L2 { dst: server_mac(), src: client_mac(), vlans };
         let l3 = L3 {
@@ -230,9 +241,9 @@ impl Kit {
             id: 0,
             flow_label: 0,
         };
-        let (l2, l3, src_port, dst_port) = match from_client {
-            true => (l2, l3, port, 80),
-            false => (l2.reversed(), l3.reversed(), 80, port),
+        let (l2, l3, (src_port, dst_port)) = match from_client {
+            true => (l2, l3, ports),
+            false => (l2.reversed(), l3.reversed(), (ports.1, ports.0)),
         };
         let fields = TcpFields {
             src_port,
@@ -271,6 +282,20 @@ impl Kit {
     ) -> Vec<Heard> {
         let from = self.heard.len();
         let frame = Self::frame(link == Link::Client, &say, client, port);
+        self.input(Input::Frame(link, frame));
+        self.heard[from..].to_vec()
+    }
+
+    /// Something about the connection of `client` and its `port` to any port of the service.
+    pub(super) fn say_at(
+        &mut self,
+        link: Link,
+        say: Say,
+        client: (Ipv4Addr, u16),
+        service: u16,
+    ) -> Vec<Heard> {
+        let from = self.heard.len();
+        let frame = Self::frame_at(link == Link::Client, &say, client.0, client.1, service);
         self.input(Input::Frame(link, frame));
         self.heard[from..].to_vec()
     }

@@ -117,8 +117,8 @@ fn who_may_be_silent_is_not_late_with_a_request_that_just_came() {
 /// two at the same time. The third wait is enough.
 #[test]
 fn a_backup_that_stands_still_is_found_by_short_connections() {
-    let masks = vec![MaskRule { header: "date".into() }];
-    let mut kit = Kit::new(EngineConfig { masks, ..config() });
+    let rules = Rules::headers(["date"]);
+    let mut kit = Kit::new(EngineConfig { rules, ..config() });
     let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (asked, told) = (R + request.len() as u32, P + answer.len() as u32);

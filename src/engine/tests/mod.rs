@@ -9,6 +9,8 @@ mod ends;
 mod finer;
 mod forged;
 mod found;
+mod ftp;
+mod ftp_data;
 mod half_open;
 mod http;
 mod kit;
@@ -24,7 +26,7 @@ mod vip;
 use self::kit::{ACK, CLIENT_ISS as C, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use super::{
     Command, Duration, EngineConfig, Event, Finding, FlowState, Input, LagPolicy, LegId, Link,
-    MaskRule, Signal, SoloReason, SyncScope, SyncStep,
+    Rules, Signal, SoloReason, SyncScope, SyncStep,
 };
 use crate::wire::TcpFlags;
 use LegId::{A, B};
@@ -89,7 +91,7 @@ fn a_leg_alone_with_timestamps_hears_a_clock_that_goes_on_from_the_clients_syn()
 #[test]
 fn two_servers_that_wait_inside_a_masked_value_are_not_waited_for_without_end() {
     let mut masked = config();
-    masked.masks = vec![MaskRule { header: "date".into() }];
+    masked.rules = Rules::headers(["date"]);
     let mut kit = Kit::new(masked);
     kit.establish();
     kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
@@ -377,7 +379,7 @@ fn duplicate_acks_of_both_legs_make_one_and_sack_is_the_intersection() {
 #[test]
 fn a_masked_date_is_atomic_and_the_primarys_is_shown() {
     let mut masked = config();
-    masked.masks = vec![MaskRule { header: "date".into() }];
+    masked.rules = Rules::headers(["date"]);
     let mut kit = Kit::new(masked);
     kit.establish();
     kit.client(say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"));
@@ -530,7 +532,7 @@ fn a_flow_in_its_last_minute_moves_with_the_roles() {
 #[test]
 fn after_a_restart_flows_go_on_and_dates_are_masked_again_from_the_next_request() {
     let mut masked = config();
-    masked.masks = vec![MaskRule { header: "date".into() }];
+    masked.rules = Rules::headers(["date"]);
     let mut kit = Kit::new(masked.clone());
     kit.establish();
     let records = kit.records.clone();
@@ -578,7 +580,7 @@ fn a_window_beyond_what_the_field_can_say_makes_no_duplicate_acks() {
 #[test]
 fn a_backup_many_answers_behind_is_verified_with_its_dates_masked() {
     let mut masked = config();
-    masked.masks = vec![MaskRule { header: "date".into() }];
+    masked.rules = Rules::headers(["date"]);
     let mut kit = Kit::new(masked);
     kit.establish();
     let request = "GET / HTTP/1.1\r\n\r\n";

@@ -1,8 +1,9 @@
 //! Flows at rest: how little is kept of them.
 
 use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, SYN, SYN_ACK, config, say};
-use super::{A, B, LegId, MaskRule, P, Q, R};
+use super::{A, B, LegId, P, Q, R};
 use crate::engine::EngineConfig;
+use crate::engine::Rules;
 
 /// The three clocks of a connection, which stand far apart.
 const CLOCK: u32 = 0x9e37_79b9;
@@ -11,8 +12,7 @@ const CLOCKS: [u32; 2] = [0x2545_f491, 0xd1b5_4a32];
 /// A connection of today's kernels that was asked and answered, values that differ included.
 #[test]
 fn a_flow_at_rest_is_short() {
-    let mut kit =
-        Kit::new(EngineConfig { masks: vec![MaskRule { header: "date".into() }], ..config() });
+    let mut kit = Kit::new(EngineConfig { rules: Rules::headers(["date"]), ..config() });
     kit.client(say(SYN, C, 0).mss(1460).scale(7).sack_ok().stamps(CLOCK, 0));
     for leg in [A, B] {
         let i = leg.index();

@@ -102,7 +102,7 @@ fn a_server_that_never_answers_probes_is_missed_once_a_client_asks_it_in_vain() 
         let talk = |kit: &mut Kit, link: Link, said: Say| {
             let is_client = link == Link::Client;
             let ends = (client, service);
-            let frame = Kit::frame_between(ends, Vlans::default(), is_client, &said, 40_000);
+            let frame = Kit::frame_between(ends, Vlans::default(), is_client, &said, (40_000, 80));
             kit.input(Input::Frame(link, frame));
         };
         talk(&mut kit, Link::Client, say(SYN, C, 0).mss(1440));

@@ -4,8 +4,8 @@
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use crate::engine::limits::SPLICES_MAX;
 use crate::engine::{
-    Command, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, RawReason, Record,
-    Signal, SoloReason,
+    Command, EngineConfig, Event, FlowState, Input, LegId, Link, RawReason, Record, Rules, Signal,
+    SoloReason,
 };
 use LegId::{A, B};
 
@@ -18,7 +18,7 @@ const VALUES: [(&str, &str); 6] =
     [("1", "abc"), ("123", "a"), ("12", "ab"), ("1234", "ab"), ("1", "ab"), ("x12", "xab4")];
 
 fn masked() -> EngineConfig {
-    EngineConfig { masks: vec![MaskRule { header: "x".into() }], ..config() }
+    EngineConfig { rules: Rules::headers(["x"]), ..config() }
 }
 
 fn answer(value: &str) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn answer(value: &str) -> Vec<u8> {
 /// Where the value stands.
 const VALUE_AT: usize = "HTTP/1.1 200 OK\r\nX: ".len();
 
-fn state(kit: &Kit) -> FlowState {
+pub(super) fn state(kit: &Kit) -> FlowState {
     kit.engine.flows(1)[0].state
 }
 
@@ -38,10 +38,10 @@ fn n(len: usize) -> u32 {
 
 /// A server that says bytes and hears acks, all in its own numbers.
 #[derive(Clone, Debug)]
-struct Server {
+pub(super) struct Server {
     /// All that it says.
-    script: Vec<u8>,
-    sent: usize,
+    pub script: Vec<u8>,
+    pub sent: usize,
     acked: usize,
     /// The right edge of its window.
     edge: usize,
@@ -49,14 +49,20 @@ struct Server {
 }
 
 /// Both servers, and a client that keeps the first copy of every byte.
-struct World {
-    kit: Kit,
-    servers: [Server; 2],
+pub(super) struct World {
+    pub kit: Kit,
+    pub servers: [Server; 2],
+    /// What the client asks.
+    pub request: &'static str,
+    /// What a server answers that is alone.
+    pub last: Vec<u8>,
+    /// A server may lose its part.
+    pub may_detach: bool,
     /// What the client has, with gaps.
     got: Vec<Option<u8>>,
     fin: Option<usize>,
     /// It hears nothing beyond this.
-    deaf_from: usize,
+    pub deaf_from: usize,
     window: u16,
     asked: u32,
     /// Frames that everybody has heard.
@@ -70,39 +76,47 @@ impl World {
 
     /// One whose client never grants more than `window` bytes.
     fn with_window(values: (&str, &str), window: u16) -> Self {
-        let mut kit = Kit::new(masked());
+        let scripts = [answer(values.0), answer(values.1)];
+        let mut world = Self::speaking(masked(), scripts, window);
+        world.ask();
+        world
+    }
+
+    /// One whose servers say these scripts; the client has not asked for anything yet.
+    pub(super) fn speaking(config: EngineConfig, scripts: [Vec<u8>; 2], window: u16) -> Self {
+        let mut kit = Kit::new(config);
         kit.client(say(SYN, CLIENT_ISS, 0).mss(1460).sack_ok().window(window));
         for id in LegId::ALL {
             kit.leg(id, say(SYN_ACK, ISS[id.index()], R).mss(1460).sack_ok());
         }
         kit.client(say(ACK, R, P).window(window));
         kit.forget();
-        let server =
-            |value| Server { script: answer(value), sent: 0, acked: 0, edge: 60_000, taken: 0 };
-        let servers = [server(values.0), server(values.1)];
-        let mut world = Self {
+        let servers =
+            scripts.map(|script| Server { script, sent: 0, acked: 0, edge: 60_000, taken: 0 });
+        Self {
             kit,
             servers,
+            request: REQUEST,
+            last: answer("more"),
+            may_detach: false,
             got: Vec::new(),
             fin: None,
             deaf_from: usize::MAX,
             window,
             asked: 0,
             read: 0,
-        };
-        world.ask();
-        world
+        }
     }
 
-    fn server(&self, id: LegId) -> &Server {
+    pub(super) fn server(&self, id: LegId) -> &Server {
         &self.servers[id.index()]
     }
 
-    fn ask(&mut self) {
+    pub(super) fn ask(&mut self) {
         let at = self.asked;
-        self.asked += n(REQUEST.len());
+        self.asked += n(self.request.len());
         let ack = P + n(self.has());
-        let say = say(ACK, R + at, ack).window(self.window).data(REQUEST);
+        let say = say(ACK, R + at, ack).window(self.window).data(self.request);
         self.kit.client(say);
         for server in &mut self.servers {
             server.taken = self.asked;
@@ -116,12 +130,12 @@ impl World {
         run + usize::from(self.fin == Some(run))
     }
 
-    fn text(&self) -> Vec<u8> {
+    pub(super) fn text(&self) -> Vec<u8> {
         self.got.iter().map_while(|b| *b).collect()
     }
 
     /// `id` says its bytes `[from, to)`.
-    fn say(&mut self, id: LegId, from: usize, to: usize) {
+    pub(super) fn say(&mut self, id: LegId, from: usize, to: usize) {
         let server = &mut self.servers[id.index()];
         server.sent = server.sent.max(to);
         let data = server.script[from..to].to_vec();
@@ -135,7 +149,8 @@ impl World {
         while self.read < self.kit.heard.len() {
             let heard = self.kit.heard[self.read].clone();
             self.read += 1;
-            assert!(!heard.seg.flags.has(RST), "nobody is reset: {heard:?}");
+            let may = self.may_detach && heard.link != Link::Client;
+            assert!(may || !heard.seg.flags.has(RST), "nobody is reset: {heard:?}");
             match heard.link {
                 Link::Client if heard.seg.dst_port < 61_000 => {
                     let at = heard.seg.seq.wrapping_sub(P) as usize;
@@ -146,7 +161,7 @@ impl World {
                         self.fin = Some(at + heard.data.len());
                     }
                 }
-                Link::Server(id) if heard.seg.src_port < 61_000 => {
+                Link::Server(id) if heard.seg.src_port < 61_000 && !heard.seg.flags.has(RST) => {
                     let server = &mut self.servers[id.index()];
                     let ack = heard.seg.ack.wrapping_sub(ISN[id.index()]) as usize;
                     assert!(ack <= server.sent + 1, "I6: {ack} of {} to {id:?}", server.sent);
@@ -170,20 +185,20 @@ impl World {
     }
 
     /// The client acknowledges what it has.
-    fn ack(&mut self) {
+    pub(super) fn ack(&mut self) {
         let say = say(ACK, R + self.asked, P + n(self.has())).window(self.window);
         self.kit.client(say);
         self.hear();
     }
 
-    fn kill(&mut self, id: LegId) {
+    pub(super) fn kill(&mut self, id: LegId) {
         self.kit.input(Input::Signal(Link::Server(id), Signal::CarrierDown));
         self.hear();
     }
 
     /// `id` repeats what was not acknowledged and says the rest, in pieces, until the client has
     /// everything.
-    fn finish(&mut self, id: LegId, piece: usize) {
+    pub(super) fn finish(&mut self, id: LegId, piece: usize) {
         self.deaf_from = usize::MAX;
         for _ in 0..40 {
             let (from, end) = (self.server(id).acked, self.server(id).script.len());
@@ -202,10 +217,10 @@ impl World {
     }
 
     /// One more exchange with `id` alone, up to its end.
-    fn goes_on(&mut self, id: LegId) {
+    pub(super) fn goes_on(&mut self, id: LegId) {
         let before = self.text();
         self.ask();
-        let more = answer("more");
+        let more = self.last.clone();
         let from = self.server(id).script.len();
         self.servers[id.index()].script.extend_from_slice(&more);
         self.say(id, from, from + more.len());

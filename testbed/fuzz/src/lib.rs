@@ -11,6 +11,7 @@ mod ends;
 pub mod engine_packets;
 pub mod frag_reassembly;
 pub mod frame_parse;
+pub mod ftp_spans;
 pub mod http_spans;
 pub mod icmp_quote;
 pub mod mirror_target;
@@ -45,6 +46,7 @@ pub const TARGETS: &[Target] = targets![
     engine_packets,
     frag_reassembly,
     frame_parse,
+    ftp_spans,
     http_spans,
     icmp_quote,
     mirror_target,

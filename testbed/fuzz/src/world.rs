@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use shadowvm::engine::{
     Command, Duration, Engine, EngineConfig, Event, FlowState, Input, Instant, LegId, Link,
-    LinkCaps, MaskRule, Output, Record, Signal, SyncId, SyncScope, SyncStep,
+    LinkCaps, Output, Record, Rules, Signal, SyncId, SyncScope, SyncStep,
 };
 use shadowvm::wire::build::{self, TcpFields};
 use shadowvm::wire::{
@@ -116,11 +116,11 @@ pub fn server_iss(leg: LegId, client: u16) -> u32 {
 impl World {
     /// Everybody is there; nobody has spoken.
     pub fn new(has_masks: bool) -> Self {
-        let masks = if has_masks { vec![MaskRule { header: "date".into() }] } else { Vec::new() };
+        let rules = Rules::headers(has_masks.then_some("date"));
         let config = EngineConfig {
             addresses: vec![IpAddr::V4(SERVICE)],
             ports: vec![80],
-            masks,
+            rules,
             flows_max: FLOWS_MAX,
             hold_bytes_max: 1 << 20,
             sync_scope: Some(SyncScope::Content),

@@ -2,6 +2,7 @@
 //! on the links is read here with the links' own addresses.
 
 mod connections;
+mod data;
 mod edges;
 mod errors;
 

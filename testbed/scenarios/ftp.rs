@@ -1,0 +1,413 @@
+//! FTP between two real vsftpd, as Debian has it: transfers that outlive a server, in mid-transfer
+//! and between commands, and a session that goes on afterwards.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shadowvm::engine::LegId;
+use shadowvm::lab::world::SERVICE;
+use shadowvm::lab::{HostId, Io, Program, WorldOptions};
+
+use super::Scenario;
+use super::bed::{Bed, Fault, GatewayOptions, until};
+use super::client::Progress;
+use super::content::{Content, Rng, bytes, sha256, write_dated};
+use super::judge;
+use super::matrix::{Failure, Struck};
+
+/// Bytes of a transfer.
+const FILE_BYTES: usize = 24 << 20;
+/// A read or write that takes longer is a failure.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+const START_MAX: Duration = Duration::from_secs(15);
+
+/// How the client asks for a data connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Passive,
+    Extended,
+}
+
+/// What it transfers while the server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Get,
+    Put,
+    /// Nothing: between two commands, with a data connection offered.
+    Pause,
+}
+
+/// All of them; a third of those with a fault, unless `is_long`.
+pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_>> {
+    let mut all: Vec<Scenario<'_>> =
+        vec![("ftp-quiet".into(), Box::new(move |at| undisturbed(at, content)))];
+    let ways = [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)];
+    let faults = [Fault::KillAll, Fault::KillWorker, Fault::LinkDown, Fault::Cut, Fault::Stop];
+    let jobs = [Job::Get, Job::Put, Job::Pause];
+    let cells = ways.into_iter().flat_map(|way| jobs.map(|job| (way, job)));
+    let cells = cells.flat_map(|(way, job)| faults.map(|fault| (way, job, fault)));
+    for (n, ((way, is_v6), job, fault)) in cells.enumerate() {
+        if !is_long && !(n as u64 + seed).is_multiple_of(3) {
+            continue;
+        }
+        let family = if is_v6 { "v6" } else { "v4" };
+        let name = format!("ftp-{way:?}-{job:?}-{fault:?}-{family}").to_lowercase();
+        let cell = Cell { way, is_v6, job, fault, seed: seed * 64 + n as u64 };
+        all.push((name, Box::new(move |at| cell.run(at, content))));
+    }
+    all
+}
+
+fn started<'a>(at: &Path, content: &'a Content) -> Result<Bed<'a>, Failure> {
+    let options = GatewayOptions { ports: Some("[21]"), ..GatewayOptions::default() };
+    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    for leg in LegId::ALL {
+        start_vsftpd(&bed, leg)?;
+    }
+    // The checker knows one name of a connection; a data connection has two.
+    bed.start_gateway()?;
+    bed.wait_protected()?;
+    Ok(bed)
+}
+
+/// A vsftpd for anonymous users, who may upload; returns when it listens.
+fn start_vsftpd(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
+    let own = bed.own(leg);
+    let (root, empty) = (own.join("ftp"), own.join("empty"));
+    let error = |e: std::io::Error| format!("vsftpd: {e}");
+    for folder in [root.join("put"), empty.clone()] {
+        fs::create_dir_all(folder).map_err(error)?;
+    }
+    let user = nix::unistd::User::from_name("ftp").ok().flatten().ok_or("no user called ftp")?;
+    chown(root.join("put"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(error)?;
+    write_dated(&root.join("data"), &bytes(77, FILE_BYTES)).map_err(error)?;
+    let conf = own.join("vsftpd.conf");
+    let text = VSFTPD
+        .replace("ROOT", &root.display().to_string())
+        .replace("EMPTY", &empty.display().to_string());
+    fs::write(&conf, text).map_err(error)?;
+    let program = Program::new("vsftpd").arg(&conf).stdout(Io::Null).stderr(Io::Null);
+    let mut child = bed.spawn(HostId::Server(leg), program)?;
+    until(START_MAX, "vsftpd to listen", || match child.try_wait() {
+        Ok(Some(status)) => Some(Err(format!("vsftpd of {leg:?} ended: {status}"))),
+        _ => listens(bed, leg).then_some(Ok(())),
+    })?
+}
+
+/// Whether a program of `leg`'s server listens at port 21.
+fn listens(bed: &Bed<'_>, leg: LegId) -> bool {
+    let read = || fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default();
+    let sockets = bed.world.enter(HostId::Server(leg), read).unwrap_or_default();
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 3 && fields[1].ends_with(":0015") && fields[3] == "0A"
+    })
+}
+
+/// Kills both processes that serve one session of A, at once: half of it would go on with errors.
+fn kill_session(bed: &Bed<'_>, flow: &str) -> Result<(), String> {
+    for worker in bed.workers_of(LegId::A, flow)? {
+        kill(Pid::from_raw(worker), Signal::SIGKILL).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// Everything that an undisturbed session does: the servers are equal, and everything is protected.
+fn undisturbed(at: &Path, content: &Content) -> Result<String, Failure> {
+    let mut bed = started(at, content)?;
+    let mut transfers = 0;
+    let data = bytes(77, FILE_BYTES);
+    for (way, is_v6) in [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)] {
+        let mut session = Session::open(&bed, is_v6)?;
+        for round in 0..5 {
+            session.get(way, "data", 0, &data, &Progress::default())?;
+            let rest = FILE_BYTES / 3 * round / 2;
+            session.get(way, "data", rest, &data[rest..], &Progress::default())?;
+            let name = format!("put/{way:?}-{is_v6}-{round}");
+            let sent = bytes(round as u64, FILE_BYTES / 4);
+            session.put(way, &name, &sent, &Progress::default())?;
+            session.get(way, &name, 0, &sent, &Progress::default())?;
+            session.list(way, "data")?;
+            transfers += 5;
+        }
+        session.expect("SYST", 215)?;
+        session.expect("STAT", 211)?;
+        session.expect("QUIT", 221)?;
+    }
+    for name in ["shadowvm_promotions_total", "shadowvm_detaches_total"] {
+        if bed.count(name, None)? != 0 {
+            return Err(Failure::Broken(format!("{name} is not 0, but nothing failed")));
+        }
+    }
+    for name in ["shadowvm_divergences_total", "shadowvm_flows_compared_raw_total"] {
+        if bed.count(name, None)? != 0 {
+            return Err(Failure::Broken(format!("{name} is not 0: the servers are equal")));
+        }
+    }
+    let offers = bed.count("shadowvm_data_offers_total", Some("believed"))?;
+    if offers != transfers {
+        return Err(Failure::Broken(format!("{offers} data connections expected of {transfers}")));
+    }
+    let solo = bed.count("shadowvm_flows_solo_total", None)?;
+    if solo != 0 {
+        return Err(Failure::Broken(format!("{solo} connections were not protected to the end")));
+    }
+    let summary = bed.judge()?;
+    Ok(format!("{transfers} transfers, {} bytes shown", summary["shown_bytes"]))
+}
+
+/// One session in which a server dies.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    way: Way,
+    is_v6: bool,
+    job: Job,
+    fault: Fault,
+    seed: u64,
+}
+
+impl Cell {
+    fn run(self, at: &Path, content: &Content) -> Result<String, Failure> {
+        let bed = started(at, content)?;
+        let mut session = Session::open(&bed, self.is_v6)?;
+        let local = session.local.clone();
+        let mut rng = Rng::new(self.seed);
+        let instant = (FILE_BYTES / 20 + rng.below(FILE_BYTES / 2)) as u64;
+        let (data, sent) = (bytes(77, FILE_BYTES), bytes(self.seed, FILE_BYTES));
+        let progress = Progress::default();
+        let strike = |flow: &str| match self.fault {
+            Fault::KillWorker => kill_session(&bed, flow),
+            fault => bed.strike(fault, LegId::A, flow),
+        };
+        std::thread::scope(|scope| -> Result<(), Failure> {
+            let worker = scope.spawn(|| {
+                let done = match self.job {
+                    Job::Get => session.get(self.way, "data", 0, &data, &progress),
+                    Job::Put => session.put(self.way, "put/x", &sent, &progress),
+                    Job::Pause => Ok(()),
+                };
+                progress.end();
+                done.map(|()| session)
+            });
+            if self.job != Job::Pause {
+                if !progress.reach(instant) {
+                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                    return Err(Failure::Void("the transfer ended before the fault".into()));
+                }
+                strike(&local)?;
+            }
+            let joined = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            session = joined?;
+            if self.job == Job::Pause {
+                let offered = session.offer(self.way)?;
+                strike(&local)?;
+                session.get_at(offered, "data", 0, &data, &Progress::default())?;
+            }
+            // The session goes on, whoever serves it.
+            session.get(self.way, "data", FILE_BYTES / 2, &data[FILE_BYTES / 2..], &progress)?;
+            session.put(self.way, "put/y", &sent[..1 << 20], &progress)?;
+            session.list(self.way, "data")?;
+            session.expect("QUIT", 221)?;
+            Ok(())
+        })?;
+        if self.job == Job::Put {
+            let stored = bed.own(LegId::B).join("ftp/put/x");
+            let stored = fs::read(&stored).map_err(|e| format!("{}: {e}", stored.display()))?;
+            if sha256(&stored) != sha256(&sent) {
+                return Err(Failure::Broken("what was stored is not what was sent".into()));
+            }
+        }
+        let resets = bed.count("shadowvm_flows_reset_total", None)?;
+        if resets != 0 {
+            return Err(Failure::Broken(format!("{resets} connections were reset")));
+        }
+        let mut bed = bed;
+        judge::events(&bed.events()?, Struck { t_ns: 0 })?;
+        let summary = bed.judge()?;
+        Ok(format!("at {instant} bytes, {} bytes shown", summary["shown_bytes"]))
+    }
+}
+
+/// A control connection.
+#[derive(Debug)]
+struct Session<'b> {
+    bed: &'b Bed<'b>,
+    control: BufReader<TcpStream>,
+    address: IpAddr,
+    local: String,
+}
+
+impl<'b> Session<'b> {
+    /// Connects and logs in.
+    fn open(bed: &'b Bed<'b>, is_v6: bool) -> Result<Self, String> {
+        let address: IpAddr = if is_v6 { SERVICE.1.into() } else { SERVICE.0.into() };
+        let stream = connect(bed, SocketAddr::new(address, 21))?;
+        let local = stream.local_addr().map_err(|e| e.to_string())?.to_string();
+        let mut session = Self { bed, control: BufReader::new(stream), address, local };
+        session.reply(220)?;
+        session.expect("USER anonymous", 230)?;
+        session.expect("TYPE I", 200)?;
+        Ok(session)
+    }
+
+    /// Says a command, and hears this reply.
+    fn expect(&mut self, command: &str, code: u16) -> Result<String, String> {
+        let line = format!("{command}\r\n");
+        let sent = self.control.get_mut().write_all(line.as_bytes());
+        sent.map_err(|e| format!("{command}: {e}"))?;
+        self.reply(code).map_err(|e| format!("{command}: {e}"))
+    }
+
+    fn reply(&mut self, code: u16) -> Result<String, String> {
+        let mut text = String::new();
+        loop {
+            let mut line = String::new();
+            match self.control.read_line(&mut line) {
+                Ok(0) => return Err(format!("the connection ended after {text:?}")),
+                Ok(_) => {}
+                Err(error) => return Err(format!("after {text:?}: {error}")),
+            }
+            text += &line;
+            let is_last = line.as_bytes().get(3) == Some(&b' ');
+            if is_last && line[..3].bytes().all(|b| b.is_ascii_digit()) {
+                break match line.starts_with(&code.to_string()) {
+                    true => Ok(text),
+                    false => Err(format!("{text:?}, not {code}")),
+                };
+            }
+        }
+    }
+
+    /// Asks where to connect to.
+    fn offer(&mut self, way: Way) -> Result<SocketAddr, String> {
+        let (command, code) = match way {
+            Way::Passive => ("PASV", 227),
+            Way::Extended => ("EPSV", 229),
+        };
+        let said = self.expect(command, code)?;
+        let numbers: Vec<u16> = said[4..]
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        match (way, numbers.as_slice()) {
+            (Way::Passive, [a, b, c, d, high, low]) => {
+                let address: IpAddr = [*a, *b, *c, *d].map(|n| n as u8).into();
+                Ok(SocketAddr::new(address, high * 256 + low))
+            }
+            (Way::Extended, [port]) => Ok(SocketAddr::new(self.address, *port)),
+            _ => Err(format!("no port in {said:?}")),
+        }
+    }
+
+    /// Gets a file from a place on, and checks every byte.
+    fn get(
+        &mut self,
+        way: Way,
+        name: &str,
+        from: usize,
+        expected: &[u8],
+        progress: &Progress,
+    ) -> Result<(), String> {
+        let at = self.offer(way)?;
+        self.get_at(at, name, from, expected, progress)
+    }
+
+    fn get_at(
+        &mut self,
+        at: SocketAddr,
+        name: &str,
+        from: usize,
+        expected: &[u8],
+        progress: &Progress,
+    ) -> Result<(), String> {
+        let mut data = connect(self.bed, at)?;
+        if from > 0 {
+            self.expect(&format!("REST {from}"), 350)?;
+        }
+        self.expect(&format!("RETR {name}"), 150)?;
+        let mut got = Vec::with_capacity(expected.len());
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            match data.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) => got.extend_from_slice(&piece[..n]),
+                Err(error) => return Err(format!("{name}: after {} bytes: {error}", got.len())),
+            }
+            progress.add((got.len() as u64).saturating_sub(progress.now()));
+        }
+        if sha256(&got) != sha256(expected) {
+            return Err(format!("{name}: {} bytes that are not the file's", got.len()));
+        }
+        self.reply(226).map(drop)
+    }
+
+    /// Stores a file.
+    fn put(
+        &mut self,
+        way: Way,
+        name: &str,
+        bytes: &[u8],
+        progress: &Progress,
+    ) -> Result<(), String> {
+        let at = self.offer(way)?;
+        let mut data = connect(self.bed, at)?;
+        self.expect(&format!("STOR {name}"), 150)?;
+        for piece in bytes.chunks(64 << 10) {
+            data.write_all(piece).map_err(|e| format!("STOR {name}: {e}"))?;
+            progress.add(piece.len() as u64);
+        }
+        drop(data);
+        self.reply(226).map(drop)
+    }
+
+    /// Lists a file.
+    fn list(&mut self, way: Way, name: &str) -> Result<(), String> {
+        let at = self.offer(way)?;
+        let mut data = connect(self.bed, at)?;
+        self.expect(&format!("LIST {name}"), 150)?;
+        let mut text = String::new();
+        data.read_to_string(&mut text).map_err(|e| format!("LIST: {e}"))?;
+        if !text.contains(name) {
+            return Err(format!("LIST says {text:?}"));
+        }
+        self.reply(226).map(drop)
+    }
+}
+
+/// A connection of the client.
+fn connect(bed: &Bed<'_>, to: SocketAddr) -> Result<TcpStream, String> {
+    let stream = bed
+        .world
+        .enter(HostId::Client, || TcpStream::connect_timeout(&to, WAIT_MAX))
+        .map_err(|e| e.to_string())?
+        .map_err(|e| format!("connecting to {to}: {e}"))?;
+    let set = stream
+        .set_read_timeout(Some(WAIT_MAX))
+        .and_then(|()| stream.set_write_timeout(Some(WAIT_MAX)))
+        .and_then(|()| stream.set_nodelay(true));
+    set.map(|()| stream).map_err(|e| e.to_string())
+}
+
+/// Debian's own, but for who may do what, and where.
+const VSFTPD: &str = "listen=NO
+listen_ipv6=YES
+background=NO
+anonymous_enable=YES
+no_anon_password=YES
+anon_root=ROOT
+write_enable=YES
+anon_upload_enable=YES
+anon_umask=022
+local_enable=NO
+dirmessage_enable=YES
+use_localtime=YES
+xferlog_enable=NO
+connect_from_port_20=YES
+secure_chroot_dir=EMPTY
+";
