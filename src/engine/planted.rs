@@ -48,8 +48,6 @@ bugs! {
     SpliceSettledEarly: "1.11: the map keeps a value until the client has acknowledged it",
     /// Behind a value that is longer than the one shown the backup's numbers are one off.
     SpliceOneShort: "1.11: behind a replaced value the map steps by the difference of lengths",
-    /// A value that was agreed, but not shown, still stands for the survivor's own.
-    SpliceNotUndone: "1.11: whoever takes over says its own version of what was not shown",
     /// What is said again is taken to stand where the server's own numbers say.
     RepetitionNotMapped: "1.11: what a leg says again is mapped",
     /// A FIN is taken to stand where the server's own numbers say.

@@ -125,10 +125,8 @@ impl Flow {
         self.visible.foreign_until =
             Some(self.visible.differs_until).filter(|until| *until > self.client.una);
         let (released, agreed) = (self.visible.released, self.comparison.agreed());
-        if !on(Bug::SpliceNotUndone) {
-            let agreed = self.leg_mut(id).voice.rewind(released, agreed);
-            self.comparison.move_to(agreed);
-        }
+        let agreed = self.leg_mut(id).voice.rewind(released, agreed);
+        self.comparison.move_to(agreed);
         if !places.is_empty() {
             let agreed = self.say_instead(cx, id, &places, self.comparison.agreed());
             self.comparison.move_to(agreed);
