@@ -107,6 +107,10 @@ pub struct FlowCounts {
     /// Of all these, those whose client has not completed the handshake.
     #[serde(default)]
     pub half_open: u32,
+    /// Of all these, those to which no rule of comparison applies any more: what they say could be
+    /// read in two ways, or is not the protocol that the rules are for.
+    #[serde(default)]
+    pub raw: u32,
 }
 
 /// How long released bytes waited, in seconds.
@@ -168,6 +172,9 @@ pub struct Flow {
     pub primary: Option<String>,
     /// Why it has one server.
     pub solo: Option<String>,
+    /// Why no rule of comparison applies to it any more; absent where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
     /// Response bytes that both servers had said.
     pub verified_bytes: u64,
     /// Response bytes that one had said.

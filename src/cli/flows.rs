@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::Format;
 use super::door::{DoorArgs, answer, bytes_text, refuse, table, time_text};
 use crate::admin::client;
-use crate::admin::types::Flows;
+use crate::admin::types::{Flow, Flows};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,9 @@ use crate::admin::types::Flows;
   shadowvm flows --limit 20        the first 20
   shadowvm flows -o json           for programs
 
-UNVERIFIED are response bytes that one server alone had said when they were released.")]
+UNVERIFIED are response bytes that one server alone had said when they were released.
+WHY tells why a connection has one server, and after `raw:` why no rule of comparison applies to it
+any more: from there on it is compared byte by byte.")]
 pub struct Args {
     #[command(flatten)]
     door: DoorArgs,
@@ -38,6 +40,12 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
+/// Why it has one server, and why no rule applies to it.
+fn why(flow: &Flow) -> String {
+    let raw = flow.raw.as_ref().map(|raw| format!("raw: {raw}"));
+    flow.solo.iter().cloned().chain(raw).collect::<Vec<_>>().join(", ")
+}
+
 fn text(flows: &Flows) -> String {
     let head = ["CLIENT", "SERVER", "STATE", "PRIMARY", "VERIFIED", "UNVERIFIED", "AGE", "WHY"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -50,7 +58,7 @@ fn text(flows: &Flows) -> String {
             bytes_text(flow.verified_bytes),
             bytes_text(flow.unverified_bytes),
             time_text(flow.age_seconds),
-            flow.solo.clone().unwrap_or_default(),
+            why(flow),
         ]);
     }
     format!("{}{} of {} connections\n", table(&rows), flows.flows.len(), flows.total)

@@ -126,7 +126,7 @@ fn text(status: &Status) -> String {
     let _ = writeln!(
         out,
         "\nconnections: {} paired, {} lagging, {} diverged, {} solo, {} opening, {} closing; \
-         {} half-open",
+         {} half-open, {} compared raw",
         flows.paired,
         flows.lagging,
         flows.diverged,
@@ -134,6 +134,7 @@ fn text(status: &Status) -> String {
         flows.opening,
         flows.time_wait,
         flows.half_open,
+        flows.raw,
     );
     let wait = &status.release_wait;
     let _ = writeln!(

@@ -16,6 +16,7 @@ use super::{
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
 use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy};
+use crate::protocol::framing::is_token;
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -390,7 +391,7 @@ fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {
         }
         let Some(header) = rule.string("header").map(|h| h.to_ascii_lowercase()) else { continue };
         let at = rule.at("header");
-        if !is_header_name(&header) {
+        if !is_token(header.as_bytes()) {
             let reason = format!("`{header}` is not the name of a header field");
             reader.wrong(at, "compare.rule.header", reason);
         } else if ["content-length", "transfer-encoding", "connection"].contains(&&*header) {
@@ -403,12 +404,6 @@ fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {
         }
     }
     headers
-}
-
-/// RFC 9110 5.6.2 `token`.
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {

@@ -5,7 +5,7 @@
 
 use dashmap::DashMap;
 
-use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, PackedKey, SoloReason};
+use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, PackedKey, RawReason, SoloReason};
 
 /// One flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct FlowEntry {
     pub primary: Option<LegId>,
     /// Why it has one server only.
     pub solo: Option<SoloReason>,
+    /// Why its bytes are compared as they are, if a rule could have applied.
+    pub raw: Option<RawReason>,
     /// Response bytes that both servers had said when they were released.
     pub verified_bytes: u64,
     /// Response bytes that one had said.
@@ -51,11 +53,21 @@ impl FlowDirectory {
                 entry.primary = Some(*primary);
                 entry.solo = *solo;
             }
+            Event::ComparedRaw { flow, why } => {
+                if let Some(mut entry) = self.flows.get_mut(&flow.packed()) {
+                    entry.raw = Some(*why);
+                }
+            }
             Event::FlowClosed { flow, .. } => {
                 self.flows.remove(&flow.packed());
             }
             _ => {}
         }
+    }
+
+    /// How many flows are compared as they are although rules could have applied.
+    pub fn raw(&self) -> usize {
+        self.flows.iter().filter(|entry| entry.raw.is_some()).count()
     }
 
     /// Up to `limit` flows in the order of their keys, and how many there are.
@@ -75,6 +87,7 @@ impl FlowEntry {
             state: FlowState::Opening,
             primary: None,
             solo: None,
+            raw: None,
             verified_bytes: 0,
             unverified_bytes: 0,
             opened: now,
@@ -107,11 +120,15 @@ mod tests {
         );
         let waited = Duration::ZERO;
         directory.record(at, &Event::Released { flow, verified: 5, unverified: 2, waited });
+        assert_eq!(directory.raw(), 0);
+        directory.record(at, &Event::ComparedRaw { flow, why: RawReason::TwoLengths });
+        assert_eq!(directory.raw(), 1);
         let (list, total) = directory.list(10);
         assert_eq!((list.len(), total), (1, 1));
         let entry = list[0].1;
         assert_eq!(entry.state, FlowState::Paired);
         assert_eq!(entry.primary, Some(LegId::B));
+        assert_eq!(entry.raw, Some(RawReason::TwoLengths));
         assert_eq!((entry.verified_bytes, entry.unverified_bytes), (5, 2));
         assert_eq!(entry.opened, at);
         assert_eq!(directory.list(0), (Vec::new(), 1));

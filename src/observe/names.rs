@@ -128,9 +128,13 @@ names!(RawReason, RAW_REASONS, {
     Self::TwoLengths => "two_lengths",
     Self::LengthAndCoding => "length_and_coding",
     Self::Coding => "coding",
+    Self::NoContent => "no_content",
     Self::ChunkSize => "chunk_size",
+    Self::ChunkEnd => "chunk_end",
     Self::Switched => "switched",
     Self::Outstanding => "outstanding",
+    Self::Unasked => "unasked",
+    Self::Missed => "missed",
     Self::Value => "value",
 });
 

@@ -2,7 +2,7 @@
 //!
 //! Anything that two parsers might read differently ends the parsing for good ([`Part::Lost`]),
 //! with a [`RawReason`]: two lengths, a length beside a transfer coding, a bare LF, a folded line,
-//! a line over the limit.
+//! a line over the limit. RFC 9112 11.2 tells what comes of guessing.
 
 use super::RawReason;
 
@@ -24,8 +24,10 @@ pub enum Part {
     Body(u64),
     /// In the size line of a chunk.
     ChunkSize,
-    /// In a chunk's data and its CRLF, with that many bytes to go.
+    /// In a chunk's data, with that many bytes to go.
     Chunk(u64),
+    /// In the CR LF behind a chunk's data.
+    ChunkEnd,
     /// In the trailer section.
     Trailer,
     /// In a body that ends with the connection.
@@ -45,32 +47,58 @@ pub enum Seen {
     HeadersEnd,
 }
 
+/// What may follow a header section, whatever it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// Content, if there is a length (a request).
+    Content,
+    /// Content, until the end of the connection if there is no length (an answer).
+    UntilClose,
+    /// Nothing, though a length may tell what there could be (an answer to HEAD, 304).
+    Nothing,
+    /// Nothing, and a length would be wrong (1xx, 204).
+    Never,
+}
+
 /// The parser of one direction.
 #[derive(Clone, Debug)]
 pub struct Framing {
+    is_answers: bool,
     part: Part,
     line: Vec<u8>,
     /// Bytes of this message's lines so far.
     head_len: usize,
+    /// HTTP/1.0, which knows no transfer codings.
+    is_old: bool,
     length: Option<u64>,
     is_chunked: bool,
     raw: Option<RawReason>,
 }
 
-impl Default for Framing {
-    fn default() -> Self {
+impl Framing {
+    /// Reads what a client says.
+    pub const fn requests() -> Self {
+        Self::new(false)
+    }
+
+    /// Reads what a server says.
+    pub const fn answers() -> Self {
+        Self::new(true)
+    }
+
+    const fn new(is_answers: bool) -> Self {
         Self {
+            is_answers,
             part: Part::Start,
             line: Vec::new(),
             head_len: 0,
+            is_old: false,
             length: None,
             is_chunked: false,
             raw: None,
         }
     }
-}
 
-impl Framing {
     /// Where the next byte stands.
     pub const fn part(&self) -> Part {
         self.part
@@ -84,7 +112,7 @@ impl Framing {
     /// Gives up for good; the first reason stays.
     pub fn lose(&mut self, why: RawReason) {
         let raw = self.raw.or(Some(why));
-        *self = Self { part: Part::Lost, raw, ..Self::default() };
+        *self = Self { part: Part::Lost, raw, ..Self::new(self.is_answers) };
     }
 
     /// Why it gave up.
@@ -112,10 +140,10 @@ impl Framing {
             }
             Part::Chunk(left) => {
                 let n = left.min(available as u64);
-                self.part = if left == n { Part::ChunkSize } else { Part::Chunk(left - n) };
+                self.part = if left == n { Part::ChunkEnd } else { Part::Chunk(left - n) };
                 n as usize
             }
-            Part::Start | Part::Header | Part::ChunkSize | Part::Trailer => 0,
+            Part::Start | Part::Header | Part::ChunkSize | Part::ChunkEnd | Part::Trailer => 0,
         }
     }
 
@@ -126,6 +154,7 @@ impl Framing {
             let why = match (self.line.last(), self.line.len()) {
                 (Some(b'\r'), _) => Some(RawReason::BareCr),
                 (_, LINE_BYTES_MAX) => Some(RawReason::LongLine),
+                _ if self.part == Part::ChunkEnd && byte != b'\r' => Some(RawReason::ChunkEnd),
                 _ if self.head_len > HEAD_BYTES_MAX => Some(RawReason::LongHead),
                 _ => None,
             };
@@ -148,9 +177,13 @@ impl Framing {
 
     fn end_line(&mut self) -> Seen {
         match self.part {
-            Part::Start if self.line.is_empty() => Seen::Nothing, // RFC 9112 2.2: ignore it
+            Part::Start if self.line.is_empty() => {
+                if self.is_answers {
+                    self.lose(RawReason::StatusLine);
+                }
+                Seen::Nothing // RFC 9112 2.2: a server ignores it
+            }
             Part::Start => {
-                (self.length, self.is_chunked) = (None, false);
                 self.part = Part::Header;
                 Seen::Start
             }
@@ -165,6 +198,10 @@ impl Framing {
                 self.line.clear();
                 Seen::Nothing
             }
+            Part::ChunkEnd => {
+                self.part = Part::ChunkSize;
+                Seen::Nothing
+            }
             Part::Trailer => {
                 match self.line.is_empty() {
                     true => self.end_message(),
@@ -176,9 +213,10 @@ impl Framing {
         }
     }
 
-    /// The start line was read.
-    pub fn clear_line(&mut self) {
+    /// The start line was read; `is_old` if it says HTTP/1.0.
+    pub fn begin(&mut self, is_old: bool) {
         self.line.clear();
+        self.is_old = is_old;
     }
 
     fn header(&mut self) {
@@ -189,8 +227,8 @@ impl Framing {
             return self.lose(RawReason::HeaderLine);
         };
         let (name, value) = self.line.split_at(colon);
-        let value = value[1..].trim_ascii();
-        if name.is_empty() || name.iter().any(|b| b.is_ascii_whitespace()) {
+        let value = trim_blanks(&value[1..]);
+        if !is_token(name) || value.contains(&0) {
             return self.lose(RawReason::HeaderLine);
         }
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -211,39 +249,56 @@ impl Framing {
 
     fn chunk_size(&mut self) {
         let end = self.line.iter().position(|&b| b == b';').unwrap_or(self.line.len());
-        let hex = self.line[..end].trim_ascii();
+        let hex = trim_blanks(&self.line[..end]);
         let digits = !hex.is_empty() && hex.iter().all(u8::is_ascii_hexdigit);
         let n = std::str::from_utf8(hex).ok().and_then(|v| u64::from_str_radix(v, 16).ok());
         match n.filter(|&n| digits && n < 1 << 60) {
             Some(0) => self.part = Part::Trailer,
-            Some(n) => (self.part, self.head_len) = (Part::Chunk(n + 2), 0),
+            Some(n) => (self.part, self.head_len) = (Part::Chunk(n), 0),
             None => self.lose(RawReason::ChunkSize),
         }
     }
 
-    /// The header section ended: what follows by the message's own headers. `can_have_body` is
-    /// false for an answer to HEAD, for 1xx, 204 and 304; `until_close` says what a message
-    /// without a length means (a response ends with the connection, a request has no body).
-    pub fn end_headers(&mut self, can_have_body: bool, until_close: bool) {
+    /// The header section ended. `follows` is what may follow it, as the start lines have it; what
+    /// does, the headers say (RFC 9112 6.3).
+    pub fn end_headers(&mut self, follows: Follows) {
         self.line.clear();
         self.head_len = 0;
-        if self.is_chunked && self.length.is_some() {
-            return self.lose(RawReason::LengthAndCoding);
-        }
-        self.part = match (can_have_body, self.is_chunked, self.length) {
-            (false, ..) | (true, false, Some(0)) => Part::Start,
-            (true, true, _) => Part::ChunkSize,
-            (true, false, Some(n)) => Part::Body(n),
-            (true, false, None) if until_close => Part::UntilClose,
-            (true, false, None) => Part::Start,
+        let has_length = self.length.is_some_and(|n| n > 0);
+        let why = match follows {
+            _ if self.is_chunked && self.length.is_some() => Some(RawReason::LengthAndCoding),
+            _ if self.is_chunked && self.is_old => Some(RawReason::Coding),
+            Follows::Never if self.is_chunked || has_length => Some(RawReason::NoContent),
+            _ => None,
         };
-        if self.part == Part::Start {
-            self.end_message();
+        if let Some(why) = why {
+            return self.lose(why);
+        }
+        let has_content = matches!(follows, Follows::Content | Follows::UntilClose);
+        match (has_content, self.is_chunked, self.length) {
+            (true, true, _) => self.part = Part::ChunkSize,
+            (true, false, Some(n)) if n > 0 => self.part = Part::Body(n),
+            (true, false, None) if follows == Follows::UntilClose => self.part = Part::UntilClose,
+            _ => self.end_message(),
         }
     }
 
     /// A message is complete. Between messages nothing is kept.
     fn end_message(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.is_answers);
     }
+}
+
+/// Without blanks around it: no other space is one (RFC 9110 5.6.3).
+pub fn trim_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// RFC 9110 5.6.2.
+pub fn is_token(name: &[u8]) -> bool {
+    let is_mark = |b: &u8| b"!#$%&'*+-.^_`|~".contains(b);
+    !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || is_mark(b))
 }

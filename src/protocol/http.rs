@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::framing::{Framing, Part, Seen};
+use super::framing::{Follows, Framing, Part, Seen};
+use super::start::{Method, RequestLine, StatusLine};
 use super::{Field, Normalizer, Quiet, RawReason, Step};
 
 /// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
@@ -20,8 +21,8 @@ pub struct Http {
     masks: Vec<Arc<str>>,
     request: Framing,
     response: Framing,
-    /// For each outstanding request whether it is HEAD.
-    outstanding: VecDeque<bool>,
+    /// The method of each request whose answer is outstanding.
+    outstanding: VecDeque<Method>,
     is_recognized: bool,
     status: u16,
     /// A span has been announced: the next bytes stand behind it.
@@ -33,8 +34,8 @@ impl Http {
     pub fn new(masks: Vec<Arc<str>>) -> Self {
         Self {
             masks,
-            request: Framing::default(),
-            response: Framing::default(),
+            request: Framing::requests(),
+            response: Framing::answers(),
             outstanding: VecDeque::new(),
             is_recognized: false,
             status: 0,
@@ -56,42 +57,46 @@ impl Http {
     }
 
     fn on_request_line(&mut self) {
-        let Some(is_head) = request_line(self.request.line()) else {
+        let Some(line) = RequestLine::parse(self.request.line()) else {
             return self.give_up(match self.is_recognized {
                 true => RawReason::RequestLine,
                 false => RawReason::NotHttp,
             });
         };
         self.is_recognized = true;
-        self.request.clear_line();
+        self.request.begin(line.is_old);
         if self.outstanding.len() == OUTSTANDING_MAX {
             return self.give_up(RawReason::Outstanding);
         }
-        self.outstanding.push_back(is_head);
+        self.outstanding.push_back(line.method);
     }
 
     fn on_status_line(&mut self) {
-        let line = self.response.line();
-        let status = line.get(9..12).and_then(|s| std::str::from_utf8(s).ok()?.parse().ok());
-        match status.filter(|_| line.starts_with(b"HTTP/1.") && line[8] == b' ') {
-            Some(status) => self.status = status,
-            None => return self.give_up(RawReason::StatusLine),
+        match StatusLine::parse(self.response.line()) {
+            Some(line) => {
+                self.status = line.status;
+                self.response.begin(line.is_old);
+            }
+            None => self.give_up(RawReason::StatusLine),
         }
-        self.response.clear_line();
     }
 
     fn on_response_headers_end(&mut self) {
-        if self.status == 101 {
-            return self.give_up(RawReason::Switched);
-        }
         let is_interim = self.status / 100 == 1;
-        let is_head =
-            if is_interim { false } else { self.outstanding.pop_front().unwrap_or(false) };
+        let method = match is_interim {
+            true => self.outstanding.front().copied(),
+            false => self.outstanding.pop_front(),
+        };
+        let Some(method) = method else {
+            return self.give_up(RawReason::Unasked); // whether it has content, nobody can say
+        };
         if self.outstanding.is_empty() {
             self.outstanding = VecDeque::new(); // between messages nothing is kept
         }
-        let has_body = !(is_interim || is_head || matches!(self.status, 204 | 304));
-        self.response.end_headers(has_body, true);
+        match answer_follows(method, self.status) {
+            Some(follows) => self.response.end_headers(follows),
+            None => self.give_up(RawReason::Switched),
+        }
     }
 
     /// The rule for the value that would begin with `next`, if the line so far is its field name.
@@ -120,11 +125,20 @@ impl Normalizer for Http {
             match self.request.push(*first) {
                 Seen::Nothing => {}
                 Seen::Start => self.on_request_line(),
-                Seen::HeadersEnd => self.request.end_headers(true, false),
+                Seen::HeadersEnd => self.request.end_headers(Follows::Content),
             }
         }
         if self.request.part() == Part::Lost {
             self.response.lose(self.request.raw().unwrap_or(RawReason::NotHttp));
+        }
+    }
+
+    fn on_request_hole(&mut self, len: u64) {
+        match self.request.part() {
+            Part::Body(left) | Part::Chunk(left) if len <= left => {
+                self.request.skip_body(len as usize);
+            }
+            _ => self.give_up(RawReason::Missed),
         }
     }
 
@@ -177,9 +191,12 @@ impl Normalizer for Http {
 
     fn is_complete(&self) -> Option<bool> {
         let is_complete = match self.response.part() {
-            Part::Body(_) | Part::Chunk(_) | Part::ChunkSize | Part::Trailer | Part::Header => {
-                false
-            }
+            Part::Header
+            | Part::Body(_)
+            | Part::ChunkSize
+            | Part::Chunk(_)
+            | Part::ChunkEnd
+            | Part::Trailer => false,
             Part::Start => self.response.line().is_empty() && self.outstanding.is_empty(),
             Part::UntilClose | Part::Lost => return None,
         };
@@ -195,7 +212,7 @@ impl Normalizer for Http {
             Part::Body(n) => n,
             Part::Chunk(n) => n,
             Part::UntilClose | Part::Lost => u64::MAX,
-            Part::Start | Part::Header | Part::ChunkSize | Part::Trailer => 0,
+            Part::Start | Part::Header | Part::ChunkSize | Part::ChunkEnd | Part::Trailer => 0,
         }
     }
 
@@ -212,7 +229,7 @@ impl Normalizer for Http {
                 let name = line.split(|&b| b == b':').next().unwrap_or(&[]);
                 Field::Header(String::from_utf8_lossy(name).to_ascii_lowercase().into())
             }
-            Part::ChunkSize => Field::ChunkSize,
+            Part::ChunkSize | Part::ChunkEnd => Field::ChunkSize,
             Part::Body(_) | Part::Chunk(_) | Part::UntilClose => Field::Body,
             Part::Trailer => Field::Trailer,
             Part::Lost => return None,
@@ -226,17 +243,17 @@ const NAME_BYTES_MAX: usize = 64;
 /// Whether `bytes` begin with a whole request line.
 pub fn begins_request(bytes: &[u8]) -> bool {
     let end = bytes.windows(2).position(|w| w == b"\r\n");
-    end.is_some_and(|end| request_line(&bytes[..end]).is_some())
+    end.is_some_and(|end| RequestLine::parse(&bytes[..end]).is_some())
 }
 
-/// Whether `line` is `METHOD target HTTP/1.x`, and whether the method is HEAD.
-fn request_line(line: &[u8]) -> Option<bool> {
-    let mut parts = line.split(|&b| b == b' ');
-    let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
-    let is_version = matches!(version, b"HTTP/1.0" | b"HTTP/1.1");
-    (is_method && !target.is_empty() && is_version && parts.next().is_none())
-        .then_some(method == b"HEAD")
+/// What may follow the header section of an answer (RFC 9112 6.3); `None` if another protocol does.
+pub fn answer_follows(method: Method, status: u16) -> Option<Follows> {
+    match (method, status) {
+        (_, 101) | (Method::Connect, 200..300) => None,
+        (_, 100..200 | 204) => Some(Follows::Never),
+        (Method::Head, _) | (_, 304) => Some(Follows::Nothing),
+        _ => Some(Follows::UntilClose),
+    }
 }
 
 #[cfg(test)]
@@ -326,5 +343,103 @@ mod tests {
         h.on_request(b"GET / HTTP/1.1\r\n\r\n");
         let switch = b"HTTP/1.1 101 Switching\r\nDate: one\r\n\r\nHTTP/1.1 200 OK\r\nDate: x\r\n";
         assert_eq!(texts(switch, &spans(&mut h, switch, 9)), ["one"]);
+    }
+
+    /// What is asked, what is answered, the values found in it, and why it is read no further.
+    #[test]
+    fn where_an_answer_ends_its_request_and_its_headers_say() {
+        const OK: &str = "HTTP/1.1 200 OK\r\nDate: a\r\nContent-Length: 9\r\n\r\n";
+        const NEXT: &str = "HTTP/1.1 200 OK\r\nDate: b\r\nContent-Length: 0\r\n\r\n";
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        let (head, connect) = ("HEAD / HTTP/1.1\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n");
+        let of = |head: &str, body: &str| format!("HTTP/1.1 {head}\r\nDate: a\r\n{body}");
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+        let part = "Content-Type: multipart/byteranges; boundary=x\r\nContent-Length: 15\r\n\r\n\
+            --x\r\nDate: no\r\n";
+        let cases = [
+            (head, OK.into(), 2, None),
+            (get, of("204 No Content", "\r\n"), 2, None),
+            (get, of("304 Not Modified", "Content-Length: 9\r\n\r\n"), 2, None),
+            (get, of("304 Not Modified", chunked), 2, None),
+            (get, of("206 Partial Content", part), 2, None),
+            (
+                get,
+                of("200 OK", &format!("{chunked}4;x=\"y\"\r\nDate\r\n0;z\r\nDate: t\r\n\r\n")),
+                2,
+                None,
+            ),
+            (connect, of("403 Forbidden", "Content-Length: 2\r\n\r\nno"), 2, None),
+            (connect, OK.into(), 1, Some(RawReason::Switched)),
+            (get, of("101 Switching Protocols", "\r\n"), 1, Some(RawReason::Switched)),
+            (get, of("204 No Content", "Content-Length: 9\r\n\r\n"), 1, Some(RawReason::NoContent)),
+            (get, of("204 No Content", chunked), 1, Some(RawReason::NoContent)),
+            (
+                get,
+                of("103 Early Hints", "Content-Length: 1\r\n\r\n"),
+                1,
+                Some(RawReason::NoContent),
+            ),
+            (get, of("200 OK", &format!("{chunked}4\r\nDates\r\n")), 1, Some(RawReason::ChunkEnd)),
+            (
+                get,
+                of("200 OK", &format!("{chunked}4\r\nDate\n0\r\n")),
+                1,
+                Some(RawReason::ChunkEnd),
+            ),
+            (
+                get,
+                of("200 OK", &format!("{chunked}0x4\r\nDate\r\n")),
+                1,
+                Some(RawReason::ChunkSize),
+            ),
+            (get, of("200 OK", "X\x0b: y\r\n"), 1, Some(RawReason::HeaderLine)),
+            (get, of("200 OK", "X: y\0z\r\n"), 1, Some(RawReason::HeaderLine)),
+            (get, of("200 OK", "Content-Length: 1\x0c\r\n"), 1, Some(RawReason::Length)),
+            (get, OK.replacen("1.1", "1.2", 1), 0, Some(RawReason::StatusLine)),
+            (get, format!("\r\n{OK}"), 0, Some(RawReason::StatusLine)),
+            (
+                get,
+                OK.replace("Content-Length: 9", "Transfer-Encoding: chunked")
+                    .replacen("1.1", "1.0", 1),
+                1,
+                Some(RawReason::Coding),
+            ),
+        ];
+        for (request, answer, found, raw) in cases {
+            for piece in [1, 3, 1000] {
+                let mut h = http();
+                h.on_request(request.as_bytes());
+                h.on_request(get.as_bytes());
+                let all = format!("{answer}{NEXT}");
+                let places = spans(&mut h, all.as_bytes(), piece);
+                assert_eq!((places.len(), h.raw()), (found, raw), "{request:?} {all:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_the_last_one_read() {
+        let answers = b"HTTP/1.1 408 Late\r\nDate: a\r\nContent-Length: 0\r\n\r\n\
+            HTTP/1.1 200 OK\r\nDate: b\r\n";
+        let mut h = http();
+        h.on_request(b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(spans(&mut h, b"HTTP/1.1 204 No\r\n\r\n", 100), []);
+        assert_eq!(texts(answers, &spans(&mut h, answers, 100)), ["a"]);
+        assert_eq!((h.raw(), h.is_complete()), (Some(RawReason::Unasked), None));
+    }
+
+    #[test]
+    fn bytes_that_the_client_said_unheard_matter_outside_of_bodies_only() {
+        let post = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n12";
+        for (hole, raw) in [(3, None), (7, None), (8, Some(RawReason::Missed))] {
+            let mut h = http();
+            h.on_request(post);
+            h.on_request_hole(hole);
+            assert_eq!(h.raw(), raw, "{hole}");
+        }
+        let mut h = http();
+        h.on_request(&post[..10]);
+        h.on_request_hole(1);
+        assert_eq!(h.raw(), Some(RawReason::Missed));
     }
 }

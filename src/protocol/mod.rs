@@ -6,6 +6,7 @@
 
 pub mod framing;
 pub mod http;
+pub mod start;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +43,7 @@ pub enum RawReason {
     BareCr,
     /// A folded header field.
     Folded,
-    /// A header field without a name, or with blanks around it.
+    /// A header field whose name is no token, blanks around it included, or with a zero byte.
     HeaderLine,
     /// A line beyond the limit.
     LongLine,
@@ -54,14 +55,22 @@ pub enum RawReason {
     TwoLengths,
     /// A length and a transfer coding.
     LengthAndCoding,
-    /// A transfer coding other than chunked, or twice.
+    /// A transfer coding other than chunked, or twice, or in HTTP/1.0.
     Coding,
+    /// Content announced where there can be none.
+    NoContent,
     /// A chunk whose size is no number.
     ChunkSize,
+    /// A chunk that does not end where its size says.
+    ChunkEnd,
     /// Another protocol was agreed to.
     Switched,
     /// More requests are outstanding than can be kept.
     Outstanding,
+    /// An answer to no request that was seen.
+    Unasked,
+    /// Bytes of the client that could not be kept until they were read.
+    Missed,
     /// A value that may differ is beyond the limit, or missing on one side.
     Value,
 }
@@ -108,6 +117,9 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The client's bytes, in order.
     fn on_request(&mut self, bytes: &[u8]);
 
+    /// So many of the client's bytes are not to be had. In a body that says nothing.
+    fn on_request_hole(&mut self, len: u64);
+
     /// Agreed response bytes, in order. On [`Step::Span`] only the bytes before the span were
     /// taken; the next call continues behind it, after [`Normalizer::on_span`].
     fn on_response(&mut self, bytes: &[u8]) -> Step;
@@ -140,36 +152,3 @@ pub trait Normalizer: fmt::Debug + Send {
 
 /// Longest span that is looked for; a longer one is compared as it is.
 pub const SPAN_BYTES_MAX: usize = 256;
-
-/// Compares everything as it is (level 0).
-#[derive(Debug, Default)]
-pub struct Raw;
-
-impl Normalizer for Raw {
-    fn on_request(&mut self, _: &[u8]) {}
-    fn on_response(&mut self, _: &[u8]) -> Step {
-        Step::Plain
-    }
-    fn on_span(&mut self, _: usize) {}
-    fn header(&self, _: u16) -> Arc<str> {
-        Arc::default()
-    }
-    fn is_complete(&self) -> Option<bool> {
-        None
-    }
-    fn boxed_clone(&self) -> Box<dyn Normalizer> {
-        Box::new(Self)
-    }
-    fn quiet(&self) -> Option<Quiet> {
-        None
-    }
-    fn plain_ahead(&self) -> u64 {
-        u64::MAX
-    }
-    fn raw(&self) -> Option<RawReason> {
-        None
-    }
-    fn field(&self, _: &[u8]) -> Option<Field> {
-        None
-    }
-}

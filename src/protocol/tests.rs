@@ -64,6 +64,9 @@ fn any_request() -> impl Strategy<Value = Vec<u8>> {
         b"HEAD /x HTTP/1.1\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nDate:",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nDate: t\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nTransfer-Encoding:\tChunked \r\n\r\n2 ;x=\"y\"\r\nab\r\n00\r\n\r\n",
+        b"PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\n\r\n",
         b"\r\nGET /again HTTP/1.0\r\n\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\n",
         b"GET / HTTP/1.1\nHost: x\n\n",
@@ -86,6 +89,13 @@ fn any_answer() -> impl Strategy<Value = Vec<u8>> {
         b"HTTP/1.1 200 OK\r\nDate: until the end\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nDate : spaced\r\nDate: x\ry\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nDate:\rbare\r\n\r\n",
+        b"HTTP/1.1 204 No\r\nDate: Sun\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 204 No\r\nDate: Sun\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nDate: Mon\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nDate: Mon\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 206 Part\r\nDate: a\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nDate\x0b: b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\x0c\r\nDate: c\r\n\r\n",
         b"ffffffffffffffff\r\n",
         b"HTTP/1.1 20",
         b"\r\n",
@@ -202,12 +212,14 @@ impl Naive<'_> {
     }
 
     /// The first line of the next message.
-    fn start(&mut self) -> Result<String, End> {
+    fn start(&mut self, is_answer: bool) -> Result<String, End> {
         self.head = 0;
         loop {
             let line = self.line(false)?;
-            if !line.is_empty() {
-                return Ok(String::from_utf8_lossy(&line).into_owned());
+            match (line.is_empty(), is_answer) {
+                (true, true) => return Err(End::Lost),
+                (true, false) => {}
+                (false, _) => return Ok(String::from_utf8_lossy(&line).into_owned()),
             }
         }
     }
@@ -222,8 +234,10 @@ impl Naive<'_> {
                 break;
             }
             let (name, value) = line.split_once(':').ok_or(End::Lost)?;
-            let value = value.trim_matches(|c: char| c.is_ascii_whitespace());
-            if name.is_empty() || name.contains(|c: char| c.is_ascii_whitespace()) {
+            let value = value.trim_matches([' ', '\t']);
+            let is_mark = |c: char| "!#$%&'*+-.^_`|~".contains(c);
+            let is_name = |c: char| c.is_ascii_alphanumeric() || is_mark(c);
+            if name.is_empty() || !name.chars().all(is_name) || value.contains('\0') {
                 return Err(End::Lost);
             }
             match name.to_ascii_lowercase().as_str() {
@@ -248,32 +262,39 @@ impl Naive<'_> {
             let line = self.line(false)?;
             let line = String::from_utf8_lossy(&line).into_owned();
             let size = line.split(';').next().unwrap_or("");
-            let size = size.trim_matches(|c: char| c.is_ascii_whitespace());
+            let size = size.trim_matches([' ', '\t']);
             let is_number = !size.is_empty() && size.bytes().all(|b| b.is_ascii_hexdigit());
             let size = u64::from_str_radix(size, 16).ok().filter(|n| is_number && *n < 1 << 60);
             match size.ok_or(End::Lost)? {
                 0 => break,
-                size => self.skip(size + 2)?,
+                size => self.skip(size)?,
+            }
+            match &self.bytes[self.at..] {
+                [b'\r', b'\n', ..] => self.at += 2,
+                [] | [b'\r'] => return Err(End::Cut),
+                _ => return Err(End::Lost),
             }
         }
         while !self.line(false)?.is_empty() {}
         Ok(())
     }
 
-    fn requests(&mut self) -> (Vec<bool>, End) {
-        let mut heads = Vec::new();
+    fn requests(&mut self) -> (Vec<String>, End) {
+        let mut methods = Vec::new();
         let mut one = || -> Result<(), End> {
-            let line = self.start()?;
+            let line = self.start(false)?;
             let parts: Vec<&str> = line.split(' ').collect();
-            let [method, target, "HTTP/1.0" | "HTTP/1.1"] = parts[..] else {
+            let [method, target, version @ ("HTTP/1.0" | "HTTP/1.1")] = parts[..] else {
                 return Err(End::Lost);
             };
             let is_method = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
-            if !is_method || target.is_empty() {
+            let is_control = |c: char| c.is_ascii_control();
+            if !is_method || target.is_empty() || target.contains(is_control) {
                 return Err(End::Lost);
             }
-            heads.push(method == "HEAD");
+            methods.push(method.to_owned());
             match self.fields(false)? {
+                (_, true) if version == "HTTP/1.0" => Err(End::Lost),
                 (_, true) => self.chunks(),
                 (length, false) => self.skip(length.unwrap_or(0)),
             }
@@ -283,22 +304,35 @@ impl Naive<'_> {
                 break end;
             }
         };
-        (heads, end)
+        (methods, end)
     }
 
-    fn answers(&mut self, heads: Vec<bool>) -> End {
-        let mut heads = heads.into_iter();
+    fn answers(&mut self, methods: Vec<String>) -> End {
+        let mut methods = methods.into_iter().peekable();
         let mut one = || -> Result<(), End> {
-            let line = self.start()?;
-            let is_answer = line.starts_with("HTTP/1.") && line.as_bytes().get(8) == Some(&b' ');
-            let status = line.get(9..12).and_then(|s| s.parse::<u16>().ok());
-            let status = status.filter(|_| is_answer).ok_or(End::Lost)?;
+            let line = self.start(true)?;
+            let is_answer = line.starts_with("HTTP/1.1 ") || line.starts_with("HTTP/1.0 ");
+            let is_old = line.starts_with("HTTP/1.0 ");
+            let status = line.get(9..12).filter(|s| s.bytes().all(|b| b.is_ascii_digit()));
+            let status = status.and_then(|s| s.parse::<u16>().ok());
+            let status = status.filter(|s| is_answer && (100..600).contains(s)).ok_or(End::Lost)?;
+            if !matches!(line.as_bytes().get(12), None | Some(b' ')) {
+                return Err(End::Lost);
+            }
             let (length, is_chunked) = self.fields(true)?;
-            let is_head = if status / 100 == 1 { false } else { heads.next().unwrap_or(false) };
+            let method = match status / 100 {
+                1 => methods.peek().cloned(),
+                _ => methods.next(),
+            };
+            let method = method.ok_or(End::Lost)?;
             match (status, is_chunked, length) {
                 (101, ..) => Err(End::Lost),
-                (100..200 | 204 | 304, ..) => Ok(()),
-                _ if is_head => Ok(()),
+                (200..300, ..) if method == "CONNECT" => Err(End::Lost),
+                (_, true, _) if is_old => Err(End::Lost),
+                (100..200 | 204, false, None | Some(0)) => Ok(()),
+                (100..200 | 204, ..) => Err(End::Lost),
+                (304, ..) => Ok(()),
+                _ if method == "HEAD" => Ok(()),
                 (_, true, _) => self.chunks(),
                 (_, false, Some(length)) => self.skip(length),
                 (_, false, None) => Err(End::Cut),
@@ -314,10 +348,10 @@ impl Naive<'_> {
 
 fn naive(requests: &[u8], answers: &[u8]) -> Vec<(usize, usize, u16)> {
     let reader = |bytes| Naive { bytes, at: 0, head: 0, spans: Vec::new() };
-    let (heads, end) = reader(requests).requests();
+    let (methods, end) = reader(requests).requests();
     let mut reader = reader(answers);
-    if matches!(end, End::Cut) && !heads.is_empty() {
-        reader.answers(heads);
+    if matches!(end, End::Cut) && !methods.is_empty() {
+        reader.answers(methods);
     }
     reader.spans
 }

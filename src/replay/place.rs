@@ -6,18 +6,19 @@ use std::collections::VecDeque;
 use super::talks::Side;
 use super::view::printable;
 use crate::protocol::RawReason;
-use crate::protocol::framing::{Framing, Part, Seen};
-use crate::protocol::http::begins_request;
+use crate::protocol::framing::{Follows, Framing, Part, Seen};
+use crate::protocol::http::{answer_follows, begins_request};
+use crate::protocol::start::{Method, RequestLine, StatusLine};
 
 /// Requests that are remembered until their answers come.
 const OUTSTANDING_MAX: usize = 1 << 16;
 
 /// Follows one conversation up to a position.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Place {
     sides: [Reading; 2],
-    /// Whether each request without the head of an answer so far is HEAD.
-    outstanding: VecDeque<bool>,
+    /// The method of each request without the head of an answer so far.
+    outstanding: VecDeque<Method>,
     status: u16,
     is_http: bool,
     /// Requests begun, and whole answers that were not interim ones.
@@ -26,7 +27,7 @@ pub(super) struct Place {
 }
 
 /// What was read of one side.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Reading {
     framing: Framing,
     /// HTTP messages begun, and bytes of the body of the last one.
@@ -37,6 +38,19 @@ struct Reading {
     lines: u64,
     column: u64,
     is_binary: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            sides: [Reading::new(Framing::requests()), Reading::new(Framing::answers())],
+            outstanding: VecDeque::new(),
+            status: 0,
+            is_http: false,
+            requests: 0,
+            answers: 0,
+        }
+    }
 }
 
 impl Place {
@@ -90,46 +104,47 @@ impl Place {
             (Seen::Nothing, _) => {}
             (Seen::Start, Side::Client) => self.on_request_line(),
             (Seen::Start, Side::Server) => self.on_status_line(),
-            (Seen::HeadersEnd, Side::Client) => self.sides[0].framing.end_headers(true, false),
+            (Seen::HeadersEnd, Side::Client) => self.sides[0].framing.end_headers(Follows::Content),
             (Seen::HeadersEnd, Side::Server) => self.on_answer_headers_end(),
         }
     }
 
     fn on_request_line(&mut self) {
         let framing = &mut self.sides[0].framing;
-        let line = [framing.line(), b"\r\n"].concat();
-        if !begins_request(&line) {
+        let Some(line) = RequestLine::parse(framing.line()) else {
             return framing.lose(RawReason::RequestLine);
-        }
+        };
         if self.outstanding.len() == OUTSTANDING_MAX {
             return framing.lose(RawReason::Outstanding);
         }
-        framing.clear_line();
+        framing.begin(line.is_old);
         self.is_http = true;
         self.requests += 1;
-        self.outstanding.push_back(line.starts_with(b"HEAD "));
+        self.outstanding.push_back(line.method);
     }
 
     fn on_status_line(&mut self) {
         let framing = &mut self.sides[1].framing;
-        let line = framing.line();
-        let status = line.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
-        match status.and_then(|status| status.parse().ok()) {
-            Some(status) if line.starts_with(b"HTTP/1.") && self.is_http => self.status = status,
-            _ => return framing.lose(RawReason::StatusLine),
+        match StatusLine::parse(framing.line()).filter(|_| self.is_http) {
+            Some(line) => {
+                self.status = line.status;
+                framing.begin(line.is_old);
+            }
+            None => framing.lose(RawReason::StatusLine),
         }
-        framing.clear_line();
     }
 
     fn on_answer_headers_end(&mut self) {
         let framing = &mut self.sides[1].framing;
-        if self.status == 101 {
-            return framing.lose(RawReason::Switched);
+        let method = match self.status / 100 {
+            1 => self.outstanding.front().copied(),
+            _ => self.outstanding.pop_front(),
+        };
+        let Some(method) = method else { return framing.lose(RawReason::Unasked) };
+        match answer_follows(method, self.status) {
+            Some(follows) => framing.end_headers(follows),
+            None => framing.lose(RawReason::Switched),
         }
-        let is_interim = self.status / 100 == 1;
-        let is_head = !is_interim && self.outstanding.pop_front().unwrap_or(false);
-        let has_body = !(is_interim || is_head || matches!(self.status, 204 | 304));
-        framing.end_headers(has_body, true);
     }
 
     /// What the next byte of a side is; `next` are the bytes from there on.
@@ -162,6 +177,7 @@ impl Place {
                 format!("body, byte {}", reading.body_bytes)
             }
             Part::ChunkSize => "the size of a chunk".to_owned(),
+            Part::ChunkEnd => "the end of a chunk".to_owned(),
             Part::Trailer => "trailer".to_owned(),
             Part::Lost => String::new(),
         };
@@ -170,6 +186,18 @@ impl Place {
 }
 
 impl Reading {
+    const fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            messages: 0,
+            is_in_message: false,
+            body_bytes: 0,
+            lines: 0,
+            column: 0,
+            is_binary: false,
+        }
+    }
+
     fn read_lines(&mut self, bytes: &[u8]) {
         let ends = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
         self.lines += ends;

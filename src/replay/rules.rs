@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::protocol::framing::{Framing, Part, Seen};
-use crate::protocol::http::{Http, begins_request};
+use crate::protocol::framing::{Follows, Framing, Part, Seen};
+use crate::protocol::http::Http;
+use crate::protocol::start::RequestLine;
 use crate::protocol::{Normalizer, RawReason, Step};
 
 /// Bytes of nothing, where a body has a hole.
@@ -67,7 +68,7 @@ pub(super) enum SpanReader {
 impl SpanReader {
     /// Reads what a client says to servers of different addresses.
     pub(super) fn requests() -> Self {
-        Self::Requests(Hosts::default())
+        Self::Requests(Hosts { framing: Framing::requests(), is_in_span: false })
     }
 
     /// The client's bytes, before the answers to them.
@@ -79,11 +80,9 @@ impl SpanReader {
 
     /// Bytes of the client are missing: in a body that says nothing, elsewhere it is no request
     /// that anybody could follow.
-    pub(super) fn on_request_hole(&mut self, mut len: u64) {
-        while len > 0 && !matches!(self, Self::Plain) {
-            let step = len.min(NOTHING.len() as u64);
-            self.on_request(&NOTHING[..step as usize]);
-            len -= step;
+    pub(super) fn on_request_hole(&mut self, len: u64) {
+        if let Self::Answers(normalizer) = self {
+            normalizer.on_request_hole(len);
         }
     }
 
@@ -139,7 +138,7 @@ impl SpanReader {
 }
 
 /// Finds the value of `Host` in requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Hosts {
     framing: Framing,
     is_in_span: bool,
@@ -161,14 +160,11 @@ impl Hosts {
             }
             match self.framing.push(next) {
                 Seen::Nothing => {}
-                Seen::Start => {
-                    let line = [self.framing.line(), b"\r\n"].concat();
-                    match begins_request(&line) {
-                        true => self.framing.clear_line(),
-                        false => self.framing.lose(RawReason::RequestLine),
-                    }
-                }
-                Seen::HeadersEnd => self.framing.end_headers(true, false),
+                Seen::Start => match RequestLine::parse(self.framing.line()) {
+                    Some(line) => self.framing.begin(line.is_old),
+                    None => self.framing.lose(RawReason::RequestLine),
+                },
+                Seen::HeadersEnd => self.framing.end_headers(Follows::Content),
             }
             self.is_in_span &= next != b'\n';
             at += 1;
@@ -191,7 +187,7 @@ impl Hosts {
         match self.framing.part() {
             Part::Body(n) | Part::Chunk(n) => n,
             Part::UntilClose | Part::Lost => u64::MAX,
-            Part::Start | Part::Header | Part::ChunkSize | Part::Trailer => 0,
+            Part::Start | Part::Header | Part::ChunkSize | Part::ChunkEnd | Part::Trailer => 0,
         }
     }
 }

@@ -117,13 +117,14 @@ impl Pack for Box<dyn Normalizer> {
 impl Flow {
     /// Compares as far as both legs have spoken.
     pub(super) fn compare(&mut self, cx: &mut Cx<'_>) {
+        // Whatever becomes of the answers: what was acknowledged is forgotten.
+        self.read_request();
         if self.state == FlowState::Solo && self.comparison.is_following {
             return self.follow();
         }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
             return;
         }
-        self.read_request();
         loop {
             let stepped = match self.comparison.span {
                 Some(rule) => self.compare_span(cx, rule),
@@ -165,6 +166,12 @@ impl Flow {
     fn read_request(&mut self) {
         let Some(normalizer) = &mut self.comparison.normalizer else { return };
         let mut at = self.comparison.request_read;
+        let hole = self.request.base().since(at);
+        if hole > 0 {
+            // More than could be kept until it was in order.
+            normalizer.on_request_hole(hole);
+            at = self.request.base();
+        }
         loop {
             let bytes = self.request.slice_at(at);
             if bytes.is_empty() {
@@ -380,6 +387,7 @@ impl Flow {
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
     pub(super) fn vouch(&mut self) {
+        self.read_request();
         self.follow();
         let c = &mut self.comparison;
         c.is_following = false;
@@ -398,7 +406,6 @@ impl Flow {
 
     /// Reads on in the primary's bytes, without comparing them.
     fn follow(&mut self) {
-        self.read_request();
         while self.comparison.normalizer.is_some() && self.follow_step() {}
         if self.comparison.normalizer.as_ref().is_some_and(|n| n.raw().is_some()) {
             self.comparison.stop();

@@ -9,6 +9,7 @@ mod finer;
 mod forged;
 mod found;
 mod half_open;
+mod http;
 mod kit;
 mod lateness;
 mod probes;
