@@ -384,7 +384,7 @@ mod tests {
                 get,
                 of("200 OK", &format!("{chunked}4\r\nDate\n0\r\n")),
                 1,
-                Some(RawReason::ChunkEnd),
+                Some(RawReason::BareLf),
             ),
             (
                 get,
