@@ -22,13 +22,14 @@ use super::types::{
 };
 use super::{Door, ReloadError, metrics};
 use crate::engine::{
-    Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
+    self, Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
     ServiceState,
 };
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::command_error_text;
 use crate::observe::json::degraded_reason;
 use crate::observe::names::Name;
+use crate::observe::rules::Proposed;
 
 /// How long the packet loop may take to answer a question.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -400,24 +401,36 @@ async fn counters(State(door): Shared) -> Json<Counters> {
 }
 
 async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
-    let headers = ask(&door, |_, engine| engine.masks()).await?;
+    let (rules, pairs) = ask(&door, |_, engine| engine.rules()).await?;
     let counts = door.board.rules();
-    let suggestion =
-        |(header, connections): (&str, u64)| Suggestion { header: header.to_owned(), connections };
-    let rule = |header: &std::sync::Arc<str>| {
-        let hits = counts.hits(header);
+    let suggestion = |proposed: Proposed<'_>| Suggestion {
+        header: proposed.header.to_owned(),
+        name: proposed.cookie.map(str::to_owned),
+        connections: proposed.connections,
+    };
+    let rule = |rule: &engine::Rule| {
+        let hits = counts.hits(rule.token());
         Rule {
             protocol: "http".to_owned(),
-            header: header.to_string(),
-            action: "mask".to_owned(),
+            header: rule.header().to_owned(),
+            name: rule.name().map(str::to_owned),
+            action: if rule.is_map() { "map" } else { "mask" }.to_owned(),
             hits: hits.values,
             bytes: hits.bytes,
+            replaced: hits.replaced,
         }
     };
-    let is_new = |(header, _): &(&str, u64)| headers.iter().all(|h| **h != **header);
+    let is_new = |proposed: &Proposed<'_>| {
+        let is_it = |rule: &engine::Rule| {
+            let covers = rule.name().is_none_or(|name| proposed.cookie == Some(name));
+            rule.header() == proposed.header && covers
+        };
+        !rules.iter().any(is_it)
+    };
     Ok(Json(Rules {
-        rules: headers.iter().map(rule).collect(),
+        rules: rules.iter().map(rule).collect(),
         suggestions: counts.proposed().into_iter().filter(is_new).map(suggestion).collect(),
+        pairs: pairs as u64,
     }))
 }
 

@@ -74,7 +74,7 @@ impl RuleArgs {
             None => Rules::default(),
             Some(file) => {
                 let config = Config::load(file).map_err(|error| config_error(&error))?.engine();
-                Rules::new(config.masks.iter().map(|mask| &*mask.header))
+                Rules::new(&config.rules())
             }
         };
         Ok(self.rule.iter().fold(rules, |rules, name| rules.and(name)))

@@ -20,7 +20,8 @@ pub use problem::{Problem, Problems};
 pub use crate::observe::describe::Level;
 
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, LegId, MaskRule, Mode, SyncScope, UdpPolicy, VipPlan,
+    Duration, EngineConfig, Fence, LagPolicy, LegId, MapRule, MaskRule, Mode, SyncScope, UdpPolicy,
+    VipPlan,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -113,6 +114,8 @@ pub struct Compare {
     pub has_http_defaults: bool,
     /// Headers masked by the user, lower case, all different.
     pub masked_headers: Vec<String>,
+    /// Values that clients return, and that each server calls by a name of its own.
+    pub maps: Vec<MapRule>,
 }
 
 /// How the backup is made equal.
@@ -269,6 +272,7 @@ impl Config {
             hold_soft: compare.hold_soft,
             hold_hard: compare.hold_hard,
             masks: defaults.chain(own).map(|header| MaskRule { header: header.into() }).collect(),
+            maps: compare.maps.clone(),
             sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),
             sync_deadline: self.sync.deadline,
             sync_min_gap: self.sync.min_gap,

@@ -15,7 +15,7 @@ use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy};
+use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, MapRule, Mode, Source, UdpPolicy};
 use crate::protocol::framing::is_token;
 
 const MS: Duration = Duration::from_millis(1);
@@ -356,54 +356,68 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
         "udp",
         &[("primary-first", UdpPolicy::PrimaryFirst), ("strict", UdpPolicy::Strict)],
     );
+    let (masked_headers, maps) = section.table().map(|t| rules(reader, t)).unwrap_or_default();
     Compare {
         hold_soft,
         hold_hard,
         on_lag: on_lag.unwrap_or_default(),
         udp: udp.unwrap_or_default(),
         has_http_defaults: section.flag("http_defaults", true),
-        masked_headers: section.table().map(|t| rules(reader, t)).unwrap_or_default(),
+        masked_headers,
+        maps,
     }
 }
 
-fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {
-    let mut headers: Vec<String> = Vec::new();
+/// What `[[compare.rule]]` masks, and what it maps.
+fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> (Vec<String>, Vec<MapRule>) {
+    let (mut masks, mut maps): (Vec<String>, Vec<MapRule>) = (Vec::new(), Vec::new());
     for rule in Section::each(reader, compare, "rule", "compare.rule") {
-        for (key, only) in [("protocol", "http"), ("action", "mask")] {
-            match rule.string(key) {
-                Some(word) if word == "map" && key == "action" => {
-                    let reason = "`map` is not supported by this version";
-                    let help = "`mask` lets the values differ, in length too";
-                    reader.wrong_help(rule.at(key), &rule.full(key), reason, help);
-                }
-                Some(_) => {
-                    rule.choice(key, &[(only, ())]);
-                }
-                None if rule.at(key).is_none() => {
-                    let help = format!("write {key} = \"{only}\"");
-                    reader.missing(rule.at.clone(), &rule.full(key), &help);
-                }
-                None => {}
+        for (key, help) in [
+            ("protocol", "write protocol = \"http\""),
+            ("action", "write action = \"mask\", or \"map\" for what clients return"),
+            ("header", "name a header field"),
+        ] {
+            if rule.at(key).is_none() {
+                reader.missing(rule.at.clone(), &rule.full(key), help);
             }
         }
-        if rule.at("header").is_none() {
-            reader.missing(rule.at.clone(), "compare.rule.header", "name a header field");
-        }
+        rule.choice("protocol", &[("http", ())]);
+        let action = rule.choice("action", &[("mask", false), ("map", true)]);
+        let name = rule.string("name");
         let Some(header) = rule.string("header").map(|h| h.to_ascii_lowercase()) else { continue };
-        let at = rule.at("header");
+        let (at, is_map) = (rule.at("header"), action.unwrap_or(false));
         if !is_token(header.as_bytes()) {
             let reason = format!("`{header}` is not the name of a header field");
             reader.wrong(at, "compare.rule.header", reason);
         } else if ["content-length", "transfer-encoding", "connection"].contains(&&*header) {
             let reason = format!("`{header}` decides where an answer ends and cannot be masked");
             reader.wrong(at, "compare.rule.header", reason);
-        } else if headers.contains(&header) {
+        } else if name.as_ref().is_some_and(|name| !is_map || !is_token(name.as_bytes())) {
+            let reason = match is_map {
+                true => "not the name of a cookie",
+                false => "a mask is for all of a header field",
+            };
+            reader.wrong(rule.at("name"), "compare.rule.name", reason);
+        } else if is_map && name.is_none() && header == "set-cookie" {
+            let help = "a cookie is returned by its name: write name = \"PHPSESSID\"";
+            reader.missing(rule.at.clone(), "compare.rule.name", help);
+        } else if is_twice(&masks, &maps, &header, name.as_deref()) {
             reader.wrong(at, "compare.rule.header", format!("two rules for `{header}`"));
+        } else if is_map {
+            maps.push(MapRule { header: header.into(), name: name.map(Into::into) });
         } else {
-            headers.push(header);
+            masks.push(header);
         }
     }
-    headers
+    (masks, maps)
+}
+
+/// Whether there is a rule already for what is called `name` in `header`, or for all of it.
+fn is_twice(masks: &[String], maps: &[MapRule], header: &str, name: Option<&str>) -> bool {
+    let covers =
+        |map: &MapRule| name.is_none() || map.name.is_none() || map.name.as_deref() == name;
+    masks.iter().any(|mask| mask == header)
+        || maps.iter().any(|map| &*map.header == header && covers(map))
 }
 
 fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {

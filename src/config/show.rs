@@ -128,6 +128,12 @@ fn compare(out: &mut String, config: &Config) {
             &[("protocol", quote("http")), ("header", quote(header)), ("action", quote("mask"))],
         );
     }
+    for map in &compare.maps {
+        let mut keys = vec![("protocol", quote("http")), ("header", quote(&map.header))];
+        keys.extend(map.name.iter().map(|name| ("name", quote(name))));
+        keys.push(("action", quote("map")));
+        section(out, "[[compare.rule]]", &keys);
+    }
 }
 
 fn sync(out: &mut String, config: &Config) {

@@ -39,7 +39,9 @@ fn what_is_shown_reads_back_to_the_same() {
     let full = format!(
         "{BASE}[compare]\nhttp_defaults = false\non_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
-         protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
+         protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[[compare.rule]]\n\
+         protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\n\
+         [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n[sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n[run]\nuid = 7\n\
@@ -55,6 +57,11 @@ fn what_is_shown_reads_back_to_the_same() {
     assert_eq!(config.run_as, Some(RunAs::Ids { uid: 7, gid: 7 }));
     assert!(!config.is_sandboxed && parse(BASE).expect("it is valid").is_sandboxed);
     assert_eq!(config.engine().masks, [MaskRule { header: "x-id".into() }]);
+    let map = |header: &str, name: Option<&str>| MapRule {
+        header: header.into(),
+        name: name.map(Into::into),
+    };
+    assert_eq!(config.engine().maps, [map("set-cookie", Some("SID")), map("x-csrf", None)]);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
 }
 
@@ -123,8 +130,17 @@ const BROKEN: &[Case] = &[
         Some(17), "compare.rule.header", "header field"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"content-length\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "cannot be masked"),
-    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
-        Some(18), "compare.rule.action", "not supported"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"maps\"\n",
+        Some(18), "compare.rule.action", "`map`"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"set-cookie\"\naction = \"map\"\n",
+        Some(15), "compare.rule.name", "missing"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"mask\"\nname = \"a\"\n",
+        Some(19), "compare.rule.name", "all of a header"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\nname = \"a;\"\n",
+        Some(19), "compare.rule.name", "name of a cookie"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\nname = \"a\"\n\
+          [[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
+        Some(21), "compare.rule.header", "two rules"),
     ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),

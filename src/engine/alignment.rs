@@ -294,7 +294,8 @@ mod tests {
             let map = Alignment { base, splices: map.splices.clone() };
             let mut w = Writer::default();
             map.pack(&mut w);
-            assert_eq!(Alignment::unpack(&mut Reader::new(w.as_bytes(), &[])), map);
+            let rules = crate::protocol::rules::Rule::masks([]);
+            assert_eq!(Alignment::unpack(&mut Reader::new(w.as_bytes(), &rules)), map);
         }
     }
 

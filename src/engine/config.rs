@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::address::VipPlan;
 use super::time::Duration;
+use crate::protocol::rules::Rule;
 
 /// What the gateway does with answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,15 @@ pub struct MaskRule {
     pub header: std::sync::Arc<str>,
 }
 
+/// One `[[compare.rule]]` with `action = "map"`: a value that clients return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapRule {
+    /// Name of the header field in answers, lower case.
+    pub header: std::sync::Arc<str>,
+    /// What the value is called in it, if it is not all of it.
+    pub name: Option<Box<str>>,
+}
+
 /// The engine's configuration.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -81,6 +91,8 @@ pub struct EngineConfig {
     pub hold_hard: Duration,
     /// Masks for HTTP/1.x; `date` is among them unless the user took it out.
     pub masks: Vec<MaskRule>,
+    /// Values that clients return, each server its own.
+    pub maps: Vec<MapRule>,
     /// Whether a state-sync backend is configured, and its scope.
     pub sync_scope: Option<super::SyncScope>,
     /// How long diverged output waits for the backend.
@@ -128,6 +140,7 @@ impl Default for EngineConfig {
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
             masks: vec![MaskRule { header: "date".into() }],
+            maps: Vec::new(),
             sync_scope: None,
             sync_deadline: Duration::from_millis(150),
             sync_min_gap: Duration::from_millis(200),
@@ -144,5 +157,14 @@ impl Default for EngineConfig {
             flows_per_source_max: 1 << 17,
             hold_bytes_max: 1 << 30,
         }
+    }
+}
+
+impl EngineConfig {
+    /// What may differ, by number: the masks, then the maps.
+    pub fn rules(&self) -> std::sync::Arc<[Rule]> {
+        let masks = self.masks.iter().map(|mask| Rule::mask(mask.header.clone()));
+        let maps = self.maps.iter().map(|map| Rule::map(map.header.clone(), map.name.as_deref()));
+        masks.chain(maps).collect()
     }
 }

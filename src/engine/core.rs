@@ -21,6 +21,7 @@ use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
 use super::health::{OWN_STALL, Waiting};
+use super::pairs::Pairs;
 use super::planted;
 use super::probes::Prober;
 use super::resync::Decision;
@@ -29,6 +30,7 @@ use super::{
     Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, Record,
     ServiceId, Signal, Status, SyncReason,
 };
+use crate::protocol::rules::Rule;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
 /// Share of the hold budget at which new flows begin with one server.
@@ -49,6 +51,8 @@ pub struct Engine {
     profile: Profile,
     cookies: Cookies,
     allowance: Allowance,
+    rules: Arc<[Rule]>,
+    pairs: Pairs,
     reports: Vec<Report>,
     ip_id: u16,
     tick_at: Instant,
@@ -59,8 +63,8 @@ pub struct Engine {
 impl Engine {
     /// An engine at rest. `seed` feeds every choice that must not be guessed from outside.
     pub fn new(config: EngineConfig, seed: u64, now: Instant) -> Self {
-        let mut table = FlowTable::default();
-        table.set_masks(mask_names(&config));
+        let (mut table, rules) = (FlowTable::default(), config.rules());
+        table.set_rules(rules.clone());
         Self {
             control: Control::new(&config, now),
             prober: Prober::new(seed),
@@ -74,6 +78,8 @@ impl Engine {
             profile: Profile::default(),
             cookies: Cookies::new(seed),
             allowance: Allowance::full(),
+            rules,
+            pairs: Pairs::default(),
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
@@ -159,9 +165,9 @@ impl Engine {
         self.table.at_rest()
     }
 
-    /// The header fields whose values may differ.
-    pub fn masks(&self) -> Vec<Arc<str>> {
-        mask_names(&self.config)
+    /// What may differ, and how many pairs of values are remembered because of it.
+    pub fn rules(&self) -> (Arc<[Rule]>, usize) {
+        (self.rules.clone(), self.pairs.len())
     }
 
     // ---- frames ----------------------------------------------------------------------------
@@ -577,7 +583,8 @@ impl Engine {
             return Err(CommandError::NeedsRestart);
         }
         self.config = config;
-        self.table.set_masks(mask_names(&self.config));
+        self.rules = self.config.rules();
+        self.table.set_rules(self.rules.clone());
         Ok(Vec::new())
     }
 
@@ -660,6 +667,8 @@ impl Engine {
             profile: &mut self.profile,
             cookies: &mut self.cookies,
             allowance: &mut self.allowance,
+            rules: &self.rules,
+            pairs: &mut self.pairs,
             pool_held,
             ip_id: &mut self.ip_id,
             is_fit,
@@ -691,6 +700,8 @@ impl Engine {
             profile: &mut self.profile,
             cookies: &mut self.cookies,
             allowance: &mut self.allowance,
+            rules: &self.rules,
+            pairs: &mut self.pairs,
             pool_held: self.table.held(),
             ip_id: &mut self.ip_id,
             is_fit: self.control.fit(),
@@ -780,11 +791,6 @@ impl Engine {
     fn reject(&mut self, link: Link, reason: RejectReason) {
         self.event(Event::Rejected { link, reason });
     }
-}
-
-/// The header fields that may differ.
-fn mask_names(config: &EngineConfig) -> Vec<Arc<str>> {
-    config.masks.iter().map(|mask| mask.header.clone()).collect()
 }
 
 /// In whose name a packet speaks.

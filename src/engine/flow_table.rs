@@ -9,6 +9,7 @@ use super::half_open::{HalfOpen, Source};
 use super::shelf::{Place, Shelf};
 use super::time::Instant;
 use super::{EngineConfig, FlowSnapshot, LegId};
+use crate::protocol::rules::Rule;
 
 /// A flow's number, and its slot in the state file.
 pub type FlowId = u32;
@@ -20,8 +21,8 @@ pub struct FlowTable {
     slots: Vec<Option<Slot>>,
     /// The flows at rest.
     shelf: Shelf,
-    /// What all flows share: header fields that may differ.
-    masks: Vec<Arc<str>>,
+    /// What all flows share: what may differ.
+    rules: Arc<[Rule]>,
     free: Vec<FlowId>,
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
@@ -128,7 +129,7 @@ impl FlowTable {
     fn wake(&mut self, id: FlowId) {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
         let &mut Slot::AtRest(AtRest { flow: place, state, timer }) = slot else { return };
-        let flow = Flow::wake(self.shelf.get(place), &self.masks);
+        let flow = Flow::wake(self.shelf.get(place), &self.rules);
         let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
         *slot = Slot::Awake(Box::new(entry));
         for (moved, to) in self.shelf.remove(place) {
@@ -143,13 +144,13 @@ impl FlowTable {
         let slot = self.slots.get(id as usize)?.as_ref()?;
         Some(match slot {
             Slot::Awake(entry) => look(&entry.flow),
-            Slot::AtRest(rest) => look(&Flow::wake(self.shelf.get(rest.flow), &self.masks)),
+            Slot::AtRest(rest) => look(&Flow::wake(self.shelf.get(rest.flow), &self.rules)),
         })
     }
 
     /// What flows may have differ, from now on.
-    pub fn set_masks(&mut self, masks: Vec<Arc<str>>) {
-        self.masks = masks;
+    pub fn set_rules(&mut self, rules: Arc<[Rule]>) {
+        self.rules = rules;
     }
 
     /// Puts the flow `id` to rest, if it is time.
@@ -159,7 +160,7 @@ impl FlowTable {
         if let Some(flow) = entry.flow.rest(now) {
             #[cfg(test)]
             assert_eq!(
-                format!("{:?}", Flow::wake(&flow, &self.masks)),
+                format!("{:?}", Flow::wake(&flow, &self.rules)),
                 format!("{:?}", entry.flow),
                 "a flow wakes as it was put to rest"
             );

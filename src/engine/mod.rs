@@ -21,6 +21,7 @@ mod clock;
 mod control;
 mod cookies;
 mod core;
+mod ear;
 mod flow;
 mod flow_table;
 mod fragments;
@@ -31,6 +32,7 @@ mod leg;
 mod limits;
 mod neighbour;
 mod pack;
+mod pairs;
 mod probes;
 mod ranges;
 mod resync;
@@ -40,12 +42,14 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
+pub use crate::protocol::rules::Rule;
 pub use crate::protocol::{Field, RawReason};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
-pub use config::{EngineConfig, Fence, LagPolicy, MaskRule, Mode, UdpPolicy};
+pub use config::{EngineConfig, Fence, LagPolicy, MapRule, MaskRule, Mode, UdpPolicy};
 pub use event::{
-    DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
+    DegradedReason, Divergence, DivergenceKind, DropWhy, Event, Evidence, Finding, FlowKey,
+    FlowState, HeldWhy, KeptWhy, PackedKey, RejectReason, ServerState, ServiceState, Shown,
+    SoloReason,
 };
 pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::time::Instant;
+use crate::protocol::rules::Rule;
 use crate::wire::{L2, Mac, Offset, Seq, TsDelta, Tsval, Vlans};
 
 /// Where a value is written to.
@@ -72,14 +73,14 @@ pub struct Reader<'a> {
     rest: &'a [u8],
     time: u64,
     place: u64,
-    /// Names of the header fields that may differ: what every flow shares is not in the string.
-    pub masks: &'a [Arc<str>],
+    /// What may differ: what every flow shares is not in the string.
+    pub rules: &'a Arc<[Rule]>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads what a [`Writer`] has written.
-    pub const fn new(bytes: &'a [u8], masks: &'a [Arc<str>]) -> Self {
-        Self { rest: bytes, time: 0, place: 0, masks }
+    pub const fn new(bytes: &'a [u8], rules: &'a Arc<[Rule]>) -> Self {
+        Self { rest: bytes, time: 0, place: 0, rules }
     }
 
     fn number(&mut self) -> u64 {
@@ -368,7 +369,8 @@ mod tests {
         let mut w = Writer::default();
         value.pack(&mut w);
         let bytes = w.as_bytes();
-        let mut r = Reader::new(bytes, &[]);
+        let rules = Rule::masks([]);
+        let mut r = Reader::new(bytes, &rules);
         let read = T::unpack(&mut r);
         assert!(r.rest.is_empty());
         (read, bytes.len())

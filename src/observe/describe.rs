@@ -34,6 +34,7 @@ pub fn level(event: &Event) -> Level {
         Event::Rejected { .. }
         | Event::Released { .. }
         | Event::MaskHit { .. }
+        | Event::ValueReplaced { .. }
         | Event::CookieGiven { .. }
         | Event::DatagramJudged { .. } => Level::Trace,
         Event::FlowOpened { .. }
@@ -45,6 +46,9 @@ pub fn level(event: &Event) -> Level {
         | Event::HoldSoft { .. }
         | Event::HoldHard { .. }
         | Event::RequestResent { .. }
+        | Event::PairNoted { .. }
+        | Event::ValueKept { .. }
+        | Event::PairsDropped { .. }
         | Event::ComparedRaw { .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
@@ -106,6 +110,20 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         Event::MaskHit { flow, header, at, len } => {
             let at = at.since(Offset::START);
             format!("{flow}: the rule for {header} masked {len} bytes at {at}")
+        }
+        Event::PairNoted { flow, token, at } => {
+            let at = at.since(Offset::START);
+            format!("{flow}: what the backup says for {token} at {at} is remembered")
+        }
+        Event::ValueReplaced { flow, to, token, at } => {
+            let at = at.since(Offset::START);
+            format!("{flow}: {} is told its own {token} at {at} of the requests", name(to))
+        }
+        Event::ValueKept { flow, to, token, why } => {
+            format!("{flow}: {} is told the other server's {token}: {}", name(to), why.name())
+        }
+        Event::PairsDropped { why, count } => {
+            format!("{count} pairs of values are forgotten: {}", why.name())
         }
         Event::ComparedRaw { flow, why } => {
             format!("{flow}: compared byte by byte from here on, no rule applies: {}", why.name())

@@ -33,6 +33,10 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Unprotected { .. } => "unprotected",
         Event::Released { .. } => "released",
         Event::MaskHit { .. } => "mask_hit",
+        Event::PairNoted { .. } => "pair_noted",
+        Event::ValueReplaced { .. } => "value_replaced",
+        Event::ValueKept { .. } => "value_kept",
+        Event::PairsDropped { .. } => "pairs_dropped",
         Event::ComparedRaw { .. } => "compared_raw",
         Event::EarlyEnd { .. } => "early_end",
         Event::HoldSoft { .. } => "hold_soft",
@@ -89,6 +93,18 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         Event::MaskHit { flow, header, at, len } => json!({
             "flow": flow_json(flow), "header": &**header, "at": position(*at), "len": len,
         }),
+        Event::PairNoted { flow, token, at } => json!({
+            "flow": flow_json(flow), "token": &**token, "at": position(*at),
+        }),
+        Event::ValueReplaced { flow, to, token, at } => json!({
+            "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
+            "token": &**token, "at": position(*at),
+        }),
+        Event::ValueKept { flow, to, token, why } => json!({
+            "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
+            "token": &**token, "reason": why.name(),
+        }),
+        Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),
         Event::ComparedRaw { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })
         }

@@ -3,8 +3,9 @@
 //! Names are snake_case, few, and never change within `/api/v1`.
 
 use crate::engine::{
-    CommandError, DegradedReason, DivergenceKind, Evidence, Finding, FlowState, HeldWhy, LegId,
-    Link, Mode, RawReason, RejectReason, ServerState, ServiceState, SoloReason, SyncReason,
+    CommandError, DegradedReason, DivergenceKind, DropWhy, Evidence, Finding, FlowState, HeldWhy,
+    KeptWhy, LegId, Link, Mode, RawReason, RejectReason, ServerState, ServiceState, SoloReason,
+    SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -112,6 +113,17 @@ names!(HeldWhy, HELD_WHYS, {
 names!(DivergenceKind, DIVERGENCE_KINDS, {
     Self::Byte(..) => "byte",
     Self::Length => "length",
+});
+
+names!(KeptWhy, KEPT_WHYS, {
+    Self::Late => "late",
+    Self::Length => "length",
+    Self::Full => "full",
+});
+
+names!(DropWhy, DROP_WHYS, {
+    Self::Displaced => "displaced",
+    Self::Expired => "expired",
 });
 
 names!(RawReason, RAW_REASONS, {

@@ -4,9 +4,9 @@ use std::io::Read;
 
 use super::*;
 use crate::engine::{
-    CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Field,
-    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, RawReason, RejectReason, ServerState,
-    ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
+    CommandError, DegradedReason, Divergence, DivergenceKind, DropWhy, Duration, Epoch, Evidence,
+    Field, Finding, FlowKey, FlowState, HeldWhy, KeptWhy, LegId, Link, RawReason, RejectReason,
+    ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -52,6 +52,10 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::Unprotected { flow, reason: SoloReason::AuthOption },
         Event::Released { flow, verified: 10, unverified: 0, waited: took },
         Event::MaskHit { flow, header: "date".into(), at, len: 29 },
+        Event::PairNoted { flow, token: "set-cookie SID".into(), at },
+        Event::ValueReplaced { flow, to: server, token: "set-cookie SID".into(), at },
+        Event::ValueKept { flow, to: server, token: "x-id".into(), why: KeptWhy::Late },
+        Event::PairsDropped { why: DropWhy::Expired, count: 7 },
         Event::ComparedRaw { flow, why: RawReason::TwoLengths },
         Event::EarlyEnd { flow, loser: server },
         Event::HoldSoft { flow, waiting_for: server },

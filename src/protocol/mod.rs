@@ -6,20 +6,23 @@
 
 pub mod framing;
 pub mod http;
+pub mod returned;
+pub mod rules;
 pub mod start;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+
+use rules::Rule;
 
 /// What a normalizer made of response bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// All bytes are to be compared as they are.
     Plain,
-    /// The first `after` bytes are plain; there a span begins that ends before the next CR or LF.
-    /// Its content and its length may differ between the servers, but neither may be empty.
+    /// The first `after` bytes are plain; there a span begins that ends where its rule says, in its
+    /// line. Its content and its length may differ between the servers, but neither may be empty.
     Span {
         /// Plain bytes before the span.
         after: usize,
@@ -82,6 +85,8 @@ pub enum Field {
     StatusLine,
     /// A header field, by its name in lower case; empty for the end of the header section.
     Header(Box<str>),
+    /// The value of a cookie that is set, by its name.
+    Cookie(Box<str>),
     /// The size of a chunk, which is no content.
     ChunkSize,
     /// The content.
@@ -96,6 +101,7 @@ impl fmt::Display for Field {
             Self::StatusLine => f.write_str("status line"),
             Self::Header(name) if name.is_empty() => f.write_str("end of the header section"),
             Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
             Self::ChunkSize => f.write_str("chunk size"),
             Self::Body => f.write_str("body"),
             Self::Trailer => f.write_str("trailer"),
@@ -127,8 +133,8 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The span found last was `len` bytes long.
     fn on_span(&mut self, len: usize);
 
-    /// The header field that rule number `rule` is for.
-    fn header(&self, rule: u16) -> Arc<str>;
+    /// The rule with this number.
+    fn rule(&self, rule: u16) -> Option<&Rule>;
 
     /// Whether every request has its whole answer; `None` where the protocol does not tell.
     fn is_complete(&self) -> Option<bool>;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::framing::{HEAD_BYTES_MAX, LINE_BYTES_MAX};
 use super::http::Http;
+use super::rules::Rule;
 use super::{Normalizer, Step};
 
 /// What a reader makes of one flow: each span's place, length and rule, and how it stands at the
@@ -30,7 +31,7 @@ fn ends(len: usize, every: Option<usize>, cuts: &[usize]) -> Vec<usize> {
 /// Feeds the requests, then the answers, each cut at these places. A span lasts until the next CR
 /// or LF, as the comparison has it.
 fn read(requests: (&[u8], &[usize]), answers: (&[u8], &[usize])) -> Reading {
-    let mut http = Http::new(vec!["date".into(), "x-id".into()]);
+    let mut http = Http::new(Rule::masks(["date", "x-id"]));
     let mut at = 0;
     for &end in requests.1 {
         http.on_request(&requests.0[at..end]);

@@ -1,10 +1,9 @@
 //! What two equal servers may say differently, as the gateway has it: the one place where the
 //! comparison of captures meets the normalizers of [`protocol`](crate::protocol).
 
-use std::sync::Arc;
-
 use crate::protocol::framing::{Follows, Framing, Part, Seen};
 use crate::protocol::http::Http;
+use crate::protocol::rules::Rule;
 use crate::protocol::start::RequestLine;
 use crate::protocol::{Normalizer, RawReason, Step};
 
@@ -13,43 +12,40 @@ const NOTHING: [u8; 4096] = [0; 4096];
 
 /// What may differ: values of header fields of HTTP/1.x.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Names of header fields whose value may differ, lower case.
-    masks: Vec<Arc<str>>,
-}
+pub struct Rules(Vec<Rule>);
 
 impl Default for Rules {
     /// The gateway's own: `Date` may differ.
     fn default() -> Self {
-        Self::new(["date"])
+        Self(vec![Rule::mask("date")])
     }
 }
 
 impl Rules {
-    /// The values of these header fields may differ.
-    pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        Self { masks: names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect() }
+    /// Those of a gateway.
+    pub fn new(rules: &[Rule]) -> Self {
+        Self(rules.to_vec())
     }
 
     /// Nothing may differ.
     pub const fn none() -> Self {
-        Self { masks: Vec::new() }
+        Self(Vec::new())
     }
 
-    /// Another one beside these.
+    /// The value of this header field, too.
     pub fn and(mut self, name: &str) -> Self {
-        let name: Arc<str> = name.to_ascii_lowercase().into();
-        if !self.masks.contains(&name) {
-            self.masks.push(name);
+        let rule = Rule::mask(name.to_ascii_lowercase());
+        if !self.0.contains(&rule) {
+            self.0.push(rule);
         }
         self
     }
 
     /// Reads what a server says.
     pub(super) fn answers(&self) -> SpanReader {
-        match self.masks.is_empty() {
+        match self.0.is_empty() {
             true => SpanReader::Plain,
-            false => SpanReader::Answers(Box::new(Http::new(self.masks.clone()))),
+            false => SpanReader::Answers(Box::new(Http::new(self.0.iter().cloned().collect()))),
         }
     }
 }
@@ -95,17 +91,26 @@ impl SpanReader {
         }
     }
 
-    /// If a span that may differ begins with `next`, a reader that stands at its beginning.
-    pub(super) fn begins_span(&self, next: u8) -> Option<Self> {
+    /// If a span that may differ begins with `next`, its rule and a reader that stands there.
+    pub(super) fn begins_span(&self, next: u8) -> Option<(Self, u16)> {
         let mut copy = match self {
             Self::Plain => return None,
             Self::Answers(normalizer) => Self::Answers(normalizer.boxed_clone()),
             Self::Requests(hosts) => Self::Requests(hosts.clone()),
         };
         match copy.read(&[next]) {
-            Step::Span { after: 0, .. } => Some(copy),
+            Step::Span { after: 0, rule } => Some((copy, rule)),
             _ => None,
         }
+    }
+
+    /// Whether a span of this rule ends before `byte`.
+    pub(super) fn ends(&self, rule: u16, byte: u8) -> bool {
+        let rule = match self {
+            Self::Answers(normalizer) => normalizer.rule(rule),
+            Self::Plain | Self::Requests(_) => None,
+        };
+        rule.map_or(matches!(byte, b'\r' | b'\n'), |rule| rule.ends(byte))
     }
 
     /// The span found last was passed.

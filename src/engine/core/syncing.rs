@@ -16,6 +16,7 @@ impl Engine {
                 Target::Copied => {
                     self.profile = Profile::default();
                     self.control.detector.of(ended.to).begin_anew();
+                    self.pairs.copied(ended.to);
                     for id in self.table.ids() {
                         self.with_flow(id, |flow, cx| flow.on_copied(cx, ended.to));
                     }

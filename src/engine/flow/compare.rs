@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::listen::Listener;
+use super::value::{Value, value_at};
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
@@ -12,7 +14,8 @@ use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
 use crate::protocol::http::{self, Http};
-use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
+use crate::protocol::rules::Rule;
+use crate::protocol::{Field, Normalizer, Quiet, RawReason, Step};
 use crate::wire::Offset;
 
 /// The comparison of one flow.
@@ -31,15 +34,20 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Begins at `at`; `masks` are header fields of HTTP/1.x that may differ.
-    pub fn new(at: Offset, masks: Vec<Arc<str>>) -> Self {
-        let normalizer: Option<Box<dyn Normalizer>> = match masks.is_empty() {
+    /// Begins at `at`; `rules` are what may differ.
+    pub fn new(at: Offset, rules: &Arc<[Rule]>) -> Self {
+        let normalizer: Option<Box<dyn Normalizer>> = match rules.is_empty() {
             true => None,
-            false => Some(Box::new(Http::new(masks))),
+            false => Some(Box::new(Http::new(rules.clone()))),
         };
+        Self { normalizer, ..Self::unread(at) }
+    }
+
+    /// One that compares everything as it is.
+    pub const fn unread(at: Offset) -> Self {
         Self {
             agreed: at,
-            normalizer,
+            normalizer: None,
             request_read: Offset::START,
             span: None,
             is_adrift: false,
@@ -54,7 +62,7 @@ impl Comparison {
 
     /// Begins again at `at`, in the middle of nobody knows which message.
     pub fn restart(&mut self, at: Offset) {
-        *self = Self { is_adrift: true, ..Self::new(at, Vec::new()) };
+        *self = Self { is_adrift: true, ..Self::unread(at) };
     }
 
     /// The same place has another visible position now.
@@ -110,7 +118,7 @@ impl Pack for Box<dyn Normalizer> {
     fn unpack(r: &mut Reader<'_>) -> Self {
         let (is_recognized, status) = Pack::unpack(r);
         let quiet = Quiet { is_recognized, status };
-        Box::new(Http::resumed(r.masks.to_vec(), quiet))
+        Box::new(Http::resumed(r.rules.clone(), quiet))
     }
 }
 
@@ -135,6 +143,9 @@ impl Flow {
             }
         }
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
+            if let Some(listener) = self.listener.as_mut().filter(|_| why == RawReason::Switched) {
+                listener.stop();
+            }
             self.compare_raw(cx, why);
         }
     }
@@ -143,7 +154,7 @@ impl Flow {
     /// client begins with a request line. From here on the protocol can be followed again; a wrong
     /// guess would cost no more than a mask where none was needed.
     pub(super) fn resume_protocol(&mut self, cx: &Cx<'_>, at: Offset, bytes: &[u8]) {
-        if !self.comparison.is_adrift || bytes.is_empty() || cx.config.masks.is_empty() {
+        if !self.comparison.is_adrift || bytes.is_empty() || cx.rules.is_empty() {
             return;
         }
         let released = self.visible.released;
@@ -151,9 +162,9 @@ impl Flow {
             && self.comparison.agreed == released
             && self.legs.iter().all(|l| !l.is_open() || l.said() == released);
         if at == self.client.nxt && is_quiet && http::begins_request(bytes) {
-            let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
-            self.comparison = Comparison::new(released, masks);
+            self.comparison = Comparison::new(released, cx.rules);
             self.comparison.request_read = at;
+            self.listener = Listener::new(at, cx.rules);
         }
     }
 
@@ -250,32 +261,26 @@ impl Flow {
     /// of one length, the backup's positions step over the difference.
     fn compare_span(&mut self, cx: &mut Cx<'_>, rule: u16) -> bool {
         let at = self.comparison.agreed;
-        let ours = self.span_at(at, |f, at| f.reference_at(at));
         let backup = self.backup();
-        let theirs = self.span_at(at, |f, at| f.leg(backup).voice.slice_at(at));
+        let ours = self.value(rule, at, |at| self.reference_at(at));
+        let theirs = self.value(rule, at, |at| self.leg(backup).voice.slice_at(at));
         match (ours, theirs) {
-            (Span::Open, _) | (_, Span::Open) if on(Bug::SpanNotAtomic) => {
+            (Value::Open, _) | (_, Value::Open) if on(Bug::SpanNotAtomic) => {
                 let there = |l: &[u8]| l.len() as u64;
                 let n =
                     there(self.reference_at(at)).min(there(self.leg(backup).voice.slice_at(at)));
                 self.comparison.agreed = at + n;
                 n > 0
             }
-            (Span::Open, _) | (_, Span::Open) => false,
-            (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+            (Value::Open, _) | (_, Value::Open) => false,
+            (Value::Whole(ours), Value::Whole(theirs))
+                if !ours.is_empty() && !theirs.is_empty() =>
+            {
                 let len = ours.len();
                 if len != theirs.len() && !self.splice(cx, at, theirs.len(), len) {
                     return false;
                 }
-                let named = self.comparison.normalizer.as_ref().map(|n| n.header(rule));
-                let differs = ours != theirs;
-                if differs {
-                    self.visible.differs_until = at + len as u64;
-                }
-                if let Some(header) = named.filter(|_| differs) {
-                    let (flow, len) = (self.key, len as u32);
-                    cx.event(Event::MaskHit { flow, header, at, len });
-                }
+                self.note_values(cx, rule, at, &ours, &theirs);
                 self.comparison.span = None;
                 self.comparison.agreed = at + len as u64;
                 if let Some(n) = &mut self.comparison.normalizer {
@@ -289,6 +294,34 @@ impl Flow {
                 self.compare_raw(cx, RawReason::Value);
                 true
             }
+        }
+    }
+
+    /// The servers have said these values, and the client is shown ours.
+    fn note_values(&mut self, cx: &mut Cx<'_>, rule: u16, at: Offset, ours: &[u8], theirs: &[u8]) {
+        let (flow, len) = (self.key, ours.len() as u32);
+        let differs = ours != theirs;
+        if differs {
+            self.visible.differs_until = at + ours.len() as u64;
+        }
+        let Some(rule) = self.comparison.normalizer.as_ref().and_then(|n| n.rule(rule)) else {
+            return;
+        };
+        let token = rule.token().clone();
+        if rule.is_map() {
+            let mut values = [ours, theirs];
+            if self.primary == LegId::B {
+                values.reverse();
+            }
+            if let Some((why, count)) = cx.pairs.note(cx.now, &token, values, self.primary) {
+                cx.event(Event::PairsDropped { why, count });
+            }
+            if differs {
+                cx.event(Event::PairNoted { flow, token: token.clone(), at });
+            }
+        }
+        if differs {
+            cx.event(Event::MaskHit { flow, header: token, at, len });
         }
     }
 
@@ -338,11 +371,12 @@ impl Flow {
         let at = self.comparison.agreed;
         let id = self.backup();
         let voice = &self.leg(id).voice;
-        let ours = self.span_at(at, |f, at| f.reference_at(at));
-        let theirs = self.span_at(at, |f, at| f.leg(id).voice.slice_at(at));
+        let Some(rule) = self.comparison.span else { return una.min(heard) };
+        let ours = self.value(rule, at, |at| self.reference_at(at));
+        let theirs = self.value(rule, at, |at| self.leg(id).voice.slice_at(at));
         match (ours, theirs) {
-            (Span::Whole(o), Span::Open) if self.client.una >= at + o.len() as u64 => heard,
-            (_, Span::Whole(t)) => una.min(voice.own(at, Round::Down) + t.len() as u64).min(heard),
+            (Value::Whole(o), Value::Open) if self.client.una >= at + o.len() as u64 => heard,
+            (_, Value::Whole(t)) => una.min(voice.own(at, Round::Down) + t.len() as u64).min(heard),
             _ => una.min(heard),
         }
     }
@@ -373,16 +407,14 @@ impl Flow {
 
     /// Whether a masked span has begun that `id` has not completed.
     pub(super) fn is_span_open(&self, id: LegId) -> bool {
-        if self.comparison.span.is_none() {
-            return false;
-        }
+        let Some(rule) = self.comparison.span else { return false };
         let at = self.comparison.agreed;
         let value = match id == self.primary {
             // While Lagging its own copy is gone: what was shown stands for it.
-            true => self.span_at(at, |f, at| f.reference_at(at)),
-            false => self.span_at(at, |f, at| f.leg(id).voice.slice_at(at)),
+            true => self.value(rule, at, |at| self.reference_at(at)),
+            false => self.value(rule, at, |at| self.leg(id).voice.slice_at(at)),
         };
-        matches!(value, Span::Open)
+        matches!(value, Value::Open)
     }
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
@@ -414,11 +446,11 @@ impl Flow {
 
     fn follow_step(&mut self) -> bool {
         let at = self.comparison.agreed;
-        if self.comparison.span.is_some() {
-            match self.span_at(at, |f, at| f.reference_at(at)) {
-                Span::Open => return false,
-                Span::TooLong => self.comparison.stop(),
-                Span::Whole(value) => {
+        if let Some(rule) = self.comparison.span {
+            match self.value(rule, at, |at| self.reference_at(at)) {
+                Value::Open => return false,
+                Value::TooLong => self.comparison.stop(),
+                Value::Whole(value) => {
                     self.comparison.span = None;
                     self.comparison.agreed = at + value.len() as u64;
                     if let Some(n) = &mut self.comparison.normalizer {
@@ -444,24 +476,10 @@ impl Flow {
         len > 0
     }
 
-    /// The value that begins at `at`, up to its CR or LF.
-    fn span_at<'a>(&'a self, mut at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
-        let mut value = Vec::new();
-        loop {
-            let bytes = get(self, at);
-            if bytes.is_empty() {
-                return Span::Open;
-            }
-            let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
-            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
-            if value.len() > SPAN_BYTES_MAX {
-                return Span::TooLong;
-            }
-            if end.is_some() {
-                return Span::Whole(value);
-            }
-            at = at + bytes.len() as u64;
-        }
+    /// The value of `rule` that begins at `at` in the bytes that `get` gives.
+    fn value<'a>(&self, rule: u16, at: Offset, get: impl Fn(Offset) -> &'a [u8]) -> Value {
+        let rule = self.comparison.normalizer.as_ref().and_then(|n| n.rule(rule));
+        value_at(at, |byte| rule.is_none_or(|rule| rule.ends(byte)), get)
     }
 
     /// Whether what was shown ends with a whole answer, beyond what the other leg has confirmed;
@@ -469,12 +487,11 @@ impl Flow {
     pub(super) fn is_shown_complete(&self) -> Option<bool> {
         let mut reader = self.comparison.normalizer.as_ref()?.boxed_clone();
         let mut at = self.comparison.agreed;
-        let mut is_in_span = self.comparison.span.is_some();
+        let mut span = self.comparison.span;
         loop {
-            if std::mem::take(&mut is_in_span) {
-                let Span::Whole(value) = self.span_at(at, |f, at| f.reference_at(at)) else {
-                    return None;
-                };
+            if let Some(rule) = span.take() {
+                let value = self.value(rule, at, |at| self.reference_at(at));
+                let Value::Whole(value) = value else { return None };
                 reader.on_span(value.len());
                 at = at + value.len() as u64;
             }
@@ -487,8 +504,8 @@ impl Flow {
             }
             let taken = match reader.on_response(bytes) {
                 Step::Plain => bytes.len(),
-                Step::Span { after, .. } => {
-                    is_in_span = true;
+                Step::Span { after, rule } => {
+                    span = Some(rule);
                     after
                 }
             };
@@ -538,11 +555,4 @@ impl Flow {
             self.resolve_divergence(cx);
         }
     }
-}
-
-/// A masked value in one stream.
-enum Span {
-    Open,
-    Whole(Vec<u8>),
-    TooLong,
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::listen::Listener;
 use super::profile::Offer;
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
@@ -50,7 +51,6 @@ impl Flow {
         // What was promised is asked for.
         let offers = |offer| start.promise.is_some() || cx.profile.offers(now, offer);
         let options = &seg.options;
-        let masks = cx.config.masks.iter().map(|m| m.header.clone()).collect();
         let client = ClientEnd {
             iss: Seq::new(seg.seq),
             mss: options.mss.unwrap_or(MSS_DEFAULT).max(64),
@@ -84,8 +84,9 @@ impl Flow {
             client,
             visible: Visible::closed(),
             request: Stream::new(Offset::START),
+            listener: Listener::new(Offset::START, cx.rules),
             shown: Stream::new(Offset::START),
-            comparison: Comparison::new(Offset::START, masks),
+            comparison: Comparison::new(Offset::START, cx.rules),
             diverged_until: None,
             first_answer_at: None,
             syn_at: now,

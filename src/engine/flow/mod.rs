@@ -20,13 +20,16 @@ mod from_leg;
 mod handshake;
 mod hold;
 mod icmp;
+mod listen;
 mod profile;
 mod promised;
 mod release;
 mod rest;
 mod roles;
+mod value;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -37,6 +40,7 @@ pub use icmp::DeferredError;
 pub use profile::Profile;
 pub use roles::Fate;
 
+use self::listen::Listener;
 use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
@@ -45,12 +49,14 @@ use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
 use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
+use super::pairs::Pairs;
 use super::planted::{Bug, on};
 use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::told_blocks::ToldBlocks;
 use super::{FlowSnapshot, LegId, Link, Output, Record, SyncScope};
+use crate::protocol::rules::Rule;
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
@@ -85,6 +91,10 @@ pub struct Cx<'a> {
     pub cookies: &'a mut Cookies,
     /// What may be sent again to each server now.
     pub allowance: &'a mut Allowance,
+    /// What may differ.
+    pub rules: &'a Arc<[Rule]>,
+    /// What one server gave a client in the place of what the other gave it.
+    pub pairs: &'a mut Pairs,
     /// Bytes held by all flows.
     pub pool_held: usize,
     /// IPv4 identification of built frames.
@@ -237,6 +247,8 @@ pub struct Flow {
     visible: Visible,
     /// Client bytes that a leg may need again.
     request: Stream,
+    /// Looks for values that the client returns, if a rule maps any.
+    listener: Option<Box<Listener>>,
     /// Response bytes shown, until the client has acknowledged (and a lagging leg repeated) them.
     shown: Stream,
     comparison: Comparison,
@@ -436,6 +448,7 @@ impl Flow {
         // Right after a restart nothing is shown before the client's position is known.
         let is_live = self.visible.is_open && self.client.is_learned;
         if is_live && self.visible.reset.is_none() {
+            self.listen(cx);
             self.compare(cx);
             if cx.is_still {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -584,6 +597,7 @@ impl Flow {
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
         sooner(self.ask_at);
+        sooner(self.listener.as_ref().and_then(|listener| listener.waits_until()));
         sooner(self.rest_at().filter(|&at| at > cx.now));
         for leg in &self.legs {
             sooner(leg.resend_at);

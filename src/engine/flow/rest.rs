@@ -13,12 +13,13 @@ use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
 use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze};
 use crate::engine::time::Instant;
+use crate::protocol::rules::Rule;
 use crate::wire::{Frame, Offset};
 
 impl Flow {
-    /// The flow as it was put to rest; `masks` are the header fields that may differ.
-    pub fn wake(bytes: &[u8], masks: &[Arc<str>]) -> Self {
-        Self::unpack(&mut Reader::new(&spread(bytes), masks))
+    /// The flow as it was put to rest; `rules` are what may differ.
+    pub fn wake(bytes: &[u8], rules: &Arc<[Rule]>) -> Self {
+        Self::unpack(&mut Reader::new(&spread(bytes), rules))
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.
@@ -60,6 +61,7 @@ impl Flow {
             && self.behind == [None; 2]
             && self.owes == [None; 2]
             && self.comparison.is_quiet()
+            && self.listener.as_ref().is_none_or(|listener| listener.is_quiet())
             && self.legs.iter().all(|leg| {
                 let has_all = !leg.is_open() || leg.acked >= self.client.nxt;
                 let is_learned = leg.is_learned || !leg.is_open();
@@ -142,6 +144,7 @@ fields!(Flow {
     client,
     visible,
     request,
+    listener,
     shown,
     comparison,
     diverged_until,

@@ -12,6 +12,7 @@ mod half_open;
 mod http;
 mod kit;
 mod lateness;
+mod maps;
 mod probes;
 mod properties;
 mod servers;

@@ -1,6 +1,7 @@
 //! The reader of HTTP finds the same spans in the same bytes however they are cut.
 
 use shadowvm::protocol::http::Http;
+use shadowvm::protocol::rules::Rule;
 use shadowvm::protocol::{Normalizer, Step};
 
 use super::reader::Reader;
@@ -35,7 +36,7 @@ struct Reading {
 
 /// Feeds the requests, then the answers, in pieces of these lengths.
 fn read(requests: (&[u8], usize), answers: (&[u8], usize)) -> Reading {
-    let mut http = Http::new(vec!["date".into(), "x-id".into()]);
+    let mut http = Http::new(Rule::masks(["date", "x-id"]));
     requests.0.chunks(requests.1).for_each(|piece| http.on_request(piece));
     let (bytes, every) = answers;
     let (mut at, mut end) = (0, 0);
