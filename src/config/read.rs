@@ -21,7 +21,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("server", &["name", "role", "address", "dir", "dir_command"]),
     ("network", &["client", "next_hop", "a", "b"]),
     ("compare", &["hold_soft", "hold_hard", "on_lag", "udp", "http_defaults", "rule"]),
-    ("compare.rule", &["protocol", "header", "action"]),
+    ("compare.rule", &["protocol", "header", "name", "action"]),
     (
         "sync",
         &[

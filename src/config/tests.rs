@@ -140,7 +140,7 @@ const BROKEN: &[Case] = &[
         Some(19), "compare.rule.name", "name of a cookie"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\nname = \"a\"\n\
           [[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
-        Some(21), "compare.rule.header", "two rules"),
+        Some(22), "compare.rule.header", "two rules"),
     ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),

@@ -556,21 +556,6 @@ impl Engine {
         self.event(Event::CommandDone { id, result });
     }
 
-    fn sync_now(&mut self) -> Result<Vec<Order>, CommandError> {
-        if self.config.sync_scope.is_none() {
-            return Err(CommandError::NoBackend);
-        }
-        if self.control.resync.is_busy() {
-            return Err(CommandError::Busy);
-        }
-        if !self.control.has_both() {
-            return Err(CommandError::NoPeer);
-        }
-        let reason = SyncReason::Operator;
-        let _ = self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
-        Ok(Vec::new())
-    }
-
     /// Takes a new configuration; what is bound to links, addresses or the mode cannot change.
     fn reload(&mut self, config: EngineConfig) -> Result<Vec<Order>, CommandError> {
         let old = &self.config;

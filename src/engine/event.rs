@@ -346,7 +346,7 @@ pub enum Event {
     /// The client returned such a value, and this server is told its own.
     ValueReplaced { flow: FlowKey, to: LegId, token: Arc<str>, at: Offset },
     /// The same, but this server is told what the client says.
-    ValueKept { flow: FlowKey, to: LegId, token: Arc<str>, why: KeptWhy },
+    ValueKept { flow: FlowKey, to: LegId, token: Arc<str>, at: Offset, why: KeptWhy },
     /// Pairs were forgotten.
     PairsDropped { why: DropWhy, count: u32 },
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they

@@ -119,8 +119,9 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             let at = at.since(Offset::START);
             format!("{flow}: {} is told its own {token} at {at} of the requests", name(to))
         }
-        Event::ValueKept { flow, to, token, why } => {
-            format!("{flow}: {} is told the other server's {token}: {}", name(to), why.name())
+        Event::ValueKept { flow, to, token, at, why } => {
+            let (at, why) = (at.since(Offset::START), why.name());
+            format!("{flow}: {} is told the other server's {token} at {at}: {why}", name(to))
         }
         Event::PairsDropped { why, count } => {
             format!("{count} pairs of values are forgotten: {}", why.name())

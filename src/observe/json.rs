@@ -100,9 +100,9 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
             "token": &**token, "at": position(*at),
         }),
-        Event::ValueKept { flow, to, token, why } => json!({
+        Event::ValueKept { flow, to, token, at, why } => json!({
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
-            "token": &**token, "reason": why.name(),
+            "token": &**token, "at": position(*at), "reason": why.name(),
         }),
         Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),
         Event::ComparedRaw { flow, why } => {

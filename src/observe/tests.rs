@@ -54,7 +54,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::MaskHit { flow, header: "date".into(), at, len: 29 },
         Event::PairNoted { flow, token: "set-cookie SID".into(), at },
         Event::ValueReplaced { flow, to: server, token: "set-cookie SID".into(), at },
-        Event::ValueKept { flow, to: server, token: "x-id".into(), why: KeptWhy::Late },
+        Event::ValueKept { flow, to: server, token: "x-id".into(), at, why: KeptWhy::Late },
         Event::PairsDropped { why: DropWhy::Expired, count: 7 },
         Event::ComparedRaw { flow, why: RawReason::TwoLengths },
         Event::EarlyEnd { flow, loser: server },

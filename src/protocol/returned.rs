@@ -14,8 +14,10 @@ use super::{RawReason, Step};
 #[derive(Clone, Debug)]
 pub struct Returned {
     rules: Arc<[Rule]>,
-    framing: Framing,
-    method: Method,
+    /// Nothing once they are no requests that everybody reads alike.
+    framing: Option<Framing>,
+    /// What follows the request under way, if it succeeds, is somebody else's.
+    is_connect: bool,
     /// A value has been announced: the next bytes stand in it, or behind it.
     is_in_value: bool,
 }
@@ -23,57 +25,55 @@ pub struct Returned {
 impl Returned {
     /// Looks for what `rules` map.
     pub const fn new(rules: Arc<[Rule]>) -> Self {
-        Self { rules, framing: Framing::requests(), method: Method::Other, is_in_value: false }
+        let framing = Some(Framing::requests());
+        Self { rules, framing, is_connect: false, is_in_value: false }
     }
 
     /// The client's bytes, in order. On [`Step::Span`] only the bytes before the value were taken;
     /// the next call continues behind it, after [`Self::on_value`].
     pub fn read(&mut self, bytes: &[u8]) -> Step {
         let mut at = 0;
-        while at < bytes.len() && !self.is_lost() {
-            let body = self.framing.skip_body(bytes.len() - at);
+        while let Some(framing) = self.framing.as_mut().filter(|_| at < bytes.len()) {
+            let body = framing.skip_body(bytes.len() - at);
             if body > 0 {
                 at += body;
                 continue;
             }
             let next = bytes[at];
-            if let Some(rule) = self.begins(next) {
+            if !self.is_in_value
+                && framing.part() == Part::Header
+                && let line = framing.line()
+                && let Some(rule) = self.rules.iter().position(|r| r.begins_returned(line, next))
+            {
                 self.is_in_value = true;
-                return Step::Span { after: at, rule };
+                return Step::Span { after: at, rule: rule as u16 };
             }
-            match self.framing.push(next) {
+            match framing.push(next) {
                 Seen::Nothing => {}
-                Seen::Start => match RequestLine::parse(self.framing.line()) {
+                Seen::Start => match RequestLine::parse(framing.line()) {
                     Some(line) => {
-                        self.method = line.method;
-                        self.framing.begin(line.is_old);
+                        self.is_connect = line.method == Method::Connect;
+                        framing.begin(line.is_old);
                     }
-                    None => self.framing.lose(RawReason::RequestLine),
+                    None => framing.lose(RawReason::RequestLine),
                 },
-                // If it succeeds, what follows is somebody else's.
-                Seen::HeadersEnd if self.method == Method::Connect => self.lose(),
-                Seen::HeadersEnd => self.framing.end_headers(Follows::Content),
+                Seen::HeadersEnd if self.is_connect => framing.lose(RawReason::Switched),
+                Seen::HeadersEnd => framing.end_headers(Follows::Content),
             }
             self.is_in_value &= !matches!(next, b';' | b'\n');
             at += 1;
+            if framing.part() == Part::Lost {
+                self.lose();
+            }
         }
         Step::Plain
     }
 
     /// The value found last was `len` bytes long.
     pub fn on_value(&mut self, len: usize) {
-        if len > 0 {
-            self.framing.push(b'-'); // its line goes on
+        if let Some(framing) = self.framing.as_mut().filter(|_| len > 0) {
+            framing.push(b'-'); // its line goes on
         }
-    }
-
-    fn begins(&self, next: u8) -> Option<u16> {
-        if self.is_in_value || self.framing.part() != Part::Header {
-            return None;
-        }
-        let line = self.framing.line();
-        let rule = self.rules.iter().position(|rule| rule.begins_returned(line, next))?;
-        u16::try_from(rule).ok()
     }
 
     /// The rule with this number.
@@ -81,35 +81,38 @@ impl Returned {
         self.rules.get(usize::from(rule))
     }
 
-    /// Another protocol was agreed to.
-    pub fn lose(&mut self) {
-        self.framing.lose(RawReason::Switched);
-    }
-
     /// So many bytes are not to be had. In a body that says nothing.
     pub fn on_hole(&mut self, len: u64) {
-        match self.plain_ahead() >= len {
-            true => _ = self.framing.skip_body(len as usize),
-            false => self.framing.lose(RawReason::Missed),
+        let is_body = self.plain_ahead() >= len;
+        match self.framing.as_mut().filter(|_| is_body) {
+            Some(framing) => _ = framing.skip_body(len as usize),
+            None => self.lose(),
         }
     }
 
-    /// Whether it finds nothing any more.
-    pub fn is_lost(&self) -> bool {
-        self.framing.part() == Part::Lost
+    /// From here on it finds nothing.
+    pub fn lose(&mut self) {
+        (self.framing, self.is_connect, self.is_in_value) = (None, false, false);
     }
 
-    /// Before the first byte of a request.
-    pub fn is_between_messages(&self) -> bool {
-        self.framing.is_between_messages()
+    /// Whether it finds nothing any more.
+    pub const fn is_lost(&self) -> bool {
+        self.framing.is_none()
+    }
+
+    /// Before the first byte of a request, or lost.
+    pub fn is_quiet(&self) -> bool {
+        self.framing.as_ref().is_none_or(Framing::is_between_messages)
     }
 
     /// How many bytes from here on are certainly no value.
-    pub const fn plain_ahead(&self) -> u64 {
-        match self.framing.part() {
-            Part::Body(n) | Part::Chunk(n) => n,
-            Part::UntilClose | Part::Lost => u64::MAX,
-            Part::Start | Part::Header | Part::ChunkSize | Part::ChunkEnd | Part::Trailer => 0,
+    pub fn plain_ahead(&self) -> u64 {
+        match self.framing.as_ref().map(Framing::part) {
+            None | Some(Part::UntilClose | Part::Lost) => u64::MAX,
+            Some(Part::Body(n) | Part::Chunk(n)) => n,
+            Some(Part::Start | Part::Header | Part::ChunkSize | Part::ChunkEnd | Part::Trailer) => {
+                0
+            }
         }
     }
 }

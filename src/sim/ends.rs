@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::host::{Handle, Host, Socket, State};
+use super::jar::{self, Jar};
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::script::{self, ID_AT, ID_LEN, Script, Verifier};
 use crate::engine::LegId;
@@ -37,7 +38,8 @@ pub struct ClientConn {
     pub was_established: bool,
     /// What the client hears.
     pub verifier: Verifier,
-    request: Script,
+    /// What it says, with the cookies that it has.
+    pub request: Script,
     request_ends: Vec<usize>,
     answer_ends: Vec<usize>,
     handle: Option<Handle>,
@@ -104,6 +106,7 @@ impl ClientConn {
         now: u64,
         host: &mut Host,
         plan: &ConnPlan,
+        jar: &mut Jar,
     ) -> Result<Option<u64>, String> {
         let Some(handle) = self.handle.filter(|_| self.progress == Progress::Open) else {
             return Ok(None);
@@ -111,7 +114,9 @@ impl ClientConn {
         let mut socket = host.socket(handle);
         self.was_established |= socket.may_send() || socket.may_recv();
         let mut wake = self.read(now, &mut socket, plan)?;
-        let was_asked = self.ask(now, &mut socket, plan);
+        let heard = self.verifier.cookies_heard();
+        jar.extend(heard.map(|(number, whose)| ((plan.id, number), whose)));
+        let was_asked = self.ask(now, &mut socket, plan, jar);
         wake = earlier(wake, was_asked);
         self.close(now, &mut socket, plan);
         Ok(wake)
@@ -143,7 +148,13 @@ impl ClientConn {
         Ok(None)
     }
 
-    fn ask(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ConnPlan) -> Option<u64> {
+    fn ask(
+        &mut self,
+        now: u64,
+        socket: &mut Socket<'_>,
+        plan: &ConnPlan,
+        jar: &Jar,
+    ) -> Option<u64> {
         let heard = self.verifier.heard();
         let answered = self.answer_ends.iter().take_while(|&&end| end <= heard).count();
         let mut wake = None;
@@ -152,6 +163,13 @@ impl ClientConn {
             if now < at {
                 wake = Some(at);
                 break;
+            }
+            if let Some(cookie) = plan.requests[self.asked].returned
+                && let Some(&whose) = jar.get(&cookie.by)
+                && let Some(place) = self.request.returned_by(self.asked)
+            {
+                let value = jar::cookie(whose, cookie.content, cookie.len);
+                self.request.write(place.start, &value);
             }
             (self.ask_at, self.asked) = (None, self.asked + 1);
         }
@@ -513,7 +531,8 @@ impl ServerConn {
     }
 }
 
-/// Oracle 2: what a server hears is what the client said.
+/// Oracle 2: what a server hears is what the client said, cookies in one server's version (in
+/// whose, the oracle of the wire looks at).
 fn check_input(
     leg: LegId,
     id: usize,
@@ -521,8 +540,14 @@ fn check_input(
     bytes: &[u8],
     requests: &[(Script, Vec<usize>)],
 ) -> Result<(), String> {
-    match requests[id].0.differs(at, bytes) {
-        None => Ok(()),
-        Some(at) => Err(format!("server {leg:?} heard a wrong byte {at} on connection {id}")),
+    let (script, mut from) = (&requests[id].0, 0);
+    while let Some(place) = script.differs(at + from, &bytes[from..]) {
+        let is_cookie = script.returned().any(|cookie| cookie.contains(&place));
+        let own = script.at(place).first().copied();
+        if !is_cookie || own.map(jar::others) != Some(bytes[place - at]) {
+            return Err(format!("server {leg:?} heard a wrong byte {place} on connection {id}"));
+        }
+        from = place - at + 1;
     }
+    Ok(())
 }

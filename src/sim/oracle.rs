@@ -15,9 +15,11 @@ use super::canon::{Canon, Token};
 use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::given::Cookies;
 use super::host::PORT;
+use super::jar::{Places, Shown};
 use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
+use crate::wire::Offset;
 
 /// Ports from which the engine probes the servers.
 pub const PROBE_PORTS_FROM: u16 = 61_000;
@@ -64,6 +66,9 @@ pub struct Oracle {
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
     tokens: BTreeMap<Tuple, Vec<Token>>,
+    places: BTreeMap<Tuple, Places>,
+    /// Cookies that the gateway knows.
+    shown: Shown,
     /// Answers of the gateway's own.
     cookies: Cookies,
     /// A client has come back with one of them.
@@ -94,6 +99,8 @@ impl Oracle {
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            places: BTreeMap::new(),
+            shown: Shown::default(),
             cookies: Cookies::default(),
             taken: None,
             lost: BTreeSet::new(),
@@ -121,17 +128,20 @@ impl Oracle {
         self.still
     }
 
-    /// A connection is about to start; `spans` are its masked values as offsets in the stream, and
-    /// `tokens` those of them that each server says at its own length.
+    /// A connection is about to start; `spans` are its masked values as offsets in the stream,
+    /// `tokens` those of them that each server says at its own length, and `cookies` those that
+    /// clients return.
     pub fn expect(
         &mut self,
         tuple: Tuple,
         spans: impl Iterator<Item = Range<usize>>,
         tokens: Vec<Token>,
+        cookies: Places,
     ) {
         let spans = spans.map(|s| s.start as u64 + 1..s.end as u64 + 1).collect();
         self.spans.insert(tuple, spans);
         self.tokens.insert(tuple, tokens);
+        self.places.insert(tuple, cookies);
     }
 
     // ---- what comes in ---------------------------------------------------------------------
@@ -197,6 +207,7 @@ impl Oracle {
         }
         let end = at + seg.data.len() as u64;
         flow.client.insert(at, seg.data);
+        flow.note_returned(now);
         note_urgent(&mut flow.c_urgent, seg, at);
         let is_old = end <= flow.told_ack && !seg.data.is_empty();
         let asks = is_old || (seg.data.is_empty() && !seg.has(FIN) && at < flow.c_nxt);
@@ -368,6 +379,7 @@ impl Oracle {
                 if let Some(syn) = self.pending_syns.get(&tuple) {
                     let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
                     track.canon = canon;
+                    track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
                     (track.c_scale, track.c_edge) = (syn.scale, u64::from(syn.window) + 1);
                     track.c_mss = syn.mss;
                     for (i, leg) in track.legs.iter_mut().enumerate() {
@@ -384,6 +396,11 @@ impl Oracle {
                     track.on_primary(*primary);
                     (track.held_since, track.full_since) = (None, None);
                     track.is_to_pair = false;
+                }
+            }
+            Event::ValueKept { flow, to, at, .. } => {
+                if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
+                    track.cookies.keep(*to, at.since(Offset::START) + 1);
                 }
             }
             Event::EarlyEnd { flow, loser } => {
@@ -435,6 +452,7 @@ impl Oracle {
         let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
         let mut track = FlowTrack::new(given.iss, spans, given.has_sack, self.primary);
         track.canon = Canon::new(self.tokens.get(&tuple).cloned().unwrap_or_default());
+        track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
         if let Some(syn) = self.pending_syns.get(&tuple).filter(|s| s.number == given.iss) {
             (track.c_scale, track.c_mss) = (syn.scale, syn.mss);
         }
@@ -468,6 +486,7 @@ impl Oracle {
         if is_restoring {
             self.still = None;
             self.fenced = [false; 2];
+            self.shown.forget();
             // A handshake leaves no record: what becomes of it passes to the primary. So does a
             // cookie, whose key is gone.
             let is_paired = |f: &FlowTrack| f.state != FlowState::Opening;
@@ -531,6 +550,7 @@ impl Oracle {
                 let mut room = Vec::new();
                 let seg = flow.tell_client(&seg, &mut room);
                 let checked = flow.check_to_client(now, &seg);
+                flow.note_set(&mut self.shown);
                 if !had_ended && flow.shown_fin.is_some() {
                     flow.note_left_behind(now);
                 }
@@ -549,7 +569,7 @@ impl Oracle {
                 let is_overwritten = self.still.is_some_and(|(_, to)| to == leg);
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
-                    false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg)),
+                    false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
                 };
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::canon::{FILL, Token};
+use super::jar::cookie;
 use super::rng::Rng;
 use super::scenario::{ConnPlan, RequestPlan};
 use crate::engine::LegId;
@@ -48,6 +49,8 @@ impl Piece {
 pub struct Script {
     pieces: Vec<(usize, Piece)>,
     len: usize,
+    /// Cookies that are returned in it: by which request, and where.
+    returned: Vec<(usize, Range<usize>)>,
 }
 
 impl Script {
@@ -70,6 +73,25 @@ impl Script {
         let base = content as usize % (TABLE_BYTES - BODY_BYTES_MAX);
         if !range.is_empty() {
             self.push(Piece::Table(base + range.start..base + range.end));
+        }
+    }
+
+    /// Cookies that are returned in it, in the order of the requests.
+    pub fn returned(&self) -> impl Iterator<Item = Range<usize>> {
+        self.returned.iter().map(|(_, place)| place.clone())
+    }
+
+    /// Where `request` returns a cookie.
+    pub fn returned_by(&self, request: usize) -> Option<Range<usize>> {
+        self.returned.iter().find(|(of, _)| *of == request).map(|(_, place)| place.clone())
+    }
+
+    /// Says `bytes` at `at` of a text from now on.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        let i = self.pieces.partition_point(|(start, _)| *start <= at) - 1;
+        let (start, piece) = &mut self.pieces[i];
+        if let Piece::Text(text) = piece {
+            text[at - *start..][..bytes.len()].copy_from_slice(bytes);
         }
     }
 
@@ -116,7 +138,16 @@ pub fn requests(plan: &ConnPlan) -> (Script, Vec<usize>) {
             0 => String::new(),
             n => format!("Content-Length: {n}\r\n"),
         };
-        script.text(format!("{verb} /{id:04x}/{i:03x} HTTP/1.1\r\nHost: sim\r\n{length}\r\n"));
+        let cookie = match request.returned.filter(|_| plan.is_http) {
+            Some(cookie) => format!("Cookie: S={}\r\n", "0".repeat(cookie.len.into())),
+            None => String::new(),
+        };
+        let before = format!("{verb} /{id:04x}/{i:03x} HTTP/1.1\r\nHost: sim\r\n");
+        if !cookie.is_empty() {
+            let at = script.len() + before.len() + "Cookie: S=".len();
+            script.returned.push((i, at..at + cookie.len() - "Cookie: S=\r\n".len()));
+        }
+        script.text(format!("{before}{cookie}{length}\r\n"));
         script.body(request.content.wrapping_mul(7), 0..request.upload as usize);
         ends.push(script.len());
     }
@@ -187,6 +218,10 @@ fn respond_with(
             let filled = value.chain((0..fill).map(|_| FILL));
             script.text([b"X-Id: ".to_vec(), filled.collect(), b"\r\n".to_vec()].concat());
         }
+        if let Some(len) = request.cookie {
+            let value = cookie(server, request.content, len);
+            script.text([b"Set-Cookie: S=", &value[..], b"; Path=/\r\n"].concat());
+        }
         script.text(format!("Content-Length: {len}\r\n\r\n"));
     }
     let mut at = 0;
@@ -230,6 +265,8 @@ pub struct Verifier {
     seen: Vec<Option<usize>>,
     spans: Vec<Range<usize>>,
     tokens: Vec<Token>,
+    /// Values that clients return: the answer, the choice, and where.
+    cookies: Vec<(u16, usize, Range<usize>)>,
     /// What a server's bad memory made of bytes, and where if that is known.
     altered: Vec<(Option<usize>, u8)>,
     at: usize,
@@ -240,8 +277,8 @@ impl Verifier {
     pub fn new(plan: &ConnPlan, may_diverge: bool) -> Self {
         let mut versions = [Script::default(), Script::default()];
         let (mut choices, mut spans, mut groups) = (Vec::new(), Vec::new(), 0);
-        let mut tokens = Vec::new();
-        for request in &plan.requests {
+        let (mut tokens, mut cookies) = (Vec::new(), Vec::new());
+        for (number, request) in plan.requests.iter().enumerate() {
             let start = versions[0].len();
             let version = u8::from(may_diverge && request.is_divergent);
             respond_filled(&mut versions[0], plan, request, LegId::A, 0);
@@ -271,6 +308,17 @@ impl Verifier {
                 tokens.push(Token { at: value as u64 + 1, len });
                 groups += 1;
             }
+            if let Some(len) = request.cookie.filter(|_| plan.is_http) {
+                let token =
+                    request.token.map_or(0, |(a, b)| "X-Id: \r\n".len() + usize::from(a.max(b)));
+                let value = start + TOKEN_AT - "X-Id: ".len() + token + "Set-Cookie: S=".len();
+                let place = value..value + usize::from(len);
+                let choice = |at| Choice { at, group: groups, may_be_fill: false };
+                choices.extend(place.clone().map(choice));
+                spans.push(place.clone());
+                cookies.push((number as u16, groups, place));
+                groups += 1;
+            }
             if version == 1 {
                 let body = versions[0].len() - request.download as usize;
                 choices.extend(flips(request).map(|f| Choice {
@@ -288,6 +336,7 @@ impl Verifier {
             seen: vec![None; groups],
             spans,
             tokens,
+            cookies,
             altered: Vec::new(),
             at: 0,
         }
@@ -306,6 +355,17 @@ impl Verifier {
     /// Values that each server says at its own length.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
+    }
+
+    /// Where values stand that clients return.
+    pub fn cookies(&self) -> impl Iterator<Item = Range<usize>> {
+        self.cookies.iter().map(|(_, _, place)| place.clone())
+    }
+
+    /// The answers whose cookie was heard, and whose it is.
+    pub fn cookies_heard(&self) -> impl Iterator<Item = (u16, LegId)> {
+        let heard = self.cookies.iter().filter(|(_, _, place)| place.end <= self.at);
+        heard.filter_map(|&(number, group, _)| Some((number, LegId::ALL[self.seen[group]?])))
     }
 
     /// Values that a mask covers, as positions in the stream.

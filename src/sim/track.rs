@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::canon::Canon;
 use super::dues::Dues;
 use super::frames::{ACK, FIN, Known, PSH, RST, SYN, Seg, URG};
+use super::jar::{Places, Shown};
 use super::model::ranges::Ranges;
 use crate::engine::{FlowState, LegId};
 
@@ -121,6 +122,7 @@ pub struct FlowTrack {
     pub(super) spans: Vec<Range<u64>>,
     /// How its three streams are counted alike.
     pub(super) canon: Canon,
+    pub(super) cookies: Places,
     /// The engine reset it.
     pub was_reset: bool,
     pub(super) was_restored: bool,
@@ -207,6 +209,7 @@ impl FlowTrack {
             again: VecDeque::new(),
             spans,
             canon: Canon::default(),
+            cookies: Places::default(),
             was_reset: false,
             was_restored: false,
             has_lost_map: false,
@@ -691,6 +694,7 @@ impl FlowTrack {
         now: u64,
         id: LegId,
         seg: &Seg<'_>,
+        shown: &Shown,
     ) -> Result<(), String> {
         if seg.has_ecn {
             return Err(format!("1.3: a segment to {id:?} with ECN bits"));
@@ -707,12 +711,7 @@ impl FlowTrack {
         let (iss, c_fin) = (self.iss, self.c_fin);
         let Some(at) = rel(iss, seg.seq, self.c_nxt) else { return Ok(()) };
         let end = at + seg.data.len() as u64;
-        if !seg.data.is_empty() {
-            let is_same = self.client.covers(at, end) && self.client.slice(at, end) == seg.data;
-            if !is_same {
-                return Err(format!("I4: {at}..{end} sent to {id:?} is not what the client said"));
-            }
-        }
+        self.check_heard(now, id, at, seg.data, shown)?;
         self.check_urgent(seg, at, &self.c_urgent)?;
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));

@@ -10,6 +10,7 @@ use super::agenda::Entry;
 use super::ends::{ClientConn, Progress, Server};
 use super::gateway::Gateway;
 use super::host::{Host, SERVICE};
+use super::jar::{Jar, Places};
 use super::machine::Backend;
 use super::net::{Altered, Pipe};
 use super::oracle::{Limits, Oracle};
@@ -119,6 +120,7 @@ pub(super) struct World<'a> {
     pub truth: [Truth; 2],
     pub conns: Vec<ClientConn>,
     requests: Vec<(Script, Vec<usize>)>,
+    jar: Jar,
     pub pipes: [[Pipe; 2]; 3],
     pub gateway: Gateway,
     pub backend: Backend,
@@ -187,6 +189,7 @@ impl<'a> World<'a> {
             truth: [Truth { is_on: true, ..Truth::default() }; 2],
             conns: scenario.conns.iter().map(|c| ClientConn::new(c, may_diverge)).collect(),
             requests: scenario.conns.iter().map(script::requests).collect(),
+            jar: Jar::default(),
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
             backend: Backend::default(),
@@ -373,7 +376,9 @@ impl<'a> World<'a> {
         let tuple = (client_ip(plan.client), plan.port);
         let spans = self.conns[id].verifier.spans().to_vec();
         let tokens = self.conns[id].verifier.tokens().to_vec();
-        self.oracle.expect(tuple, spans.into_iter(), tokens);
+        let conn = &self.conns[id];
+        let cookies = Places::new(conn.verifier.cookies(), conn.request.returned());
+        self.oracle.expect(tuple, spans.into_iter(), tokens, cookies);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
         self.serve(plan.client);
@@ -505,7 +510,11 @@ impl<'a> World<'a> {
             if plan.client != host || self.conns[id].progress != Progress::Open {
                 continue;
             }
-            let worked = self.conns[id].work(self.now, &mut self.hosts[host], plan);
+            let host = &mut self.hosts[host];
+            let worked = self.conns[id].work(self.now, host, plan, &mut self.jar);
+            if self.conns[id].request.returned().next().is_some() {
+                self.requests[id].0.clone_from(&self.conns[id].request);
+            }
             match worked {
                 Ok(more) => wake = [wake, more].into_iter().flatten().min(),
                 Err(what) => self.fail(format!("connection {id}: {what}")),

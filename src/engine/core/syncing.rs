@@ -1,11 +1,12 @@
 //! State syncs as the flows meet them: what becomes of all of them at each step.
 
 use super::Engine;
+use crate::engine::control::Order;
 use crate::engine::event::{Evidence, Finding};
 use crate::engine::flow::Profile;
 use crate::engine::resync::{Decision, Target};
 use crate::engine::time::Instant;
-use crate::engine::{LegId, SyncId, SyncStep};
+use crate::engine::{CommandError, LegId, SyncId, SyncReason, SyncStep};
 
 impl Engine {
     pub(super) fn on_sync_step(&mut self, id: SyncId, step: &SyncStep) {
@@ -33,6 +34,22 @@ impl Engine {
             self.decide(Decision::Resolve);
         }
         self.refresh_service();
+    }
+
+    /// The operator asks for one.
+    pub(super) fn sync_now(&mut self) -> Result<Vec<Order>, CommandError> {
+        if self.config.sync_scope.is_none() {
+            return Err(CommandError::NoBackend);
+        }
+        if self.control.resync.is_busy() {
+            return Err(CommandError::Busy);
+        }
+        if !self.control.has_both() {
+            return Err(CommandError::NoPeer);
+        }
+        let reason = SyncReason::Operator;
+        let _ = self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
+        Ok(Vec::new())
     }
 
     /// Starts what is due, and ends what has been waited for long enough.

@@ -55,8 +55,7 @@ impl Listener {
 
     /// Nothing is kept of what it has read.
     pub(super) fn is_quiet(&self) -> bool {
-        let is_between = self.reader.is_lost() || self.reader.is_between_messages();
-        is_between && self.open.is_none()
+        self.reader.is_quiet() && self.open.is_none()
     }
 
     /// The client speaks another protocol from here on.
@@ -147,7 +146,7 @@ impl Flow {
             };
             let (flow, to, token) = (self.key, id, token.clone());
             cx.event(match why {
-                Some(why) => Event::ValueKept { flow, to, token, why },
+                Some(why) => Event::ValueKept { flow, to, token, at, why },
                 None => Event::ValueReplaced { flow, to, token, at },
             });
             if why.is_none() {
@@ -161,7 +160,7 @@ impl Flow {
         for id in LegId::ALL {
             if self.leg(id).is_open() && self.leg(id).sent <= at && cx.pairs.is_foreign_to(id) {
                 let (flow, token, why) = (self.key, token.clone(), KeptWhy::Late);
-                cx.event(Event::ValueKept { flow, to: id, token, why });
+                cx.event(Event::ValueKept { flow, to: id, token, at, why });
             }
         }
     }

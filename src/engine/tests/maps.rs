@@ -38,7 +38,8 @@ fn returns(value: &str) -> String {
 /// One connection, in the client's numbers and in each server's.
 #[derive(Clone, Copy)]
 struct Conn {
-    port: u16,
+    /// The number that it was shown.
+    iss: u32,
     sent: u32,
     said: [u32; 2],
 }
@@ -69,19 +70,21 @@ impl World {
             let answer = say(SYN_ACK, ISS[id.index()], R).mss(1460).sack_ok();
             self.kit.say(Link::Server(id), answer, port);
         }
-        // It is shown the numbers of its primary.
-        self.kit.say(Link::Client, say(ACK, R, self.shown_iss(port) + 1), port);
-        self.conns.insert(port, Conn { port, sent: 0, said: [0; 2] });
+        self.begin(port);
     }
 
-    fn shown_iss(&self, port: u16) -> u32 {
+    /// It is shown the numbers of its primary.
+    fn begin(&mut self, port: u16) {
         let to = self.kit.heard.iter().filter(|h| h.link == Link::Client && h.seg.dst_port == port);
-        to.filter(|h| h.seg.flags == SYN_ACK).map(|h| h.seg.seq).last().expect("a SYN-ACK")
+        let answer = to.filter(|h| h.seg.flags == SYN_ACK).next_back().expect("a SYN-ACK");
+        let iss = answer.seg.seq;
+        self.kit.say(Link::Client, say(ACK, R, iss + 1), port);
+        self.conns.insert(port, Conn { iss, sent: 0, said: [0; 2] });
     }
 
     /// The client says `text` at `at` of its stream, and has everything.
     fn say(&mut self, port: u16, at: usize, text: &str) {
-        let ack = self.shown_iss(port) + 1 + n(self.shown(port).len());
+        let ack = self.conns[&port].iss + 1 + n(self.shown(port).len());
         self.kit.say(Link::Client, say(ACK, R + n(at), ack).data(text), port);
         let conn = self.conns.get_mut(&port).expect("it is open");
         conn.sent = conn.sent.max(n(at + text.len()));
@@ -136,7 +139,7 @@ impl World {
     }
 
     fn shown(&self, port: u16) -> String {
-        self.collect(Link::Client, port, self.shown_iss(port) + 1)
+        self.collect(Link::Client, port, self.conns[&port].iss + 1)
     }
 
     fn dies(&mut self, id: LegId) {
@@ -290,14 +293,12 @@ fn a_connection_that_begins_after_the_failover_finds_its_session() {
     world.dies(A);
     world.kit.say(Link::Client, say(SYN, CLIENT_ISS, 0).mss(1460), SECOND);
     world.kit.say(Link::Server(B), say(SYN_ACK, ISS[1], R).mss(1460), SECOND);
-    world.kit.say(Link::Client, say(ACK, R, ISS[1] + 1), SECOND);
-    world.conns.insert(SECOND, Conn { port: SECOND, sent: 0, said: [0; 2] });
+    world.begin(SECOND);
     let text = returns("aaaa");
     world.ask(SECOND, &text[..30]);
     assert!(returns("bbbb").starts_with(&world.heard(SECOND, B)));
     world.ask(SECOND, &text[30..]);
     assert_eq!(world.heard(SECOND, B), returns("bbbb"));
-    assert_eq!(world.conns[&SECOND].port, SECOND);
 }
 
 #[test]

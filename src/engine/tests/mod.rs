@@ -15,6 +15,7 @@ mod lateness;
 mod maps;
 mod probes;
 mod properties;
+mod returned;
 mod servers;
 mod splices;
 mod vip;
