@@ -32,9 +32,9 @@ pub fn others(byte: u8) -> u8 {
     byte ^ 0x20
 }
 
-/// What both servers have said for a value that a client was shown while both were compared.
+/// Values that a client was shown while both servers were compared, and when first (ns).
 #[derive(Debug, Default)]
-pub struct Shown(BTreeMap<Vec<u8>, [Vec<u8>; 2]>);
+pub struct Shown(BTreeMap<Vec<u8>, u64>);
 
 impl Shown {
     /// The process that knew it ends.
@@ -54,8 +54,8 @@ pub struct Places {
     begun: BTreeMap<u64, u64>,
     /// Values of which a server is told what the client says, as the engine has it.
     kept: BTreeSet<(usize, u64)>,
-    /// Whether a server heard its own version.
-    heard: BTreeMap<(usize, u64), bool>,
+    /// Whether a server heard its own version, and when it heard something of it first (ns).
+    heard: BTreeMap<(usize, u64), (bool, u64)>,
 }
 
 impl Places {
@@ -85,7 +85,7 @@ impl FlowTrack {
     }
 
     /// The client was shown something.
-    pub(super) fn note_set(&self, shown: &mut Shown) {
+    pub(super) fn note_set(&self, now: u64, shown: &mut Shown) {
         if !self.is_paired() || self.was_restored {
             return;
         }
@@ -93,8 +93,7 @@ impl FlowTrack {
             let said = LegId::ALL.map(|id| &self.leg(id).said);
             let is_known = said.iter().all(|said| said.covers(span.start, span.end));
             if is_known && self.shown.covers(span.start, span.end) {
-                let values = said.map(|said| said.slice(span.start, span.end).to_vec());
-                shown.0.insert(self.shown.slice(span.start, span.end).to_vec(), values);
+                shown.0.entry(self.shown.slice(span.start, span.end).to_vec()).or_insert(now);
             }
         }
     }
@@ -128,14 +127,15 @@ impl FlowTrack {
             let is_own = is_of(data[here.start]) == Some(id);
             let is_whole = self.client.covers(span.start, span.end);
             let value = is_whole.then(|| self.client.slice(span.start, span.end));
-            let values = value.and_then(|value| shown.0.get(value));
             let key = (id.index(), span.start);
-            if *cookies.heard.entry(key).or_insert(is_own) != is_own {
+            let (was_own, since) = *cookies.heard.entry(key).or_insert((is_own, now));
+            let is_known = value.and_then(|value| shown.0.get(value)).is_some_and(|k| *k <= since);
+            if was_own != is_own {
                 return Err(format!("1.12: {id:?} hears two versions of the cookie at {span:?}"));
             }
             let has_waited = cookies.begun.get(&span.start).is_some_and(|b| now - b >= BROKEN_OFF);
             let may_differ = self.was_restored || (cookies.kept.contains(&key) && has_waited);
-            if !is_own && values.is_some() && !may_differ {
+            if !is_own && is_known && !may_differ {
                 return Err(format!("1.12: {id:?} hears the other server's cookie at {span:?}"));
             }
             if is_own {

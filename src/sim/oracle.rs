@@ -550,7 +550,7 @@ impl Oracle {
                 let mut room = Vec::new();
                 let seg = flow.tell_client(&seg, &mut room);
                 let checked = flow.check_to_client(now, &seg);
-                flow.note_set(&mut self.shown);
+                flow.note_set(now, &mut self.shown);
                 if !had_ended && flow.shown_fin.is_some() {
                     flow.note_left_behind(now);
                 }
