@@ -88,8 +88,31 @@ impl Ear {
         self.values.iter().find(|v| v.from < at && at < v.to)
     }
 
-    /// The server has acknowledged everything before the client's `acked`.
-    pub fn settle(&mut self, acked: Offset) {
+    /// Whether all values on their way are as long as the client's: then the map is a constant but
+    /// for what they are.
+    pub fn is_even(&self) -> bool {
+        self.values.iter().all(|v| v.own.len() as u64 == v.to.since(v.from))
+    }
+
+    /// Whether it counts otherwise than the client.
+    pub fn is_shifted(&self) -> bool {
+        self.alignment.base() != 0 || !self.is_even()
+    }
+
+    /// What is to be added to positions of the server's, while all values on their way are even.
+    pub const fn base(&self) -> i32 {
+        self.alignment.base() as i32
+    }
+
+    /// One with this base, after a restart of the gateway.
+    pub fn restored(base: i32) -> Self {
+        Self { alignment: Alignment::with_base(base.into()), values: VecDeque::new() }
+    }
+
+    /// The server has acknowledged everything before the client's `acked`. True if its last value
+    /// of another length was among it.
+    pub fn settle(&mut self, acked: Offset) -> bool {
+        let was_even = self.is_even();
         while self.values.front().is_some_and(|v| v.to <= acked) {
             self.values.pop_front();
         }
@@ -97,6 +120,7 @@ impl Ear {
             self.values = VecDeque::new();
         }
         self.alignment.prune(acked);
+        !was_even && self.is_even()
     }
 }
 

@@ -282,8 +282,6 @@ pub struct Shown {
 pub enum KeptWhy {
     /// It has heard a part of it, or the client did not go on with it.
     Late,
-    /// Its own is not of that length.
-    Length,
     /// More are on their way than can be kept.
     Full,
 }

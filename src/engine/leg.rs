@@ -161,6 +161,11 @@ impl Leg {
         self.state == LegState::Open
     }
 
+    /// Whether it counts like the client, in both directions, but for a constant.
+    pub fn is_constant(&self) -> bool {
+        self.voice.is_constant() && self.ear.is_even()
+    }
+
     /// Contiguous bytes heard from it (S).
     pub fn said(&self) -> Offset {
         self.voice.said()
@@ -183,7 +188,6 @@ impl Leg {
             self.acked = ack;
             self.dup_acks = 0;
             self.sacked.trim(ack);
-            self.ear.settle(ack);
             self.sent = self.sent.max(ack);
             self.has_progressed(now);
         } else if seg.payload_len == 0 && edge == self.edge && nxt > ack {

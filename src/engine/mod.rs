@@ -274,7 +274,7 @@ pub enum SyncStep {
 }
 
 /// The constants of a flow that outlive the process (see `flow_constants`), as stored bytes.
-pub const FLOW_CONSTANTS_LEN: usize = 96;
+pub const FLOW_CONSTANTS_LEN: usize = 104;
 
 /// One record for the state file.
 #[derive(Clone, Debug, PartialEq)]

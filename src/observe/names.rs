@@ -117,7 +117,6 @@ names!(DivergenceKind, DIVERGENCE_KINDS, {
 
 names!(KeptWhy, KEPT_WHYS, {
     Self::Late => "late",
-    Self::Length => "length",
     Self::Full => "full",
 });
 

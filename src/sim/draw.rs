@@ -108,6 +108,7 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
     if is_altered || scenario.machine().is_some() || !rng.chance(COOKIES) {
         return;
     }
+    let is_even = rng.chance(400);
     let mut jar: Vec<(usize, Returned)> = Vec::new();
     for conn in scenario.conns.iter_mut().filter(|c| c.is_http) {
         for (number, request) in conn.requests.iter_mut().enumerate() {
@@ -116,7 +117,8 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
                 request.returned = Some(rng.pick(&own).1);
             }
             if rng.chance(600) {
-                let len = rng.pick(&[1, 2, 8, 26, 26, 200]);
+                let mut len = || rng.pick(&[1, 2, 8, 26, 26, 200]);
+                let len = if is_even { [len(); 2].into() } else { (len(), len()) };
                 request.cookie = Some(len);
                 let (by, content) = ((conn.id, number as u16), request.content);
                 jar.push((conn.client, Returned { by, len, content }));

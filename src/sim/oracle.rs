@@ -16,6 +16,7 @@ use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::given::Cookies;
 use super::host::PORT;
 use super::jar::{Places, Shown};
+use super::script::Script;
 use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
@@ -144,6 +145,12 @@ impl Oracle {
         self.places.insert(tuple, cookies);
     }
 
+    /// A client has asked more, which says so.
+    pub fn on_asked(&mut self, tuple: Tuple, said: &Script) {
+        let flow = self.flows.get_mut(&tuple).map(|flow| &mut flow.cookies);
+        flow.into_iter().chain(self.places.get_mut(&tuple)).for_each(|places| places.ask(said));
+    }
+
     // ---- what comes in ---------------------------------------------------------------------
 
     /// A frame reached the gateway.
@@ -251,7 +258,7 @@ impl Oracle {
         let seg = &flow.hear_leg(id, seg, &mut room);
         let (iss, c_una, c_nxt) = (flow.iss, flow.c_una, flow.c_nxt);
         let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
-        let (leg, canon) = (&mut flow.legs[id.index()], &flow.canon);
+        let (leg, canon, heard) = (&mut flow.legs[id.index()], &flow.canon, &flow.cookies);
         // Neither what was late on its way nor a question of the server's own.
         let is_recent = leg.place(seg.seq).is_some_and(|at| at >= leg.nxt);
         let is_answer = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN) && !seg.has(RST);
@@ -289,7 +296,10 @@ impl Oracle {
             return;
         };
         let Some(at) = rel(leg_iss, seg.seq, leg.nxt) else { return };
-        let is_stray = rel(iss, seg.ack, leg.acked).is_none_or(|ack| ack > c_nxt);
+        // What it acknowledges it counts as it hears it.
+        let own_ack = heard.own_place(id, iss, seg.ack, leg.acked);
+        let acks = own_ack.map(|own| heard.place(id, own, 0, false));
+        let is_stray = acks.is_none_or(|ack| ack > c_nxt);
         if seg.has(ACK) && is_stray {
             return; // it acknowledges what nobody said: a late segment of an older connection
         }
@@ -338,7 +348,7 @@ impl Oracle {
             leg.nxt = leg.nxt.max(end + 1);
         }
         let before = (leg.acked, leg.edge);
-        if let Some(ack) = rel(iss, seg.ack, leg.acked).filter(|_| seg.has(ACK)) {
+        if let (Some(ack), Some(own), true) = (acks, own_ack, seg.has(ACK)) {
             // A probe of a closed window may have a byte (RFC 9293 3.8.6.1).
             if seg.data_len <= 1 && ack == leg.acked {
                 leg.bare_acks += 1;
@@ -347,10 +357,12 @@ impl Oracle {
             }
             leg.acked = leg.acked.max(ack);
             let window = u64::from(seg.window) << leg.scale.unwrap_or(0);
-            leg.edge = leg.edge.max(ack + window);
+            leg.edge = leg.edge.max(heard.place(id, own, window, false));
             leg.window_max = leg.window_max.max(window);
             for &(left, right) in &seg.sack {
-                if let (Some(l), Some(r)) = (rel(iss, left, ack), rel(iss, right, ack))
+                let place =
+                    |raw: u32, is_up: bool| Some(heard.place(id, rel(iss, raw, own)?, 0, is_up));
+                if let (Some(l), Some(r)) = (place(left, true), place(right, false))
                     && l > ack
                     && r > l
                 {

@@ -65,9 +65,9 @@ pub struct RequestPlan {
     /// The answer of HTTP has a value for which each server has one of its own, so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<(u8, u8)>,
-    /// The answer of HTTP sets a cookie so long, each server one of its own.
+    /// The answer of HTTP sets a cookie for which each server has one of its own, so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cookie: Option<u8>,
+    pub cookie: Option<(u8, u8)>,
     /// The client returns this one, if it has it by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Returned>,
@@ -79,8 +79,8 @@ pub struct RequestPlan {
 pub struct Returned {
     /// The connection and the answer that set it.
     pub by: (u16, u16),
-    /// Its length.
-    pub len: u8,
+    /// The length of each server's version.
+    pub len: (u8, u8),
     /// What the request that it answered had as `content`.
     pub content: u32,
 }

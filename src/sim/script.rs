@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use super::canon::{FILL, Token};
 use super::jar::cookie;
 use super::rng::Rng;
-use super::scenario::{ConnPlan, RequestPlan};
+use super::scenario::{ConnPlan, RequestPlan, Returned};
 use crate::engine::LegId;
 
 const TABLE_BYTES: usize = 1 << 20;
@@ -49,8 +49,8 @@ impl Piece {
 pub struct Script {
     pieces: Vec<(usize, Piece)>,
     len: usize,
-    /// Cookies that are returned in it: by which request, and where.
-    returned: Vec<(usize, Range<usize>)>,
+    /// Cookies that are returned in it, and where.
+    returned: Vec<(Range<usize>, Returned)>,
 }
 
 impl Script {
@@ -76,23 +76,9 @@ impl Script {
         }
     }
 
-    /// Cookies that are returned in it, in the order of the requests.
-    pub fn returned(&self) -> impl Iterator<Item = Range<usize>> {
-        self.returned.iter().map(|(_, place)| place.clone())
-    }
-
-    /// Where `request` returns a cookie.
-    pub fn returned_by(&self, request: usize) -> Option<Range<usize>> {
-        self.returned.iter().find(|(of, _)| *of == request).map(|(_, place)| place.clone())
-    }
-
-    /// Says `bytes` at `at` of a text from now on.
-    pub fn write(&mut self, at: usize, bytes: &[u8]) {
-        let i = self.pieces.partition_point(|(start, _)| *start <= at) - 1;
-        let (start, piece) = &mut self.pieces[i];
-        if let Piece::Text(text) = piece {
-            text[at - *start..][..bytes.len()].copy_from_slice(bytes);
-        }
+    /// Cookies that are returned in it, in their order.
+    pub fn returned(&self) -> &[(Range<usize>, Returned)] {
+        &self.returned
     }
 
     /// The longest contiguous bytes at `at`; empty at the end.
@@ -123,8 +109,9 @@ impl Script {
     }
 }
 
-/// What the client sends, and where each request ends.
-pub fn requests(plan: &ConnPlan) -> (Script, Vec<usize>) {
+/// What the client sends, and where each request ends; `jar` is whose version of the cookie each
+/// request returns, if it has one.
+pub fn requests(plan: &ConnPlan, jar: &[Option<LegId>]) -> (Script, Vec<usize>) {
     let mut script = Script::default();
     let mut ends = Vec::with_capacity(plan.requests.len());
     for (i, request) in plan.requests.iter().enumerate() {
@@ -138,16 +125,22 @@ pub fn requests(plan: &ConnPlan) -> (Script, Vec<usize>) {
             0 => String::new(),
             n => format!("Content-Length: {n}\r\n"),
         };
-        let cookie = match request.returned.filter(|_| plan.is_http) {
-            Some(cookie) => format!("Cookie: S={}\r\n", "0".repeat(cookie.len.into())),
-            None => String::new(),
-        };
         let before = format!("{verb} /{id:04x}/{i:03x} HTTP/1.1\r\nHost: sim\r\n");
-        if !cookie.is_empty() {
-            let at = script.len() + before.len() + "Cookie: S=".len();
-            script.returned.push((i, at..at + cookie.len() - "Cookie: S=\r\n".len()));
+        let mut head = before.into_bytes();
+        if let Some(returned) = request.returned.filter(|_| plan.is_http) {
+            let value = match jar[i] {
+                Some(whose) => cookie(whose, returned.content, returned.len),
+                None => vec![b'0'; returned.len.0.into()],
+            };
+            head.extend_from_slice(b"Cookie: S=");
+            let at = script.len() + head.len();
+            script.returned.push((at..at + value.len(), returned));
+            head.extend_from_slice(&value);
+            head.extend_from_slice(b"\r\n");
         }
-        script.text(format!("{before}{cookie}{length}\r\n"));
+        head.extend_from_slice(length.as_bytes());
+        head.extend_from_slice(b"\r\n");
+        script.text(head);
         script.body(request.content.wrapping_mul(7), 0..request.upload as usize);
         ends.push(script.len());
     }
@@ -183,7 +176,7 @@ pub fn respond(
     server: LegId,
     version: u8,
 ) {
-    respond_with(script, plan, request, server, version, 0);
+    respond_with(script, plan, request, server, version, false);
 }
 
 /// The same with every value filled up to the length of its longest version.
@@ -194,12 +187,7 @@ pub fn respond_filled(
     server: LegId,
     version: u8,
 ) {
-    let fill = request.token.map_or(0, |(a, b)| a.abs_diff(b));
-    let is_shorter = request.token.is_some_and(|(a, b)| match server {
-        LegId::A => a < b,
-        LegId::B => b < a,
-    });
-    respond_with(script, plan, request, server, version, if is_shorter { fill } else { 0 });
+    respond_with(script, plan, request, server, version, true);
 }
 
 fn respond_with(
@@ -208,18 +196,22 @@ fn respond_with(
     request: &RequestPlan,
     server: LegId,
     version: u8,
-    fill: u8,
+    is_filled: bool,
 ) {
+    let filled = |mut value: Vec<u8>, (a, b): (u8, u8)| {
+        let room = if is_filled { usize::from(a.max(b)) } else { 0 };
+        value.resize(room.max(value.len()), FILL);
+        value
+    };
     let len = request.download as usize;
     if plan.is_http {
         script.text(format!("HTTP/1.1 200 OK\r\nDate: {}\r\n", date(server)));
         if let Some((a, b)) = request.token {
-            let value = token(server, [a, b][server.index()]);
-            let filled = value.chain((0..fill).map(|_| FILL));
-            script.text([b"X-Id: ".to_vec(), filled.collect(), b"\r\n".to_vec()].concat());
+            let value = token(server, [a, b][server.index()]).collect();
+            script.text([b"X-Id: ", &filled(value, (a, b))[..], b"\r\n"].concat());
         }
         if let Some(len) = request.cookie {
-            let value = cookie(server, request.content, len);
+            let value = filled(cookie(server, request.content, len), len);
             script.text([b"Set-Cookie: S=", &value[..], b"; Path=/\r\n"].concat());
         }
         script.text(format!("Content-Length: {len}\r\n\r\n"));
@@ -308,14 +300,15 @@ impl Verifier {
                 tokens.push(Token { at: value as u64 + 1, len });
                 groups += 1;
             }
-            if let Some(len) = request.cookie.filter(|_| plan.is_http) {
+            if let Some((a, b)) = request.cookie.filter(|_| plan.is_http) {
                 let token =
                     request.token.map_or(0, |(a, b)| "X-Id: \r\n".len() + usize::from(a.max(b)));
                 let value = start + TOKEN_AT - "X-Id: ".len() + token + "Set-Cookie: S=".len();
-                let place = value..value + usize::from(len);
-                let choice = |at| Choice { at, group: groups, may_be_fill: false };
+                let place = value..value + usize::from(a.max(b));
+                let choice = |at| Choice { at, group: groups, may_be_fill: true };
                 choices.extend(place.clone().map(choice));
                 spans.push(place.clone());
+                tokens.push(Token { at: value as u64 + 1, len: [u64::from(a), u64::from(b)] });
                 cookies.push((number as u16, groups, place));
                 groups += 1;
             }

@@ -709,10 +709,12 @@ impl FlowTrack {
             return Ok(());
         }
         let (iss, c_fin) = (self.iss, self.c_fin);
-        let Some(at) = rel(iss, seg.seq, self.c_nxt) else { return Ok(()) };
-        let end = at + seg.data.len() as u64;
-        self.check_heard(now, id, at, seg.data, shown)?;
-        self.check_urgent(seg, at, &self.c_urgent)?;
+        let Some(own) = self.cookies.own_place(id, iss, seg.seq, self.c_nxt) else { return Ok(()) };
+        self.check_heard(now, id, own, seg.data, shown)?;
+        let place = |ahead: u64, is_up| self.cookies.place(id, own, ahead, is_up);
+        let (at, end) = (place(0, false), place(seg.data.len() as u64, true));
+        let urgent = (place(seg.urgent.into(), true) - at) as u16;
+        self.check_urgent(&Seg { urgent, ..seg.clone() }, at, &self.c_urgent)?;
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));
         }

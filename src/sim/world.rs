@@ -188,7 +188,11 @@ impl<'a> World<'a> {
             servers: LegId::ALL.map(|leg| Server::new(leg, scenario)),
             truth: [Truth { is_on: true, ..Truth::default() }; 2],
             conns: scenario.conns.iter().map(|c| ClientConn::new(c, may_diverge)).collect(),
-            requests: scenario.conns.iter().map(script::requests).collect(),
+            requests: scenario
+                .conns
+                .iter()
+                .map(|c| script::requests(c, &vec![None; c.requests.len()]))
+                .collect(),
             jar: Jar::default(),
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
@@ -377,7 +381,8 @@ impl<'a> World<'a> {
         let spans = self.conns[id].verifier.spans().to_vec();
         let tokens = self.conns[id].verifier.tokens().to_vec();
         let conn = &self.conns[id];
-        let cookies = Places::new(conn.verifier.cookies(), conn.request.returned());
+        let mut cookies = Places::new(conn.verifier.cookies());
+        cookies.ask(&conn.requests.0);
         self.oracle.expect(tuple, spans.into_iter(), tokens, cookies);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
@@ -512,8 +517,9 @@ impl<'a> World<'a> {
             }
             let host = &mut self.hosts[host];
             let worked = self.conns[id].work(self.now, host, plan, &mut self.jar);
-            if self.conns[id].request.returned().next().is_some() {
-                self.requests[id].0.clone_from(&self.conns[id].request);
+            if !self.requests[id].0.returned().is_empty() {
+                self.requests[id].clone_from(&self.conns[id].requests);
+                self.oracle.on_asked(self.tuple(id), &self.requests[id].0);
             }
             match worked {
                 Ok(more) => wake = [wake, more].into_iter().flatten().min(),

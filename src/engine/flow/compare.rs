@@ -350,7 +350,8 @@ impl Flow {
         true
     }
 
-    /// Values that the client has wholly acknowledged are behind everybody.
+    /// Values that the client has wholly acknowledged are behind everybody, and what a server has
+    /// acknowledged of the client is behind that one.
     pub(super) fn settle_splices(&mut self, cx: &mut Cx<'_>) {
         let una = match on(Bug::SpliceSettledEarly) {
             true => self.visible.released,
@@ -358,7 +359,9 @@ impl Flow {
         };
         let [a, b] = &mut self.legs;
         let foreign = self.visible.foreign_until.take_if(|until| *until <= una);
-        if a.voice.settle(una) | b.voice.settle(una) | foreign.is_some() {
+        let (a_acked, b_acked) = (a.acked, b.acked);
+        let is_heard = a.ear.settle(a_acked) | b.ear.settle(b_acked);
+        if a.voice.settle(una) | b.voice.settle(una) | foreign.is_some() | is_heard {
             self.persist(cx);
         }
     }

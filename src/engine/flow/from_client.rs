@@ -231,7 +231,9 @@ impl Flow {
                 self.leg_mut(id).owes_ack = true; // at the position that this leg has reached
                 continue;
             }
-            if end > self.clear_to(cx, id) {
+            // Where it counts otherwise the client does not know where its room ends.
+            let has_no_room = self.leg(id).ear.is_shifted() && end > self.leg(id).edge;
+            if end > self.clear_to(cx, id) || has_no_room && !says_nothing {
                 let leg = self.leg_mut(id);
                 leg.is_fed |= !says_nothing; // once it is known what it has to hear
                 leg.owes_ack |= says_nothing;

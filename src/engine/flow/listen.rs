@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::value::{Value, value_at};
 use super::{Cx, Flow};
 use crate::engine::LegId;
+use crate::engine::alignment::Round;
 use crate::engine::event::{Event, KeptWhy};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
@@ -140,7 +141,6 @@ impl Flow {
             }
             let why = match &leg.ear {
                 _ if leg.sent > at => Some(KeptWhy::Late),
-                _ if own.len() != value.len() => Some(KeptWhy::Length),
                 ear if ear.is_full() => Some(KeptWhy::Full),
                 _ => None,
             };
@@ -150,8 +150,19 @@ impl Flow {
                 None => Event::ValueReplaced { flow, to, token, at },
             });
             if why.is_none() {
-                self.leg_mut(id).ear.replace(at, value.len(), own);
+                self.replace(cx, id, (at, value.len()), own);
             }
+        }
+    }
+
+    /// `id` hears `own` in the place of so many bytes there; the room that it has ends otherwise now.
+    fn replace(&mut self, cx: &mut Cx<'_>, id: LegId, (at, len): (Offset, usize), own: Bytes) {
+        let leg = self.leg_mut(id);
+        let edge = leg.ear.own(leg.edge, Round::Down);
+        leg.ear.replace(at, len, own);
+        leg.edge = leg.ear.shown(edge, Round::Down);
+        if !leg.ear.is_even() {
+            self.persist(cx); // before anything of it is sent
         }
     }
 

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Command, EngineConfig, Event, FlowState, Input, KeptWhy, LegId, Link, MapRule, Signal,
+    Command, EngineConfig, Event, FlowState, Input, KeptWhy, LegId, Link, MapRule, Record, Signal,
 };
 use LegId::{A, B};
 
 const P: u32 = ISS[0] + 1;
 const ISN: [u32; 2] = [P, ISS[1] + 1];
 const R: u32 = CLIENT_ISS + 1;
+/// What the two servers call a session.
+const VALUES: [[&str; 2]; 3] = [["aaaa", "bbbb"], ["aaaa", "b"], ["a", "bbbb"]];
 const FIRST: u16 = 40_000;
 const SECOND: u16 = 40_001;
 
@@ -203,85 +205,92 @@ fn any_token_that_a_rule_names_is_returned_to_each() {
 
 #[test]
 fn however_a_request_is_cut_it_is_heard_whole() {
-    let text = returns("aaaa");
-    let from = GET.len();
-    for first in 0..=text.len() {
-        for second in (first..=text.len()).step_by(3) {
-            let mut world = World::with(["aaaa", "bbbb"]);
-            let parts = [0..first, first..second, second..text.len()];
-            for part in parts.clone() {
-                if !part.is_empty() {
-                    world.say(FIRST, from + part.start, &text[part]);
+    for values in VALUES {
+        let text = returns(values[0]);
+        let from = GET.len();
+        for first in 0..=text.len() {
+            for second in (first..=text.len()).step_by(3) {
+                let mut world = World::with(values);
+                let parts = [0..first, first..second, second..text.len()];
+                for part in parts.clone() {
+                    if !part.is_empty() {
+                        world.say(FIRST, from + part.start, &text[part]);
+                    }
                 }
-            }
-            let expected = format!("{GET}{}", returns("bbbb"));
-            assert_eq!(world.heard(FIRST, B), expected, "{first} {second}");
-            assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
-            // What is sent again is the same, and what was taken is not sent again.
-            for part in parts {
-                if !part.is_empty() {
-                    world.say(FIRST, from + part.start, &text[part]);
+                let expected = format!("{GET}{}", returns(values[1]));
+                assert_eq!(world.heard(FIRST, B), expected, "{first} {second}");
+                assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
+                // What is sent again is the same, and what was taken is not sent again.
+                for part in parts {
+                    if !part.is_empty() {
+                        world.say(FIRST, from + part.start, &text[part]);
+                    }
                 }
+                world.ack(FIRST, A);
+                world.ack(FIRST, B);
+                world.kit.forget();
+                world.say(FIRST, from, &text);
+                let to_b = world.kit.on(Link::Server(B));
+                assert!(!to_b.is_empty() && to_b.iter().all(|h| h.data.is_empty()), "{to_b:?}");
+                let next = R + n(GET.len() + returns(values[1]).len());
+                assert!(to_b.iter().all(|h| h.seg.seq < next), "a question");
+                assert_eq!(world.state(FIRST), FlowState::Paired);
             }
-            world.ack(FIRST, A);
-            world.ack(FIRST, B);
-            world.kit.forget();
-            world.say(FIRST, from, &text);
-            let to_b = world.kit.on(Link::Server(B));
-            assert!(!to_b.is_empty() && to_b.iter().all(|h| h.data.is_empty()), "{to_b:?}");
-            assert!(to_b.iter().all(|h| h.seg.seq < R + n(from + text.len())), "a question");
-            assert_eq!(world.state(FIRST), FlowState::Paired);
         }
     }
 }
 
 #[test]
 fn what_is_out_of_order_waits_for_the_server_that_it_may_have_to_be_changed_for() {
-    let text = returns("aaaa");
-    let from = GET.len();
-    for cut in 1..text.len() {
-        let mut world = World::with(["aaaa", "bbbb"]);
-        world.say(FIRST, from + cut, &text[cut..]);
-        assert_eq!(world.heard(FIRST, B), GET);
-        assert!(world.kit.on(Link::Server(A)).iter().any(|h| text[cut..].as_bytes() == h.data));
-        world.say(FIRST, from, &text[..cut]);
-        assert_eq!(world.heard(FIRST, B), format!("{GET}{}", returns("bbbb")), "{cut}");
-        assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
+    for values in VALUES {
+        let text = returns(values[0]);
+        let from = GET.len();
+        for cut in 1..text.len() {
+            let mut world = World::with(values);
+            world.say(FIRST, from + cut, &text[cut..]);
+            assert_eq!(world.heard(FIRST, B), GET);
+            assert!(world.kit.on(Link::Server(A)).iter().any(|h| text[cut..].as_bytes() == h.data));
+            world.say(FIRST, from, &text[..cut]);
+            assert_eq!(world.heard(FIRST, B), format!("{GET}{}", returns(values[1])), "{cut}");
+            assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
+        }
     }
 }
 
 /// The primary dies after any byte of a request, and the client says the rest, or all of it again.
 #[test]
 fn the_survivor_hears_its_own_value_whichever_byte_was_the_last_before() {
-    let text = returns("aaaa");
-    let from = GET.len();
-    for port in [FIRST, SECOND] {
-        for cut in 0..=text.len() {
-            for is_repeated in [false, true] {
-                let mut world = World::with(["aaaa", "bbbb"]);
-                if port == SECOND {
-                    world.open(SECOND);
-                    world.ask(SECOND, GET);
+    for values in VALUES {
+        let text = returns(values[0]);
+        let from = GET.len();
+        for port in [FIRST, SECOND] {
+            for cut in 0..=text.len() {
+                for is_repeated in [false, true] {
+                    let mut world = World::with(values);
+                    if port == SECOND {
+                        world.open(SECOND);
+                        world.ask(SECOND, GET);
+                    }
+                    world.say(port, from, &text[..cut]);
+                    world.dies(A);
+                    if is_repeated {
+                        world.say(port, from, &text);
+                    } else {
+                        world.say(port, from + cut, &text[cut..]);
+                    }
+                    let expected = format!("{GET}{}", returns(values[1]));
+                    assert_eq!(world.heard(port, B), expected, "{port} {cut} {is_repeated}");
+                    // What it sets itself is shown as it is, and comes back as it is.
+                    let before = world.shown(port);
+                    let taken = R + n(expected.len());
+                    world.leg(port, B, say(ACK, 0, taken).data(sets("BBBB")));
+                    world.kit.wait_ms(20);
+                    assert_eq!(world.shown(port), format!("{before}{}", sets("BBBB")));
+                    world.ask(port, &returns("BBBB"));
+                    assert!(world.heard(port, B).ends_with(&returns("BBBB")));
+                    let resets = world.kit.on(Link::Client);
+                    assert!(resets.iter().all(|h| !h.seg.flags.has(RST)));
                 }
-                world.say(port, from, &text[..cut]);
-                world.dies(A);
-                if is_repeated {
-                    world.say(port, from, &text);
-                } else {
-                    world.say(port, from + cut, &text[cut..]);
-                }
-                let expected = format!("{GET}{}", returns("bbbb"));
-                assert_eq!(world.heard(port, B), expected, "{port} {cut} {is_repeated}");
-                // What it sets itself is shown as it is, and comes back as it is.
-                let before = world.shown(port);
-                let taken = R + n(expected.len());
-                world.leg(port, B, say(ACK, 0, taken).data(sets("BBBB")));
-                world.kit.wait_ms(20);
-                assert_eq!(world.shown(port), format!("{before}{}", sets("BBBB")));
-                world.ask(port, &returns("BBBB"));
-                assert!(world.heard(port, B).ends_with(&returns("BBBB")));
-                let resets = world.kit.on(Link::Client);
-                assert!(resets.iter().all(|h| !h.seg.flags.has(RST)));
             }
         }
     }
@@ -303,19 +312,21 @@ fn a_connection_that_begins_after_the_failover_finds_its_session() {
 
 #[test]
 fn after_a_planned_change_both_still_hear_their_own() {
-    let mut world = World::with(["aaaa", "bbbb"]);
-    world.kit.command(Command::Failover { to: Some(B), is_planned: true });
-    world.ask(FIRST, &returns("aaaa"));
-    assert!(world.heard(FIRST, A).ends_with(&returns("aaaa")));
-    assert!(world.heard(FIRST, B).ends_with(&returns("bbbb")));
-    world.answer(FIRST, ["AAAA", "BBBB"].map(sets));
-    assert!(world.shown(FIRST).ends_with(&sets("BBBB")));
-    world.ask(FIRST, &returns("BBBB"));
-    assert!(world.heard(FIRST, A).ends_with(&returns("AAAA")));
-    assert!(world.heard(FIRST, B).ends_with(&returns("BBBB")));
-    world.ask(FIRST, &returns("aaaa"));
-    assert!(world.heard(FIRST, B).ends_with(&returns("bbbb")));
-    assert_eq!(world.state(FIRST), FlowState::Paired);
+    for values in VALUES {
+        let mut world = World::with(values);
+        world.kit.command(Command::Failover { to: Some(B), is_planned: true });
+        world.ask(FIRST, &returns(values[0]));
+        assert!(world.heard(FIRST, A).ends_with(&returns(values[0])));
+        assert!(world.heard(FIRST, B).ends_with(&returns(values[1])));
+        world.answer(FIRST, ["AAAA", "BBBB"].map(sets));
+        assert!(world.shown(FIRST).ends_with(&sets("BBBB")));
+        world.ask(FIRST, &returns("BBBB"));
+        assert!(world.heard(FIRST, A).ends_with(&returns("AAAA")));
+        assert!(world.heard(FIRST, B).ends_with(&returns("BBBB")));
+        world.ask(FIRST, &returns(values[0]));
+        assert!(world.heard(FIRST, B).ends_with(&returns(values[1])));
+        assert_eq!(world.state(FIRST), FlowState::Paired);
+    }
 }
 
 /// A client that waits for an acknowledgment in the middle of a value (Nagle's rule) gets it.
@@ -404,12 +415,62 @@ fn what_was_said_before_the_pair_was_known_and_what_is_ambiguous_is_left_alone()
 
 #[test]
 fn a_server_that_loses_what_it_was_told_is_told_the_same_again() {
-    let mut world = World::with(["aaaa", "bbbb"]);
-    world.ask(FIRST, &returns("aaaa"));
-    world.ack(FIRST, A);
-    world.kit.wait_ms(100);
-    let to_b = world.kit.on(Link::Server(B));
-    let again = to_b.iter().filter(|h| h.data == returns("bbbb").as_bytes()).count();
-    assert!(again >= 2, "{again}");
-    assert!(world.heard(FIRST, B).ends_with(&returns("bbbb")));
+    for values in VALUES {
+        let mut world = World::with(values);
+        world.ask(FIRST, &returns(values[0]));
+        world.ack(FIRST, A);
+        world.kit.wait_ms(100);
+        let to_b = world.kit.on(Link::Server(B));
+        let again = to_b.iter().filter(|h| h.data == returns(values[1]).as_bytes()).count();
+        assert!(again >= 2, "{again}");
+        assert!(world.heard(FIRST, B).ends_with(&returns(values[1])));
+    }
+}
+
+/// What the process knew of a server that counts otherwise is in its record, unless a value was on
+/// its way.
+#[test]
+fn after_a_restart_a_server_that_counts_otherwise_goes_on_in_its_own_numbers() {
+    for values in VALUES {
+        for is_acked in [false, true] {
+            let mut world = World::with(values);
+            world.ask(FIRST, &returns(values[0]));
+            world.ack(FIRST, A);
+            if is_acked {
+                world.ack(FIRST, B);
+            }
+            let conn = world.conns[&FIRST];
+            let taken = LegId::ALL.map(|id| R + n(world.heard(FIRST, id).len()));
+            let (asked, shown) = (R + conn.sent, P + n(world.shown(FIRST).len()));
+            let mut kit = Kit::restored(mapped(), last_record(&world.kit));
+            kit.client(say(ACK, asked, shown));
+            for id in LegId::ALL {
+                let at = ISN[id.index()] + conn.said[id.index()];
+                kit.leg(id, say(ACK, at, taken[id.index()]));
+            }
+            let is_kept = is_acked || values[0].len() == values[1].len();
+            let state = kit.engine.flows(1)[0].state;
+            assert_eq!(state == FlowState::Paired, is_kept, "{values:?} {is_acked}");
+            if !is_kept {
+                continue;
+            }
+            kit.forget();
+            kit.client(say(ACK, asked, shown).data(GET));
+            for id in LegId::ALL {
+                let i = id.index();
+                let heard = kit.on(Link::Server(id));
+                let said = heard.iter().find(|h| !h.data.is_empty()).expect("it is told");
+                assert_eq!((said.seg.seq, &said.data[..]), (taken[i], GET.as_bytes()));
+                kit.leg(id, say(ACK, ISN[i] + conn.said[i], taken[i] + n(GET.len())));
+            }
+            let acked = kit.on(Link::Client).last().expect("an ack").seg.ack;
+            assert_eq!(acked, asked + n(GET.len()));
+        }
+    }
+}
+
+/// What the state file would hold of the first flow.
+fn last_record(kit: &Kit) -> Vec<Record> {
+    let flow = |r: &&Record| matches!(r, Record::Flow { slot: 0, .. });
+    kit.records.iter().rev().find(flow).cloned().into_iter().collect()
 }

@@ -239,7 +239,13 @@ fn any_texts() -> impl Strategy<Value = (Vec<u8>, Vec<(u8, u8)>)> {
 }
 
 /// What the servers call one session.
-const PAIRS: [[&str; 2]; 3] = [["a", "b"], ["aaaa", "bbbb"], ["a1a1a1a1a1a1", "b2b2b2b2b2b2"]];
+const PAIRS: [[&str; 2]; 5] = [
+    ["a", "b"],
+    ["aaaa", "bbbb"],
+    ["a1a1a1a1a1a1", "b2b2b2b2b2b2"],
+    ["aaaaaaaaaaaaaaaaaaaa", "bb"],
+    ["aa", "bbbbbbbbbbbbbbbbbbbb"],
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
