@@ -18,7 +18,8 @@ use tokio::time::{Instant as Clock, sleep_until, timeout};
 
 use super::types::{
     Counter, Counters, Done, Events, Failover, Flow, FlowCounts, Flows, Neighbour, Nothing,
-    NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, WaitTimes,
+    NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, Unprotected,
+    WaitTimes,
 };
 use super::{Door, ReloadError, metrics};
 use crate::engine::{
@@ -26,7 +27,7 @@ use crate::engine::{
     ServiceState,
 };
 use crate::observe::counters::WaitSummary;
-use crate::observe::describe::command_error_text;
+use crate::observe::describe::{command_error_text, solo_text};
 use crate::observe::json::degraded_reason;
 use crate::observe::names::Name;
 use crate::observe::rules::Proposed;
@@ -331,12 +332,26 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
             half_open: status.half_open,
             raw: door.board.flows.raw() as u32,
         },
+        unprotected: unprotected(door),
         held_bytes: status.held_bytes,
         links: Link::ALL.map(|link| link.name().to_owned()).into_iter().zip(counts).collect(),
         sync: status.sync.map(|id| id.0),
         neighbours: status.neighbours.iter().map(|known| neighbour(now, known)).collect(),
         release_wait: wait_times(&wait),
     })
+}
+
+fn unprotected(door: &Door) -> Vec<Unprotected> {
+    let solo = door.board.flows.solo().into_iter();
+    let mut all: Vec<Unprotected> = solo
+        .map(|(reason, flows)| Unprotected {
+            reason: reason.name().to_owned(),
+            text: solo_text(reason).to_owned(),
+            flows,
+        })
+        .collect();
+    all.sort_by_key(|unprotected| std::cmp::Reverse(unprotected.flows));
+    all
 }
 
 fn neighbour(now: Instant, known: &NeighbourStatus) -> Neighbour {

@@ -11,7 +11,7 @@ use super::types::{
     Counters, Done, Events, Failover, Flows, Nothing, Problem, Rejoin, Rules, Status,
 };
 use super::*;
-use crate::engine::{Event, Input, Output, ServiceState};
+use crate::engine::{Event, FlowState, Input, LegId, Output, ServiceState, Shown, SoloReason};
 use crate::observe::tests::flow_key;
 use crate::observe::{Level, Observer};
 
@@ -155,6 +155,14 @@ fn flows_counters_and_events_come_from_events() {
     assert_eq!((flows.flows[0].verified_bytes, flows.flows[0].unverified_bytes), (9, 1));
     let flows: Flows = client::get(&world.socket, "/api/v1/flows?limit=0").expect("an answer");
     assert_eq!((flows.total, flows.flows.len()), (1, 0));
+    world.event(Event::FlowChanged {
+        flow,
+        from: FlowState::Paired,
+        to: FlowState::Solo,
+        primary: LegId::A,
+        solo: Some(SoloReason::Tls),
+        shown: Shown::default(),
+    });
     let rules: Rules = client::get(&world.socket, "/api/v1/rules").expect("an answer");
     assert_eq!((rules.rules[0].header.as_str(), rules.rules[0].hits), ("date", 0));
     let counters: Counters = client::get(&world.socket, "/api/v1/counters").expect("an answer");
@@ -165,6 +173,9 @@ fn flows_counters_and_events_come_from_events() {
     assert_eq!(unverified.map(|counter| counter.value), Some(1.0));
     let status: Status = client::get(&world.socket, "/api/v1/status").expect("an answer");
     assert!(status.service.changed_at.is_some());
+    let [unprotected] = &status.unprotected[..] else { panic!("{:?}", status.unprotected) };
+    assert_eq!((unprotected.reason.as_str(), unprotected.flows), ("tls", 1));
+    assert!(unprotected.text.contains("TLS"), "{unprotected:?}");
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub struct Status {
     pub servers: Vec<Server>,
     /// Connections by state.
     pub flows: FlowCounts,
+    /// Why those with one server have no second one, the most frequent reason first.
+    #[serde(default)]
+    pub unprotected: Vec<Unprotected>,
     /// Bytes held by all flows.
     pub held_bytes: u64,
     /// What the driver counted on the links `client`, `a` and `b`.
@@ -111,6 +114,17 @@ pub struct FlowCounts {
     /// read in two ways, or is not the protocol that the rules are for.
     #[serde(default)]
     pub raw: u32,
+}
+
+/// Connections with one server, for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unprotected {
+    /// The reason's name, as in the flows and counters.
+    pub reason: String,
+    /// The reason in words.
+    pub text: String,
+    /// How many they are.
+    pub flows: u32,
 }
 
 /// How long released bytes waited, in seconds.

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::door::{DoorArgs, answer, bytes_text, refuse, say, table, time_text};
 use super::{Format, exit};
 use crate::admin::client::{self, ClientError};
-use crate::admin::types::{Events, Status};
+use crate::admin::types::{Events, Status, Unprotected};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -136,6 +136,9 @@ fn text(status: &Status) -> String {
         flows.half_open,
         flows.raw,
     );
+    for Unprotected { text, flows, .. } in &status.unprotected {
+        let _ = writeln!(out, "unprotected: {flows}, because {text}");
+    }
     let wait = &status.release_wait;
     let _ = writeln!(
         out,

@@ -116,6 +116,10 @@ pub struct Compare {
     pub masked_headers: Vec<String>,
     /// Values that clients return, and that each server calls by a name of its own.
     pub maps: Vec<MapRule>,
+    /// Whether TLS, SSH and HTTP/2 are recognized and left to the primary.
+    pub has_opaque: bool,
+    /// Ports of the service that are the primary's alone.
+    pub opaque_ports: Vec<u16>,
 }
 
 /// How the backup is made equal.
@@ -273,6 +277,8 @@ impl Config {
             hold_hard: compare.hold_hard,
             masks: defaults.chain(own).map(|header| MaskRule { header: header.into() }).collect(),
             maps: compare.maps.clone(),
+            has_opaque: compare.has_opaque,
+            opaque_ports: compare.opaque_ports.clone(),
             sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),
             sync_deadline: self.sync.deadline,
             sync_min_gap: self.sync.min_gap,

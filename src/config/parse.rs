@@ -48,13 +48,14 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     let vip = addressing.zip(own).and_then(|(addressing, own)| {
         vip::plan(&reader, root, &addressing, &service.addresses, &own)
     });
+    let compare = compare(&reader, root, &service.ports);
     let config = Config {
         mode: mode.unwrap_or_default(),
         links: links.unwrap_or_else(Links::nowhere),
         service,
         vip,
         servers: servers.unwrap_or_else(Server::nobody),
-        compare: compare(&reader, root),
+        compare,
         sync: sync(&reader, root),
         failover: failover(&reader, root),
         limits: limits(&reader, root),
@@ -338,7 +339,7 @@ fn port_pair(text: &str) -> Option<(u16, u16)> {
     number(port).zip(number(server))
 }
 
-fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
+fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
     let defaults = EngineConfig::default();
     let section = Section::top(reader, root, "compare");
     let limit = Duration::from_secs(60);
@@ -365,7 +366,33 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>) -> Compare {
         has_http_defaults: section.flag("http_defaults", true),
         masked_headers,
         maps,
+        has_opaque: section.flag("opaque", true),
+        opaque_ports: opaque_ports(reader, &section, served),
     }
+}
+
+/// Those of the `served` ports that are not compared.
+fn opaque_ports(reader: &Reader<'_>, section: &Section<'_>, served: &[u16]) -> Vec<u16> {
+    let key = "compare.opaque_ports";
+    let mut ports = Vec::new();
+    for (item, at) in section.items("opaque_ports", 1..=65535).unwrap_or_default() {
+        let port = match item {
+            Item::Number(number) => u16::try_from(number).ok(),
+            Item::Text(_) => None,
+        };
+        match port {
+            None => reader.wrong(at, key, "each must be a whole number, 1 to 65535"),
+            Some(port) if ports.contains(&port) => {
+                reader.wrong(at, key, format!("{port} is listed twice"));
+            }
+            Some(port) if !served.is_empty() && !served.contains(&port) => {
+                let help = "a port that is not in service.ports passes to the primary anyway";
+                reader.wrong_help(at, key, format!("{port} is not a port of the service"), help);
+            }
+            Some(port) => ports.push(port),
+        }
+    }
+    ports
 }
 
 /// What `[[compare.rule]]` masks, and what it maps.

@@ -20,7 +20,19 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("service", &["name", "addressing", "address", "ports", "source", "servers"]),
     ("server", &["name", "role", "address", "dir", "dir_command"]),
     ("network", &["client", "next_hop", "a", "b"]),
-    ("compare", &["hold_soft", "hold_hard", "on_lag", "udp", "http_defaults", "rule"]),
+    (
+        "compare",
+        &[
+            "hold_soft",
+            "hold_hard",
+            "on_lag",
+            "udp",
+            "http_defaults",
+            "opaque",
+            "opaque_ports",
+            "rule",
+        ],
+    ),
     ("compare.rule", &["protocol", "header", "name", "action"]),
     (
         "sync",

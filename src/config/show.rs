@@ -110,6 +110,7 @@ fn compare(out: &mut String, config: &Config) {
         UdpPolicy::PrimaryFirst => "primary-first",
         UdpPolicy::Strict => "strict",
     };
+    let opaque_ports: Vec<String> = compare.opaque_ports.iter().map(u16::to_string).collect();
     section(
         out,
         "[compare]",
@@ -119,6 +120,8 @@ fn compare(out: &mut String, config: &Config) {
             ("on_lag", quote(on_lag)),
             ("udp", quote(udp)),
             ("http_defaults", compare.has_http_defaults.to_string()),
+            ("opaque", compare.has_opaque.to_string()),
+            ("opaque_ports", format!("[{}]", opaque_ports.join(", "))),
         ],
     );
     for header in &compare.masked_headers {

@@ -37,7 +37,8 @@ fn the_example_is_valid_and_says_the_defaults() {
 #[test]
 fn what_is_shown_reads_back_to_the_same() {
     let full = format!(
-        "{BASE}[compare]\nhttp_defaults = false\non_lag = \"strict\"\nudp = \"strict\"\n\
+        "{BASE}[compare]\nhttp_defaults = false\nopaque = false\nopaque_ports = [80]\n\
+         on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[[compare.rule]]\n\
          protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\n\
@@ -62,6 +63,8 @@ fn what_is_shown_reads_back_to_the_same() {
         name: name.map(Into::into),
     };
     assert_eq!(config.engine().maps, [map("set-cookie", Some("SID")), map("x-csrf", None)]);
+    assert!(!config.engine().has_opaque && parse(BASE).expect("it is valid").engine().has_opaque);
+    assert_eq!(config.engine().opaque_ports, [80]);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
 }
 
@@ -126,6 +129,9 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\non_lag = \"strickt\"\n", Some(16), "compare.on_lag", "`strict`"),
     ("", "[compare]\nudp = \"both\"\n", Some(16), "compare.udp", "`primary-first`"),
     ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
+    ("", "[compare]\nopaque = \"tls\"\n", Some(16), "compare.opaque", "true or false"),
+    ("", "[compare]\nopaque_ports = [443]\n", Some(16), "compare.opaque_ports", "not a port of"),
+    ("", "[compare]\nopaque_ports = [80, 80]\n", Some(16), "compare.opaque_ports", "listed twice"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"a b\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "header field"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"content-length\"\naction = \"mask\"\n",

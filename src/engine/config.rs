@@ -93,6 +93,11 @@ pub struct EngineConfig {
     pub masks: Vec<MaskRule>,
     /// Values that clients return, each server its own.
     pub maps: Vec<MapRule>,
+    /// Whether protocols that two servers never say alike are told by their first bytes, and left
+    /// to the primary.
+    pub has_opaque: bool,
+    /// Ports of the service whose flows are the primary's alone.
+    pub opaque_ports: Vec<u16>,
     /// Whether a state-sync backend is configured, and its scope.
     pub sync_scope: Option<super::SyncScope>,
     /// How long diverged output waits for the backend.
@@ -141,6 +146,8 @@ impl Default for EngineConfig {
             hold_hard: Duration::from_millis(150),
             masks: vec![MaskRule { header: "date".into() }],
             maps: Vec::new(),
+            has_opaque: true,
+            opaque_ports: Vec::new(),
             sync_scope: None,
             sync_deadline: Duration::from_millis(150),
             sync_min_gap: Duration::from_millis(200),

@@ -25,6 +25,9 @@ use crate::wire::{Frame, L3, Segment, TcpFlags, TcpOptions, Tsval};
 
 /// The window of a cookie's SYN-ACK: the servers must have granted as much to others.
 pub const WINDOW: u16 = 2920;
+/// The largest window scale that is promised. It reaches 8 MiB, and a server with less room than a
+/// unit of it could never show any: the servers that carry the connection may be others by then.
+const SCALE_MAX: u8 = 7;
 
 /// Cookies are given from this share of `half_open_max` on, in percent.
 const ON_PERCENT: usize = 25;
@@ -123,14 +126,13 @@ impl Cookies {
         if is_settled {
             return;
         }
-        let old = known.copied().unwrap_or(Answer {
-            window_scale: None,
-            has_sack: false,
-            has_timestamps: false,
-            ..heard
-        });
+        // Without an offer nothing was agreed to.
+        let old = known.copied().unwrap_or(heard);
         let answer = Answer {
-            window_scale: if offered.window_scale { heard.window_scale } else { old.window_scale },
+            window_scale: match offered.window_scale {
+                true => heard.window_scale.map(|scale| scale.min(SCALE_MAX)),
+                false => old.window_scale,
+            },
             has_sack: if offered.sack { heard.has_sack } else { old.has_sack },
             has_timestamps: if offered.timestamps {
                 heard.has_timestamps

@@ -3,6 +3,7 @@
 
 mod opening;
 mod probing;
+mod restoring;
 mod syncing;
 
 use std::collections::VecDeque;
@@ -27,8 +28,8 @@ use super::probes::Prober;
 use super::resync::Decision;
 use super::time::Instant;
 use super::{
-    Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, Record,
-    ServiceId, Signal, Status, SyncReason,
+    Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, ServiceId,
+    Signal, Status, SyncReason,
 };
 use crate::protocol::rules::Rule;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
@@ -723,26 +724,6 @@ impl Engine {
 
     fn refresh_service(&mut self) {
         self.control.refresh_service(self.now, &self.config, &mut self.outputs);
-    }
-
-    /// Takes over what an earlier process left.
-    fn restore(&mut self, records: Vec<Record>) {
-        for record in records {
-            match record {
-                Record::Roles(roles) => self.control.restore(roles),
-                Record::Flow { slot, constants } => {
-                    if let Some(translator) = &mut self.translator {
-                        translator.restore(&constants);
-                    }
-                    let mut cx = self.cx();
-                    if let Some(mut flow) = Flow::restore(&mut cx, slot, &constants) {
-                        flow.probe_ends(&mut cx);
-                        self.table.insert(slot, flow);
-                    }
-                }
-                Record::Free { .. } => {}
-            }
-        }
     }
 
     // ---- small questions -------------------------------------------------------------------

@@ -88,18 +88,18 @@ impl Ear {
         self.values.iter().find(|v| v.from < at && at < v.to)
     }
 
-    /// Whether all values on their way are as long as the client's: then the map is a constant but
-    /// for what they are.
-    pub fn is_even(&self) -> bool {
-        self.values.iter().all(|v| v.own.len() as u64 == v.to.since(v.from))
+    /// Whether nothing that was replaced is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// Whether it counts otherwise than the client.
     pub fn is_shifted(&self) -> bool {
-        self.alignment.base() != 0 || !self.is_even()
+        let is_even = |v: &Value| v.own.len() as u64 == v.to.since(v.from);
+        self.alignment.base() != 0 || !self.values.iter().all(is_even)
     }
 
-    /// What is to be added to positions of the server's, while all values on their way are even.
+    /// What is to be added to positions of the server's, while nothing replaced is on its way.
     pub const fn base(&self) -> i32 {
         self.alignment.base() as i32
     }
@@ -109,10 +109,10 @@ impl Ear {
         Self { alignment: Alignment::with_base(base.into()), values: VecDeque::new() }
     }
 
-    /// The server has acknowledged everything before the client's `acked`. True if its last value
-    /// of another length was among it.
+    /// The server has acknowledged everything before the client's `acked`. True if the last
+    /// value on its way was among it.
     pub fn settle(&mut self, acked: Offset) -> bool {
-        let was_even = self.is_even();
+        let was_settled = self.is_settled();
         while self.values.front().is_some_and(|v| v.to <= acked) {
             self.values.pop_front();
         }
@@ -120,7 +120,7 @@ impl Ear {
             self.values = VecDeque::new();
         }
         self.alignment.prune(acked);
-        !was_even && self.is_even()
+        !was_settled && self.is_settled()
     }
 }
 

@@ -166,6 +166,14 @@ pub enum SoloReason {
     HalfOpen,
     /// Its client's network has too many flows.
     SourceLimit,
+    /// It is TLS, which two servers never say alike.
+    Tls,
+    /// It is SSH, which two servers never say alike.
+    Ssh,
+    /// It is HTTP/2, which is not compared.
+    Http2,
+    /// It is to a port of `compare.opaque_ports`.
+    OpaquePort,
 }
 
 /// Why a failover happened (semantics H1 to H4, or the operator).
@@ -418,7 +426,11 @@ variants!(SoloReason {
     BackupStale,
     Restored,
     HalfOpen,
-    SourceLimit
+    SourceLimit,
+    Tls,
+    Ssh,
+    Http2,
+    OpaquePort
 });
 
 #[cfg(test)]

@@ -161,9 +161,10 @@ impl Leg {
         self.state == LegState::Open
     }
 
-    /// Whether it counts like the client, in both directions, but for a constant.
+    /// Whether it counts like the client, in both directions, but for a constant, and nothing is on
+    /// its way that only this process knows.
     pub fn is_constant(&self) -> bool {
-        self.voice.is_constant() && self.ear.is_even()
+        self.voice.is_constant() && self.ear.is_settled()
     }
 
     /// Contiguous bytes heard from it (S).

@@ -38,6 +38,8 @@ pub const SACKED_RANGES_MAX: usize = 64;
 
 /// When the stored SYN is sent again to a leg that has not answered.
 pub const SYN_RESEND: [Duration; 3] = [ms(10), ms(30), ms(70)];
+/// The same if the client was answered with a cookie: it repeats no SYN.
+pub const SYN_RESEND_ALONE: [Duration; 6] = [ms(10), ms(30), ms(70), ms(300), ms(1000), ms(2000)];
 /// What acknowledges a SYN without one of its own has overtaken the SYN-ACK, or is of an older
 /// connection with the same number: that is so if it is repeated after this.
 pub const OVERTAKING_MAX: Duration = ms(20);

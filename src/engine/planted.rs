@@ -197,6 +197,12 @@ pub fn laundered(mut frame: Frame) -> Frame {
     frame
 }
 
+/// Of `both` bytes the first `same` are equal: so many, but for [`Bug::LastByteUncompared`].
+pub fn equal_bytes(same: usize, both: usize) -> usize {
+    let is_last = same + 1 == both;
+    if is_last && on(Bug::LastByteUncompared) { both } else { same }
+}
+
 /// Plants `bug`, or none, and begins to count anew.
 #[cfg(feature = "planted-bugs")]
 pub fn choose(bug: Option<Bug>) {

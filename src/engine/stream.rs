@@ -185,16 +185,15 @@ impl Stream {
     }
 }
 
-/// One that holds nothing.
+/// One that holds nothing, and so has nothing but its beginning.
 impl Pack for Stream {
     fn pack(&self, w: &mut Writer) {
         let Self { base, contiguous, chunks, held: _ } = self;
-        debug_assert!(chunks.is_empty(), "bytes are under way");
-        (*base, *contiguous).pack(w);
+        debug_assert!(chunks.is_empty() && contiguous == base, "bytes are under way");
+        base.pack(w);
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (base, contiguous) = Pack::unpack(r);
-        Self { contiguous, ..Self::new(base) }
+        Self::new(Pack::unpack(r))
     }
 }
 

@@ -259,6 +259,10 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::Restored => "it was taken over from before a restart",
         SoloReason::HalfOpen => "its handshake gave way to newer ones",
         SoloReason::SourceLimit => "its network has too many connections",
+        SoloReason::Tls => "it is TLS, which two servers never say alike",
+        SoloReason::Ssh => "it is SSH, which two servers never say alike",
+        SoloReason::Http2 => "it is HTTP/2, which is not compared",
+        SoloReason::OpaquePort => "its port is one of compare.opaque_ports",
     }
 }
 

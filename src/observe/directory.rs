@@ -3,6 +3,8 @@
 //! Fed by events, bounded by the engine's own flow table. A reader sees each entry whole, the
 //! directory as it changes.
 
+use std::collections::BTreeMap;
+
 use dashmap::DashMap;
 
 use crate::engine::{Event, FlowKey, FlowState, Instant, LegId, PackedKey, RawReason, SoloReason};
@@ -79,6 +81,17 @@ impl FlowDirectory {
         all.truncate(limit);
         (all, total)
     }
+
+    /// How many flows have one server only, by reason.
+    pub fn solo(&self) -> BTreeMap<SoloReason, u32> {
+        let mut by_reason = BTreeMap::new();
+        for entry in self.flows.iter().filter(|entry| entry.state == FlowState::Solo) {
+            if let Some(reason) = entry.solo {
+                *by_reason.entry(reason).or_insert(0) += 1;
+            }
+        }
+        by_reason
+    }
 }
 
 impl FlowEntry {
@@ -143,6 +156,26 @@ mod tests {
             },
         );
         assert_eq!(directory.list(10).1, 0);
+    }
+
+    #[test]
+    fn flows_with_one_server_are_counted_by_reason() {
+        let directory = FlowDirectory::default();
+        for (port, to, why) in [
+            (1, FlowState::Solo, SoloReason::Tls),
+            (2, FlowState::Solo, SoloReason::Lag),
+            (3, FlowState::Solo, SoloReason::Tls),
+            (4, FlowState::TimeWait, SoloReason::Tls),
+        ] {
+            let mut flow = flow_key();
+            flow.client.set_port(port);
+            let (from, primary, shown) = (FlowState::Paired, LegId::A, Shown::default());
+            let solo = Some(why);
+            let event = Event::FlowChanged { flow, from, to, primary, solo, shown };
+            directory.record(Instant::ZERO, &event);
+        }
+        let solo = directory.solo();
+        assert_eq!(solo, BTreeMap::from([(SoloReason::Lag, 1), (SoloReason::Tls, 2)]));
     }
 
     #[test]

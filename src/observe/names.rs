@@ -64,6 +64,10 @@ names!(SoloReason, SOLO_REASONS, {
     Self::Restored => "restored",
     Self::HalfOpen => "half_open",
     Self::SourceLimit => "source_limit",
+    Self::Tls => "tls",
+    Self::Ssh => "ssh",
+    Self::Http2 => "http2",
+    Self::OpaquePort => "opaque_port",
 });
 
 names!(Finding, FINDINGS, {

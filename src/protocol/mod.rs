@@ -6,6 +6,7 @@
 
 pub mod framing;
 pub mod http;
+pub mod opaque;
 pub mod returned;
 pub mod rules;
 pub mod start;

@@ -11,12 +11,10 @@ impl World<'_> {
     /// the engine takes the server for a late one.
     pub fn waits_for_client(&self, tuple: Tuple, leg: LegId) -> bool {
         let stack = &self.scenario.servers[leg.index()].stack;
-        let habits = self.hosts[self.server_host(leg)].habits();
-        let has_nagle = habits.map_or(stack.nagle, |habits| habits.nagle);
         self.oracle.flows.get(&tuple).is_some_and(|f| {
             f.was_window_closed(self.now)
                 || f.is_closed_to(leg)
-                || (has_nagle && f.is_inside_span(leg))
+                || f.is_inside_span(leg)
                 || (stack.model.is_none() && stack.nagle && f.lacks_a_small_segment(leg))
         })
     }

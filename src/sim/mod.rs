@@ -21,6 +21,7 @@ pub mod shrink;
 mod agenda;
 mod alias;
 mod canon;
+mod causes;
 mod draw;
 mod dues;
 mod ends;

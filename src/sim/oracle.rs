@@ -370,7 +370,9 @@ impl Oracle {
                 }
             }
         }
-        if leg.said.end_from(1) > had || (leg.acked, leg.edge) != before {
+        // A window that grows by less than a segment lets nobody say more.
+        let opens = leg.edge.saturating_sub(before.1) >= u64::from(flow.c_mss);
+        if leg.said.end_from(1) > had || leg.acked != before.0 || opens {
             leg.progress_at = now;
         }
     }
@@ -579,8 +581,11 @@ impl Oracle {
                 }
                 let Some(mut flow) = self.flows.remove(&tuple) else { return };
                 let is_overwritten = self.still.is_some_and(|(_, to)| to == leg);
+                // It has waited until its server was found, and is of the connection before.
+                let has_waited = self.is_vip && flow.leg(leg).iss.is_none() && !seg.has(SYN);
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
+                    false if has_waited && !seg.has(RST) => Ok(()),
                     false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
                 };
                 self.flows.insert(tuple, flow);

@@ -322,8 +322,8 @@ impl FlowTrack {
         self.c_una > 0 && self.c_edge <= self.released()
     }
 
-    /// Whether what `leg` said ends inside a masked value: with Nagle's algorithm it says the rest
-    /// only when the beginning is acknowledged, which needs the rest. The hold's limit decides.
+    /// Whether what `leg` said ends inside a masked value: it may say the rest (Nagle, or after a
+    /// loss) only when that is acknowledged, which needs the rest. The hold's limit decides.
     pub fn is_inside_span(&self, leg: LegId) -> bool {
         let said = self.said(leg);
         // Its end is known by what follows it.
@@ -350,12 +350,13 @@ impl FlowTrack {
         self.client.has_hole(1)
     }
 
-    /// What `leg` said was not acknowledged for a minute, or it has taken the client's end and its
-    /// own was not heard, and it does not repeat it.
+    /// For a minute `leg` does not repeat what was not acknowledged, or its own end after it has
+    /// taken the client's, nor ask a window that was closed when it spoke last.
     pub fn has_given_up(&self, leg: LegId, now: u64) -> bool {
         let own = self.leg(leg);
         let lacks_end = own.fin.is_none() && self.c_fin.is_some_and(|fin| own.acked > fin);
-        let is_due = self.said(leg) > self.c_una.max(1) || lacks_end;
+        let was_closed = self.closed_at.is_some_and(|at| at >= own.said_at);
+        let is_due = self.said(leg) > self.c_una.max(1) || lacks_end || was_closed;
         is_due && now >= own.said_at + 60_000_000_000
     }
 
@@ -708,7 +709,7 @@ impl FlowTrack {
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
         }
-        let (iss, c_fin) = (self.iss, self.c_fin);
+        let (iss, c_fin, is_restored) = (self.iss, self.c_fin, self.was_restored);
         let Some(own) = self.cookies.own_place(id, iss, seg.seq, self.c_nxt) else { return Ok(()) };
         self.check_heard(now, id, own, seg.data, shown)?;
         let place = |ahead: u64, is_up| self.cookies.place(id, own, ahead, is_up);
@@ -718,7 +719,6 @@ impl FlowTrack {
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));
         }
-        let (c_edge, is_restored) = (self.c_edge, self.was_restored);
         if at > self.c_nxt && !is_restored {
             return Err(format!("I6: {at} sent to {id:?}, the client is at {}", self.c_nxt));
         }
@@ -742,8 +742,11 @@ impl FlowTrack {
         }
         let edge = ack + (u64::from(seg.window) << c_scale);
         // Where values of other length lie before the edge, their fill counts for one side only.
-        if edge > c_edge + self.canon.slack() && !is_restored {
-            return Err(format!("I3: edge {edge} sent to {id:?}, the client granted {c_edge}"));
+        if edge > self.c_edge + self.canon.slack() && !is_restored {
+            return Err(format!(
+                "I3: edge {edge} sent to {id:?}, the client granted {}",
+                self.c_edge
+            ));
         }
         if ack >= leg.told_ack && edge + (1 << c_scale) <= leg.told_edge && !is_restored {
             let told = leg.told_edge;

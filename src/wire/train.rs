@@ -212,6 +212,7 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
     use crate::wire::build::{self, TcpFields};
+    use crate::wire::checksum::Sum;
     use crate::wire::{L2, L3, Packet, TcpOptions, Tsval};
 
     const MSS: u16 = 1448;
@@ -291,8 +292,41 @@ mod tests {
         assert!(refused(with(|f| f.flags = TcpFlags::FIN_ACK)), "the end");
         assert!(refused(with(|f| f.urgent = 1)), "urgent bytes");
         assert!(refused(with(|f| f.options.timestamps = None)), "other options");
-        let mut full = Train::from(frame(ip, &fields(0, 5, 7), &[0; 65_000]));
-        assert!(full.join(frame(ip, &fields(65_000, 5, 7), &[0; 1000])).is_some(), "too long");
+    }
+
+    #[test]
+    fn a_train_is_as_long_as_an_ip_packet_can_be() {
+        for (ip, header) in [("198.51.100.1", 20), ("2001:db8::1", 40)] {
+            let room = 65_535 - header - STAMPED_HEADER - 65_000;
+            let next = |len: usize| frame(ip, &fields(65_000, 5, 7), &[0; 1000][..len]);
+            let mut full = Train::from(frame(ip, &fields(0, 5, 7), &[0; 65_000]));
+            assert!(full.join(next(room + 1)).is_some(), "too long");
+            assert!(full.join(next(room)).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_the_gateway_builds_it_is_not_joined() {
+        let join = |edit: fn(&mut Frame)| {
+            let [first, next] = [1000, 1010].map(|seq| {
+                let mut frame = frame("198.51.100.1", &fields(seq, 5, 7), b"0123456789");
+                edit(&mut frame);
+                frame
+            });
+            Train::from(first).join(next).is_none()
+        };
+        assert!(join(|_| ()));
+        let protocol = |frame: &mut Frame| {
+            frame.head_mut()[23] = 47;
+            let check =
+                Sum::new().bytes(&frame.head()[14..24]).bytes(&frame.head()[26..34]).check();
+            frame.head_mut()[24..26].copy_from_slice(&check.to_be_bytes());
+        };
+        assert!(!join(protocol), "another protocol");
+        assert!(
+            !join(|frame| frame.head_mut()[34 + 12] = 5 << 4),
+            "a header that says it is short"
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod differ;
 mod handshake;
 mod loss;
 mod made;
+mod opaque;
 mod path_mtu;
 mod raw;
 mod resets;
@@ -95,6 +96,7 @@ fn all() -> Vec<(String, Box<dyn Fn() -> Outcome>)> {
         strange::SCRIPTS,
         made::SCRIPTS,
         differ::SCRIPTS,
+        opaque::SCRIPTS,
     ];
     for &(name, script) in scripts.into_iter().flatten() {
         all.push((name.into(), Box::new(script)));
@@ -108,6 +110,7 @@ fn all() -> Vec<(String, Box<dyn Fn() -> Outcome>)> {
         path_mtu::TWINS,
         strange::TWINS,
         made::TWINS,
+        opaque::TWINS,
     ];
     for &(name, script) in twins.into_iter().flatten() {
         all.push((name.into(), Box::new(move || script(false))));

@@ -85,11 +85,13 @@ impl Engine {
     ) {
         let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
         let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
-        if is_full {
+        let is_opaque = self.config.opaque_ports.contains(&key.server.port());
+        if is_full || is_opaque {
             legs.truncate(1);
         }
         let solo = match legs.len() {
             2 => None,
+            _ if is_opaque => Some(SoloReason::OpaquePort),
             _ if is_full => Some(SoloReason::Budget),
             _ if is_stale => Some(SoloReason::BackupStale),
             _ => Some(SoloReason::OneServer),

@@ -23,6 +23,7 @@ impl Flow {
 
     /// Ends of the legs' streams: early ends, resets, FINs that may be shown.
     pub(super) fn settle_ends(&mut self, cx: &mut Cx<'_>) {
+        self.release_agreed(cx);
         self.settle_resets(cx);
         if self.visible.reset.is_some() {
             return;

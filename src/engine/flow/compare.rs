@@ -12,7 +12,7 @@ use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
-use crate::engine::planted::{Bug, on};
+use crate::engine::planted::{self, Bug, on};
 use crate::protocol::http::{self, Http};
 use crate::protocol::rules::Rule;
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, Step};
@@ -217,8 +217,7 @@ impl Flow {
             true => both,
             false => ours.iter().zip(theirs).take_while(|(a, b)| a == b).count(),
         };
-        let is_last = same + 1 == both;
-        let same = if is_last && on(Bug::LastByteUncompared) { both } else { same };
+        let same = planted::equal_bytes(same, both);
         if same == 0 {
             // A value that differs from its first byte on: does it begin here?
             let (first, second) = (ours[0], theirs[0]);
@@ -334,8 +333,11 @@ impl Flow {
     /// The backup's value of `own_len` bytes at `at` stands for the one of `shown_len` bytes that
     /// the client is shown; `false` if it has to acknowledge others first.
     fn splice(&mut self, cx: &mut Cx<'_>, at: Offset, own_len: usize, shown_len: usize) -> bool {
-        let backup = self.backup();
+        let (backup, una) = (self.backup(), self.client.una);
         let leg = self.leg_mut(backup);
+        if leg.voice.is_full() {
+            leg.voice.settle(una); // the client may just have acknowledged some
+        }
         if leg.voice.is_full() {
             return false;
         }
@@ -390,22 +392,19 @@ impl Flow {
     }
 
     /// Of the value under comparison: whether `id` has said less of it than the other leg; `None`
-    /// if lengths tell as much as there is to know.
+    /// if lengths tell as much as there is to know. A value that both have said whole waits for the
+    /// client's acks.
     pub(super) fn says_less_of_span(&self, id: LegId) -> Option<bool> {
         self.comparison.span?;
         match (self.is_span_open(id), self.is_span_open(id.other())) {
-            (true, false) => Some(true),
-            (false, true) => Some(false),
-            _ => None,
+            (true, true) => None,
+            (is_open, _) => Some(is_open),
         }
     }
 
-    /// Both legs have begun a masked span, and neither has said the end of it.
-    pub(super) fn is_span_split(&self) -> bool {
-        let at = self.comparison.agreed;
-        self.is_span_open(self.primary)
-            && self.is_span_open(self.backup())
-            && self.legs.iter().all(|l| l.said() > at)
+    /// Whether `id` has said a part of a masked span, and not its end.
+    pub(super) fn is_inside_span(&self, id: LegId) -> bool {
+        self.leg(id).said() > self.comparison.agreed && self.is_span_open(id)
     }
 
     /// Whether a masked span has begun that `id` has not completed.
@@ -426,13 +425,8 @@ impl Flow {
         self.follow();
         let c = &mut self.comparison;
         c.is_following = false;
-        let leg = &self.legs[self.primary.index()];
-        let is_read = c.span.is_some() || c.agreed >= leg.said();
-        match is_read && c.normalizer.is_some() {
-            true => {}
-            // No protocol, or bytes of it that nobody has any more.
-            false if c.normalizer.is_none() && !c.is_adrift => c.agreed = leg.said().max(c.agreed),
-            false => c.restart(leg.said()),
+        if c.normalizer.is_none() {
+            c.agreed = c.agreed.max(self.legs[self.primary.index()].said());
         }
         if on(Bug::CopyComparedLate) {
             c.agreed = c.agreed + 1;

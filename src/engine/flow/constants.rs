@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::{Cx, Flow, Visible};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::ear::Ear;
-use crate::engine::event::{Event, FlowKey, FlowState, SoloReason};
+use crate::engine::event::{FlowKey, FlowState, SoloReason};
 use crate::engine::headers::Headers;
 use crate::engine::leg::{Leg, LegState};
 use crate::engine::limits;
@@ -337,7 +337,6 @@ impl Flow {
             is_gone: false,
             held: 0,
         };
-        cx.event(Event::FlowOpened { flow: key });
         if state == FlowState::Solo {
             // A leg that was not proved equal when the process ended cannot be trusted now.
             let backup = flow.backup();

@@ -331,12 +331,17 @@ impl Flow {
             if let Some((f, t)) = voice.duplicate_below(ack) {
                 push(f, t);
             }
-            for &(f, t) in self.client.sacked.iter().filter(|_| !misses_alone) {
-                let is_own_duplicate = t <= self.client.una;
+            // Where a value may still be found, nobody knows what the backup's bytes stand for.
+            let known_to = match id == self.primary {
+                true => Offset::new(u64::MAX),
+                false => self.comparison.plain_until(),
+            };
+            let blocks_of_client = self.client.sacked.iter().filter(|_| !misses_alone);
+            for &(f, t) in blocks_of_client.filter(|&&(_, t)| t <= known_to) {
                 // Only whole tokens.
                 let (f, t) = (voice.own(f, Round::Up), voice.own(t, Round::Down));
                 let is_sent = t <= voice.nxt_own() || on(Bug::SackUnclamped);
-                if !is_own_duplicate && f > ack && f < t && is_sent {
+                if f > ack && f < t && is_sent {
                     push(f, t);
                 }
             }

@@ -23,7 +23,6 @@ impl Flow {
     /// A segment from the client.
     pub fn on_client_segment(&mut self, cx: &mut Cx<'_>, seg: &Segment, body: Bytes) {
         self.client.heard_at = cx.now;
-        self.stay_alive(cx.now);
         self.client.headers = Headers::of(&seg.l2, &seg.l3);
         if self.visible.reset.is_some() {
             return self.reset_client_again(cx, seg);
@@ -39,6 +38,7 @@ impl Flow {
         } else {
             return cx.reject(Link::Client, RejectReason::OutOfWindow);
         }
+        self.stay_alive(cx.now);
         self.settle(cx);
     }
 
@@ -124,6 +124,7 @@ impl Flow {
         let is_zero_window_probe = len > 0 && at >= self.visible.told_edge;
         let is_asking = is_old || is_probe || is_zero_window_probe || (is_outdated && len > 0);
         self.visible.is_asking |= is_asking && !on(Bug::ClientProbeUnanswered);
+        self.leave_opaque(cx); // before the backup hears of it
         self.listen(cx);
         self.mirror(cx, seg, at, body, is_outdated);
     }

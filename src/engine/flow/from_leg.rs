@@ -176,8 +176,10 @@ impl Flow {
             self.on_repeated_data(cx, id, at, end, seg.flags.has(TcpFlags::FIN));
         }
         let voice = &self.leg(id).voice;
-        let is_probe = voice.is_beyond_room(at) && len > 0;
+        let is_beyond_room = voice.is_beyond_room(at);
         let (at, end) = (voice.shown(at, Round::Down), voice.shown(end, Round::Up));
+        // Its values may have been shorter: then it was told of more room than the client has.
+        let is_probe = len > 0 && (is_beyond_room || at >= self.client.edge);
         let other = self.leg(id.other());
         if is_probe && other.is_open() && other.said() < end && other.voice.has_no_room() {
             // A window probe of one byte, which waits for the other leg's: the client is asked.

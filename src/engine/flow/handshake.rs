@@ -388,9 +388,17 @@ impl Flow {
         is_over || on(Bug::SynAckEarly)
     }
 
+    fn next_syn_at(&self) -> Option<Instant> {
+        let schedule: &[Duration] = match self.promise {
+            Some(_) => &limits::SYN_RESEND_ALONE,
+            None => &limits::SYN_RESEND,
+        };
+        schedule.get(self.syn_resent).map(|&after| self.syn_at + after)
+    }
+
     fn resend_syn(&mut self, cx: &mut Cx<'_>) {
-        while let Some(&after) = limits::SYN_RESEND.get(self.syn_resent) {
-            if cx.now < self.syn_at + after || self.state != FlowState::Opening {
+        while let Some(due) = self.next_syn_at() {
+            if cx.now < due || self.state != FlowState::Opening {
                 break;
             }
             self.syn_resent += 1;
@@ -406,7 +414,6 @@ impl Flow {
         if self.state != FlowState::Opening || self.challenge.is_some() {
             return None;
         }
-        let resend = limits::SYN_RESEND.get(self.syn_resent).map(|&after| self.syn_at + after);
         let any_open = self.legs.iter().any(Leg::is_open);
         let hold = match any_open {
             true => limits::SYNACK_HOLD,
@@ -414,7 +421,7 @@ impl Flow {
         };
         let first = self.first_answer_at.filter(|_| !on(Bug::HandshakeNoTimer));
         let hold = first.map(|at| at + hold);
-        resend.into_iter().chain(hold).min()
+        self.next_syn_at().into_iter().chain(hold).min()
     }
 
     /// Freezes the constants and answers the client.

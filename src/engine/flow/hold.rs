@@ -83,7 +83,7 @@ impl Flow {
         let (said, other) = (self.leg(id).said(), self.leg(id.other()).said());
         // Bytes that only the rest of a masked value could release, and neither leg says it: maybe
         // each waits to be acknowledged. The primary's are the ones to show.
-        said < other || (id == self.backup() && said == other && self.is_span_split())
+        said < other || (id == self.backup() && said == other && self.is_inside_span(id))
     }
 
     /// Everything that it said was shown, and the client's ack of it is due.

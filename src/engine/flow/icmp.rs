@@ -29,8 +29,7 @@ impl Flow {
         frame: &Frame,
     ) {
         let at = self.visible.iss.offset(Seq::new(quote.seq), self.visible.released);
-        if at < self.client.una.min(Offset::START) || at > self.shown_end() || at < self.client.una
-        {
+        if at < self.client.una || at > self.shown_end() {
             return cx.reject(Link::Client, RejectReason::IcmpQuote);
         }
         if let Some(mtu) = mtu {

@@ -161,9 +161,7 @@ impl Flow {
         let edge = leg.ear.own(leg.edge, Round::Down);
         leg.ear.replace(at, len, own);
         leg.edge = leg.ear.shown(edge, Round::Down);
-        if !leg.ear.is_even() {
-            self.persist(cx); // before anything of it is sent
-        }
+        self.persist(cx); // before anything of it is sent
     }
 
     /// The client does not go on with the value at `at`.

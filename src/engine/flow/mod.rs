@@ -21,6 +21,7 @@ mod handshake;
 mod hold;
 mod icmp;
 mod listen;
+mod opaque;
 mod profile;
 mod promised;
 mod release;
@@ -448,6 +449,7 @@ impl Flow {
         // Right after a restart nothing is shown before the client's position is known.
         let is_live = self.visible.is_open && self.client.is_learned;
         if is_live && self.visible.reset.is_none() {
+            self.leave_opaque(cx);
             self.listen(cx);
             self.compare(cx);
             if cx.is_still {
@@ -493,7 +495,7 @@ impl Flow {
             return;
         }
         let is_closing = self.visible.fin.is_some() || self.client.fin.is_some();
-        let max = match (self.client.una < Offset::START, is_closing) {
+        let max = match (self.half_open_since().is_some(), is_closing) {
             (true, _) => limits::HALF_OPEN_MAX,
             (false, true) => limits::CLOSING_MAX,
             (false, false) => limits::IDLE_MAX,

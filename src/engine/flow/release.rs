@@ -31,7 +31,16 @@ impl Flow {
 
     /// Shows what may be shown, cut for the client.
     pub(super) fn release(&mut self, cx: &mut Cx<'_>) {
-        let mut limit = self.releasable();
+        self.release_to(cx, self.releasable());
+    }
+
+    /// Shows no more than what both have said. Before a leg is judged: of a value that the client
+    /// has begun to hear from one that goes, nobody else says the rest.
+    pub(super) fn release_agreed(&mut self, cx: &mut Cx<'_>) {
+        self.release_to(cx, self.releasable().min(self.comparison.agreed()));
+    }
+
+    fn release_to(&mut self, cx: &mut Cx<'_>, mut limit: Offset) {
         if let Some(takeover) = self.takeover_limit(cx) {
             limit = limit.min(takeover);
         }

@@ -124,9 +124,8 @@ impl Flow {
         self.visible.foreign_until =
             Some(self.visible.differs_until).filter(|until| *until > self.client.una);
         let (released, agreed) = (self.visible.released, self.comparison.agreed());
-        let voice = &mut self.leg_mut(id).voice;
-        if !voice.is_plain_from(released) && !on(Bug::SpliceNotUndone) {
-            let agreed = voice.rewind(released, agreed);
+        if !on(Bug::SpliceNotUndone) {
+            let agreed = self.leg_mut(id).voice.rewind(released, agreed);
             self.comparison.move_to(agreed);
         }
         let expected = self.visible.clock.expected(cx.now);

@@ -10,6 +10,7 @@ use super::super::LinkCaps;
 use super::super::event::RejectReason;
 use super::kit::{CLIENT, SERVICE, Say, client_mac, server_mac};
 use super::*;
+use crate::engine::Record;
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Frame, L2, L3, Mac, Malformed, Offload, TcpOptions, Vlans};
 
@@ -74,6 +75,26 @@ fn with_a_full_pool_new_flows_have_one_server_and_nothing_held_is_lost() {
     }
     let shown: usize = kit.on(CLIENT_LINK).iter().map(|h| h.data.len()).sum();
     assert_eq!(shown, SAID, "every byte held is shown once both said it");
+}
+
+#[test]
+fn two_records_of_one_connection_are_one_flow() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let mut records = kit.records.clone();
+    let copies: Vec<Record> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Flow { slot, constants } => {
+                Some(Record::Flow { slot: slot + 1, constants: *constants })
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(!copies.is_empty());
+    records.extend(copies);
+    let kit = Kit::restored(config(), records);
+    assert_eq!(kit.engine.flows(9).len(), 1);
 }
 
 #[test]

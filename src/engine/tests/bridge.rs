@@ -136,6 +136,16 @@ fn strict_datagrams_for_which_there_is_no_room_are_shown_at_once() {
 }
 
 #[test]
+fn strict_datagrams_are_held_up_to_the_last_byte_of_room() {
+    let mut kit = Kit::new(EngineConfig { udp: UdpPolicy::Strict, ..config() });
+    let kib = |n: u32| [&n.to_be_bytes()[..], &[7; 1024 - 14 - 20 - 8 - 4]].concat();
+    for n in 0..4096u32 {
+        assert_eq!(kit.links_after(A, udp(true, 53, &kib(n))), [], "{n} KiB are held");
+    }
+    assert_eq!(kit.links_after(A, udp(true, 53, b"one more")), [Link::Client]);
+}
+
+#[test]
 fn services_that_answer_each_server_differently_are_the_primarys_alone() {
     let mut kit = Kit::new(config());
     for port in [67, 123, 443] {
@@ -292,6 +302,22 @@ fn the_backups_queries_are_answered_from_what_was_learned() {
     let [(to, Packet::Arp(reply))] = known.as_slice() else { panic!("{known:?}") };
     assert_eq!((*to, reply.is_request), (B, false));
     assert_eq!((reply.sender, reply.sender_mac), (IpAddr::V4(OTHER), other));
+}
+
+/// However many addresses it asks for: what the client's network hears of it is bounded.
+#[test]
+fn the_backups_queries_leave_a_thousand_a_second() {
+    let mut kit = Kit::new(config());
+    let asks = |kit: &mut Kit, from: u32| {
+        let ask = |n| {
+            let target = Ipv4Addr::from_bits(0x0a00_0000 + n);
+            build::arp_request(&from_server(Mac::BROADCAST), SERVICE, target)
+        };
+        (from..from + 1100).filter(|&n| !kit.links_after(B, ask(n)).is_empty()).count()
+    };
+    assert_eq!(asks(&mut kit, 0), 1024);
+    kit.wait_ms(1000);
+    assert_eq!(asks(&mut kit, 2000), 1024);
 }
 
 #[test]

@@ -29,13 +29,16 @@ struct Side {
 impl Side {
     /// Both servers have been heard.
     fn new(config: EngineConfig) -> Self {
-        let now = Instant::from_millis(100_000);
-        let mut side =
-            Self { control: Control::new(&config, now), config, now, out: VecDeque::new() };
+        let mut side = Self::unheard(config);
         for leg in LegId::ALL {
-            side.control.on_heard(now, leg, true, &mut side.out);
+            side.control.on_heard(side.now, leg, true, &mut side.out);
         }
         side
+    }
+
+    fn unheard(config: EngineConfig) -> Self {
+        let now = Instant::from_millis(100_000);
+        Self { control: Control::new(&config, now), config, now, out: VecDeque::new() }
     }
 
     fn find(&mut self, leg: LegId, finding: Finding) -> Vec<Order> {
@@ -197,6 +200,20 @@ fn the_service_is_said_to_be_what_the_servers_make_it() {
     assert_eq!(side.control.service(), ServiceState::Degraded(DegradedReason::Returning));
     side.pass(ms(1100), &[], none);
     assert_eq!(side.control.service(), ServiceState::Down);
+}
+
+#[test]
+fn a_server_that_has_not_come_within_a_second_of_the_start_is_not_waited_for() {
+    for there in LegId::ALL {
+        let mut side = Side::unheard(config());
+        let is_primary = there == side.config.first_primary;
+        side.pass(ms(950), &[there], Facts::default());
+        let early = if is_primary { ServiceState::Starting } else { side.control.service() };
+        assert_eq!((side.control.service(), side.control.roles().epoch), (early, Epoch(0)));
+        side.pass(ms(100), &[there], Facts::default());
+        let alone = ServiceState::Degraded(DegradedReason::OneServer);
+        assert_eq!((side.control.service(), side.control.roles().primary), (alone, there));
+    }
 }
 
 #[test]

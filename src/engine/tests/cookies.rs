@@ -67,7 +67,11 @@ fn a_cookie_says_what_the_servers_said_before_and_keeps_nothing() {
     let shown = cookie(&mut kit, syn());
     assert_eq!((shown.seg.flags, shown.seg.ack), (SYN_ACK, R));
     let options = shown.seg.options;
-    assert_eq!((options.mss, options.window_scale), (Some(1400), Some(9)));
+    assert_eq!(
+        (options.mss, options.window_scale),
+        (Some(1400), Some(7)),
+        "units of at most 128 bytes"
+    );
     assert!(options.sack_permitted);
     assert_eq!(options.timestamps.map(|(_, echo)| echo.0), Some(10));
     assert_eq!((kit.engine.flows(9).len(), kit.engine.status().half_open), (flows, 0));
@@ -194,7 +198,7 @@ fn a_client_keeps_what_it_was_promised_although_the_servers_agree_to_less() {
             kit.leg(leg, say(ACK, next, R + 4).window(51_200));
         }
         let said = kit.on(Link::Client).pop().expect("an ack").seg;
-        assert_eq!((said.ack, said.window), (R + 4, 100), "51,200 bytes in units of 512");
+        assert_eq!((said.ack, said.window), (R + 4, 400), "51,200 bytes in units of 128");
         let (value, echo) = said.options.timestamps.expect("what was agreed on (RFC 7323 3.2)");
         assert_eq!(echo.0, n, "the client's own latest");
         let began = first.expect("it was shown one").1;
@@ -289,4 +293,21 @@ fn an_observer_and_a_gateway_that_knows_no_answers_give_none() {
         kit.client(syn());
         assert_eq!((kit.on(TO_A).len(), kit.on(Link::Client).len()), (1, 0));
     }
+}
+
+/// The client repeats no SYN: while a server is away for a moment, the gateway does.
+#[test]
+fn servers_that_are_away_for_a_moment_are_asked_again() {
+    let mut kit = pressed();
+    let shown = cookie(&mut kit, syn());
+    kit.client(ack(&shown));
+    kit.forget();
+    kit.wait_ms(100); // what the client would bridge by itself
+    kit.forget();
+    kit.wait_ms(2_000);
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (3, 3));
+    for leg in LegId::ALL {
+        kit.leg(leg, answer(leg).stamps(2_000 + 5_000 * leg.index() as u32, 12));
+    }
+    assert_eq!(state(&kit), FlowState::Paired);
 }

@@ -234,3 +234,26 @@ fn a_masked_value_may_differ_after_the_copy_as_before() {
     kit.leg(B, answer(Q + 2 * len, R + 3 * n, "six"));
     assert_eq!((state(&kit), shown(&kit)), (FlowState::Paired, (head("six") + "ok").into_bytes()));
 }
+
+/// No rule applies to what was once found to be no HTTP that everybody reads alike.
+#[test]
+fn what_was_compared_raw_is_so_after_the_copy() {
+    let masks = vec![MaskRule { header: "date".into() }];
+    let mut kit = equal_with(EngineConfig { masks, ..config() });
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET / HTTP/1.1\nHost: x\n\n"));
+    let r = R + 24;
+    for (leg, from) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, from, r).data("HTTP/1.1 200 OK\r\n\r\n"));
+    }
+    kit.client(say(ACK, r, P + 19));
+    kit.command(Command::SyncNow);
+    kit.wait_ms(1);
+    copy(&mut kit);
+    assert_eq!(state(&kit), FlowState::Paired);
+    kit.client(say(ACK, r, P + 19).data("GET / HTTP/1.1\r\n\r\n"));
+    for (leg, date) in [(A, "one"), (B, "two")] {
+        kit.leg(leg, say(ACK, P + 19, r + 18).data(format!("HTTP/1.1 200 OK\r\nDate: {date}")));
+    }
+    assert_eq!(state(&kit), FlowState::Diverged);
+}

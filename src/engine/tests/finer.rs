@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::kit::{ACK, Kit, config, say};
-use super::{P, Q, R, TO_A, TO_B, state};
+use super::kit::{ACK, ISS, Kit, SYN, SYN_ACK, config, say};
+use super::{C, P, Q, R, TO_A, TO_B, state};
 use crate::engine::bridge::probe_mac;
 use crate::engine::{
-    Command, CommandError, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, Mode,
-    RejectReason, SyncScope,
+    Command, CommandError, Duration, EngineConfig, Event, FlowKey, FlowState, Input, LegId, Link,
+    MaskRule, Mode, RejectReason, ServiceId, Signal, SyncScope,
 };
 use crate::wire::{Frame, L2, L3, TcpFlags, TcpOptions, Vlans, build};
 
@@ -79,7 +79,7 @@ fn what_links_and_addresses_depend_on_takes_a_restart_to_change() {
         done.expect("answered")
     };
     let refused = Err(CommandError::NeedsRestart);
-    assert_eq!(told(EngineConfig { hold_hard: crate::engine::Duration::ZERO, ..config() }), Ok(()));
+    assert_eq!(told(EngineConfig { hold_hard: Duration::ZERO, ..config() }), Ok(()));
     assert_eq!(told(EngineConfig { mode: Mode::Observe, ..config() }), refused);
     assert_eq!(told(EngineConfig { addresses: Vec::new(), ..config() }), refused);
     assert_eq!(told(EngineConfig { server_names: ["a".into(), "c".into()], ..config() }), refused);
@@ -160,7 +160,7 @@ fn probes_come_from_the_address_that_is_configured() {
     let mut kit = Kit::new(EngineConfig { probe_address: Some(own), ..config() });
     kit.establish();
     kit.wait_ms(100);
-    let is_probe = |h: &&super::kit::Heard| h.seg.flags == super::SYN && h.link == TO_A;
+    let is_probe = |h: &&super::kit::Heard| h.seg.flags == SYN && h.link == TO_A;
     assert!(kit.heard.iter().filter(is_probe).count() > 5);
     assert!(kit.heard.iter().filter(is_probe).all(|h| h.seg.l3.src == own));
 }
@@ -200,9 +200,9 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     };
     let talk = |kit: &mut Kit, link, frame| kit.input(Input::Frame(link, frame));
     let mut kit = Kit::new(config.clone());
-    talk(&mut kit, Link::Client, frame(true, super::SYN, R - 1, 0, ""));
-    talk(&mut kit, TO_A, frame(false, super::SYN_ACK, P - 1, R, ""));
-    talk(&mut kit, TO_B, frame(false, super::SYN_ACK, Q - 1, R, ""));
+    talk(&mut kit, Link::Client, frame(true, SYN, R - 1, 0, ""));
+    talk(&mut kit, TO_A, frame(false, SYN_ACK, P - 1, R, ""));
+    talk(&mut kit, TO_B, frame(false, SYN_ACK, Q - 1, R, ""));
     talk(&mut kit, Link::Client, frame(true, ACK, R, P, ""));
     assert_eq!(state(&kit), FlowState::Paired);
     let mut kit = Kit::restored(config, kit.records.clone());
@@ -223,4 +223,282 @@ fn a_tagged_connection_over_ipv6_survives_a_restart() {
     let shown = kit.on(Link::Client).pop().expect("both have said it");
     assert_eq!((shown.seg.seq, shown.data.as_slice()), (P, &b"answer"[..]));
     assert_eq!((shown.seg.l2.vlans, shown.seg.l3.dst), (vlans, client));
+}
+
+#[test]
+fn a_packed_key_is_the_key_and_has_its_order() {
+    let key = |vlan, client: &str, server: &str| {
+        let [client, server] = [client, server].map(|end| end.parse().expect("an end"));
+        FlowKey { service: ServiceId(0x0102), vlan, client, server }
+    };
+    let keys = [
+        key((None, None), "192.0.2.1:258", "192.0.2.10:80"),
+        key((None, None), "192.0.2.1:513", "192.0.2.10:80"),
+        key((None, None), "[::ffff:192.0.2.1]:258", "[2001:db8::10]:80"),
+        key((None, None), "[2001:db8::1]:258", "[2001:db8::10]:8080"),
+        key((Some(0), None), "192.0.2.1:258", "192.0.2.10:80"),
+        key((Some(0x0fa0), Some(7)), "192.0.2.1:258", "192.0.2.10:80"),
+    ];
+    assert!(keys.is_sorted());
+    assert!(keys.map(|key| key.packed()).is_sorted());
+    assert_eq!(keys.map(|key| FlowKey::from(key.packed())), keys);
+}
+
+/// 1.7: how far one server may be ahead of what is shown falls as more is held already.
+#[test]
+fn the_window_of_new_connections_falls_as_the_pool_fills() {
+    for (held, window) in
+        [(9_999, 2 << 20), (40_000, 1_056_768), (69_000, 51_063), (70_000, 16 << 10)]
+    {
+        let mut kit = Kit::new(EngineConfig { hold_bytes_max: 100_000, ..config() });
+        kit.establish_with(|s| s.scale(7), |s| s.scale(7));
+        for from in (0..held).step_by(10_000) {
+            let bytes = vec![b'x'; 10_000.min(held - from)];
+            kit.leg(A, say(ACK, P + from as u32, R).data(bytes));
+        }
+        assert_eq!(kit.engine.status().held_bytes, held as u64);
+        let port = 40_001;
+        kit.say(Link::Client, say(SYN, C, 0).mss(1460).scale(7), port);
+        for leg in LegId::ALL {
+            let answer = say(SYN_ACK, ISS[leg.index()], R).mss(1460).scale(7);
+            kit.say(Link::Server(leg), answer, port);
+        }
+        let told = kit.say(Link::Client, say(ACK, R, P), port);
+        assert!(told.iter().all(|h| h.seg.window == (window >> 7) as u16), "{held}: {told:?}");
+        assert_eq!(told.len(), 2);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_known_for_five_days() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let pass = |kit: &mut Kit, seconds| {
+        kit.now = kit.now + Duration::from_secs(seconds);
+        kit.input(Input::Timeout);
+    };
+    pass(&mut kit, 5 * 24 * 3600 - 1);
+    let heard = kit.client(say(ACK, R, P).data("still there?"));
+    let acks: Vec<u32> = heard.iter().map(|h| h.seg.ack).collect();
+    assert_eq!(acks, [P, Q], "to both, in their own numbers");
+    pass(&mut kit, 5 * 24 * 3600 + 1);
+    assert!(kit.engine.flows(1).is_empty());
+}
+
+#[test]
+fn after_a_restart_a_client_may_be_away_for_hours() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let mut kit = Kit::restored(config(), kit.records.clone());
+    kit.leg(A, say(ACK, P, R));
+    kit.leg(B, say(ACK, Q, R));
+    kit.now = kit.now + Duration::from_secs(10_000);
+    kit.input(Input::Timeout);
+    kit.forget();
+    kit.client(say(ACK, R, P).data("back"));
+    for (link, next) in [(TO_A, P), (TO_B, Q)] {
+        assert_eq!(kit.on(link).pop().map(|h| (h.seg.ack, h.data)), Some((next, b"back".to_vec())));
+    }
+}
+
+/// 1.6: a server may wait for more before it acknowledges; a lost request costs little more.
+#[test]
+fn a_request_that_nobody_acknowledges_is_repeated_after_the_time_of_a_delayed_ack() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.forget();
+    kit.wait_ms(59);
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (0, 0));
+    kit.wait_ms(2);
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (1, 1));
+}
+
+#[test]
+fn what_both_said_beyond_a_hole_is_shown_however_each_has_cut_it() {
+    for (first, second) in [(A, B), (B, A)] {
+        let mut kit = Kit::new(config());
+        kit.establish();
+        let from = |leg: LegId| ISS[leg.index()] + 1;
+        kit.leg(first, say(ACK, from(first) + 200, R).data([b'r'; 100]));
+        let shown = kit.leg(second, say(ACK, from(second) + 100, R).data([b'r'; 250]));
+        let shown: Vec<_> = shown.iter().filter(|h| h.link == Link::Client).collect();
+        assert_eq!((shown.len(), shown[0].seg.seq, shown[0].data.len()), (1, P + 200, 100));
+    }
+}
+
+/// RFC 5681 2: only while something is outstanding does a repeated ack say that something is lost.
+#[test]
+fn an_ack_repeated_by_both_when_nothing_is_outstanding_is_told_to_nobody() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    for _ in 0..4 {
+        kit.leg(A, say(ACK, P, R + 3));
+        kit.leg(B, say(ACK, Q, R + 3));
+    }
+    assert_eq!(kit.on(Link::Client).len(), 1, "the first one of both");
+}
+
+/// LV6: a detached server is reset when it speaks, and two resets end no sooner than one.
+#[test]
+fn a_detached_server_that_resets_is_not_answered() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.leg(B, say(super::FIN, Q, R));
+    kit.leg(A, say(ACK, P, R).data("more"));
+    assert_eq!(state(&kit), FlowState::Solo);
+    kit.forget();
+    kit.leg(B, say(ACK, Q + 1, R));
+    assert_eq!(kit.on(TO_B).len(), 1);
+    kit.leg(B, say(super::RST.with(ACK), Q + 1, R));
+    assert_eq!(kit.on(TO_B).len(), 1);
+}
+
+/// An ack of its own would tell it to repeat what the other one has not said either.
+#[test]
+fn a_server_hears_of_the_hole_that_it_alone_has_and_of_no_other() {
+    for (said, told) in [(200, 0), (0, 1)] {
+        let mut kit = Kit::new(config());
+        kit.establish_with(|s| s.sack_ok(), |s| s.sack_ok());
+        kit.leg(B, say(ACK, Q + 200, R).data([b'r'; 100]));
+        kit.forget();
+        kit.leg(A, say(ACK, P + said, R).data([b'r'; 100]));
+        assert_eq!(kit.on(TO_B).len(), told, "A says {said}");
+    }
+}
+
+/// 1.6: what both repeat is shown again once; what one repeats is, as often as it does.
+#[test]
+fn each_repetition_of_one_server_is_shown_and_not_the_others_of_the_same_moment() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    for (leg, from) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, from, R).data("answer"));
+    }
+    kit.forget();
+    for (leg, from, shown) in [(A, P, 1), (B, Q, 1), (A, P, 2), (A, P, 3), (B, Q, 3)] {
+        kit.leg(leg, say(ACK, from, R).data("answer"));
+        assert_eq!(kit.on(Link::Client).len(), shown);
+    }
+}
+
+/// 1.14: what the survivor holds leaves at once, ten segments of it, whatever is on its way.
+#[test]
+fn the_first_ten_segments_that_a_survivor_holds_leave_at_once() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    let flight = 30_000;
+    for (leg, from) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, from, R).data(vec![b'x'; flight as usize]));
+    }
+    kit.leg(B, say(ACK, Q + flight, R).data(vec![b'y'; 20_000]));
+    kit.forget();
+    kit.input(Input::Signal(TO_A, Signal::CarrierDown));
+    let shown: usize = kit.on(Link::Client).iter().map(|h| h.data.len()).sum();
+    assert_eq!(shown, 10 * 1460);
+}
+
+/// However far it has come in either direction, and whoever speaks first.
+#[test]
+fn after_a_restart_a_connection_goes_on_from_any_position() {
+    let far = [0, 100, (1 << 31) - 5, (1 << 31) + 5, 3 << 30, u32::MAX - 9];
+    let orders = [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let records = {
+        let mut kit = Kit::new(config());
+        kit.establish();
+        kit.records
+    };
+    for (asked, answered, order) in far
+        .into_iter()
+        .flat_map(|asked| far.map(|answered| (asked, answered)))
+        .flat_map(|(asked, answered)| orders.map(|order| (asked, answered, order)))
+    {
+        let at = (asked, answered, order);
+        let r = R.wrapping_add(asked);
+        let [p, q] = [P, Q].map(|first| first.wrapping_add(answered));
+        let mut kit = Kit::restored(config(), records.clone());
+        for who in order {
+            match who {
+                0 => kit.client(say(ACK, r, p)),
+                1 => kit.leg(A, say(ACK, p, r)),
+                _ => kit.leg(B, say(ACK, q, r)),
+            };
+        }
+        kit.forget();
+        kit.client(say(ACK, r, p).data("GET"));
+        for (link, next) in [(TO_A, p), (TO_B, q)] {
+            let heard = kit.on(link).pop().map(|h| (h.seg.seq, h.seg.ack, h.data));
+            assert_eq!(heard, Some((r, next, b"GET".to_vec())), "{at:?}");
+        }
+        let taken = r.wrapping_add(3);
+        kit.leg(A, say(ACK, p, taken).data("answer"));
+        assert!(kit.on(Link::Client).iter().all(|h| h.data.is_empty()), "{at:?}");
+        kit.leg(B, say(ACK, q, taken).data("answer"));
+        let shown = kit.on(Link::Client).pop().map(|h| (h.seg.seq, h.seg.ack, h.data));
+        assert_eq!(shown, Some((p, taken, b"answer".to_vec())), "{at:?}");
+        kit.forget();
+        kit.client(say(ACK, taken, p.wrapping_add(6)));
+        for (link, next) in [(TO_A, p), (TO_B, q)] {
+            let told = kit.on(link).pop().map(|h| h.seg.ack);
+            assert_eq!(told, Some(next.wrapping_add(6)), "{at:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_restart_a_connection_has_its_timestamps_again() {
+    let records = {
+        let mut kit = Kit::new(config());
+        kit.establish_with(|s| s.stamps(10, 0), |s| s.stamps(500, 10));
+        kit.records
+    };
+    // After one question and after two, one of which has no time.
+    for ms in [10, 30] {
+        let mut kit = Kit::restored(config(), records.clone());
+        kit.wait_ms(ms);
+        kit.leg(A, say(ACK, P, R).stamps(700, 10));
+        kit.leg(B, say(ACK, Q, R).stamps(700, 10));
+        kit.client(say(ACK, R, P).stamps(30, 500));
+        kit.forget();
+        kit.client(say(ACK, R, P).data("GET").stamps(31, 700));
+        for link in [TO_A, TO_B] {
+            let stamps = kit.on(link)[0].seg.options.timestamps;
+            assert_eq!(stamps.map(|(value, _)| value.0), Some(31), "after {ms} ms");
+        }
+    }
+}
+
+/// 1.8: one refusal waits for the other server's word; a client is not kept for ever.
+#[test]
+fn a_client_that_one_server_refuses_and_the_other_ignores_is_refused_after_a_second() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    kit.leg(A, say(super::RST.with(ACK), 0, R));
+    kit.wait_ms(950);
+    assert!(kit.on(Link::Client).is_empty());
+    kit.wait_ms(100);
+    let told = kit.on(Link::Client).pop().expect("it is refused").seg;
+    assert_eq!((told.flags, told.ack), (super::RST.with(ACK), R));
+}
+
+/// 1.3: a client asks whether it is still heard; the primary's answer is the one.
+#[test]
+fn a_clients_keep_alive_is_answered_once_when_a_server_has_answered_it() {
+    for data in ["", "?"] {
+        let mut kit = Kit::new(config());
+        kit.establish();
+        kit.client(say(ACK, R, P).data("?"));
+        kit.leg(A, say(ACK, P, R + 1));
+        kit.leg(B, say(ACK, Q, R + 1));
+        kit.forget();
+        kit.client(say(ACK, R, P).data(data));
+        assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (1, 1));
+        assert!(kit.on(Link::Client).is_empty());
+        kit.leg(B, say(ACK, Q, R + 1));
+        assert!(kit.on(Link::Client).is_empty(), "it is the primary's to answer");
+        kit.leg(A, say(ACK, P, R + 1));
+        let told: Vec<_> = kit.on(Link::Client).iter().map(|h| (h.seg.seq, h.seg.ack)).collect();
+        assert_eq!(told, [(P, R + 1)]);
+    }
 }

@@ -144,3 +144,119 @@ fn a_backup_that_stands_still_is_found_by_short_connections() {
     });
     assert_eq!(found, Some(Finding::H3));
 }
+
+/// 1.7: what is outstanding for a late backup is waited for as long as that gets on.
+#[test]
+fn a_late_backup_without_progress_is_given_up_after_five_seconds() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("answer"));
+    kit.wait_ms(4900);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.leg(B, say(ACK, Q, R + 3).data("an"));
+    kit.wait_ms(4900);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.forget();
+    kit.wait_ms(200);
+    assert_eq!(kit.engine.flows(1)[0].solo, Some(SoloReason::Lag));
+    assert!(kit.on(TO_B).iter().any(|h| h.seg.flags.has(RST)));
+}
+
+/// One that has done all that it could do and only has no room is none of those.
+#[test]
+fn a_backup_that_owes_nothing_is_not_given_up() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.scale(7), |s| s.scale(7));
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3));
+    // All that it granted so far is used up.
+    kit.client(say(ACK, R + 3, P).data(vec![b'x'; 59_997]));
+    kit.leg(A, say(ACK, P, R + 60_000));
+    kit.leg(B, say(ACK, Q, R + 60_000).window(0));
+    kit.wait_ms(10_000);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.leg(B, say(ACK, Q, R + 60_000));
+    assert_eq!(state(&kit), FlowState::Paired);
+}
+
+/// 1.7: what only the gateway has of the client's bytes is bounded.
+#[test]
+fn a_backup_that_is_behind_by_more_than_is_kept_for_it_is_given_up() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.scale(7), |s| s.scale(7));
+    let mut sent = 0;
+    while state(&kit) != FlowState::Solo {
+        assert!(sent < 5 << 20, "it is never given up");
+        kit.client(say(ACK, R + sent, P).data(vec![b'x'; 50_000]));
+        sent += 50_000;
+        kit.leg(A, say(ACK, P, R + sent));
+        if state(&kit) == FlowState::Paired {
+            kit.wait_ms(160);
+        }
+    }
+    assert!(sent > 4 << 20, "after {sent} bytes");
+}
+
+/// 1.7: it leaves when that has room for it.
+#[test]
+fn a_late_backup_is_sent_nothing_beyond_its_window() {
+    let mut kit = Kit::new(config());
+    kit.client(say(SYN, C, 0).mss(1460));
+    for leg in LegId::ALL {
+        kit.leg(leg, say(SYN_ACK, ISS[leg.index()], R).mss(1460).window(3));
+    }
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("abc"));
+    kit.leg(B, say(ACK, Q, R + 3).window(0));
+    kit.wait_ms(200);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.forget();
+    kit.client(say(ACK, R + 3, P + 3).data("more"));
+    kit.leg(A, say(ACK, P + 3, R + 7));
+    kit.wait_ms(3000);
+    assert!(kit.on(TO_B).iter().all(|h| h.data.is_empty()), "{:?}", kit.on(TO_B));
+    kit.leg(B, say(ACK, Q, R + 3).window(2));
+    let sent: Vec<u8> = kit.on(TO_B).into_iter().flat_map(|h| h.data).collect();
+    assert_eq!(sent, b"mo");
+}
+
+/// What the client itself says again it has lost, and so maybe has the backup.
+#[test]
+fn what_the_client_repeats_reaches_a_late_backup_at_once() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("answer"));
+    kit.wait_ms(160);
+    assert_eq!(state(&kit), FlowState::Lagging);
+    kit.forget();
+    kit.client(say(ACK, R, P).data("GET"));
+    let sent: Vec<_> = kit.on(TO_B).into_iter().map(|h| h.data).collect();
+    assert_eq!(sent, [b"GET"]);
+}
+
+/// 1.6: how often a request is said again, in milliseconds from when it was said first.
+#[test]
+fn a_request_is_repeated_ever_more_seldom() {
+    let repeated = |takes: bool, hold_ms: u64| {
+        let hold_hard = Duration::from_millis(hold_ms);
+        let mut kit = Kit::new(EngineConfig { hold_hard, ..config() });
+        kit.establish();
+        kit.client(say(ACK, R, P).data("GET"));
+        if takes {
+            kit.leg(A, say(ACK, P, R + 3));
+        }
+        let mut times = Vec::new();
+        for ms in 1..3000 {
+            kit.forget();
+            kit.wait_ms(1);
+            times.extend(kit.on(TO_B).iter().any(|h| h.data == b"GET").then_some(ms));
+        }
+        times
+    };
+    assert_eq!(repeated(false, 150), [60, 180, 420, 900, 1860, 2860], "it may be on its way");
+    let hinted = [5, 15, 35, 75, 155, 315, 635, 1275, 2275];
+    assert_eq!(repeated(true, 10_000), hinted, "the other one has it");
+    assert_eq!(repeated(true, 150), [5, 15, 35, 75, 155, 1155, 2155], "and nobody waits for it");
+}

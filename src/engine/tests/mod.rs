@@ -13,6 +13,7 @@ mod http;
 mod kit;
 mod lateness;
 mod maps;
+mod opaque;
 mod probes;
 mod properties;
 mod returned;
@@ -252,6 +253,7 @@ fn one_sync_mends_what_was_asked_before_its_end() {
     kit.mend();
     // The other flow's answers were on their way: they differ for the same reason.
     kit.wait_ms(1);
+    kit.say(Link::Client, say(ACK, R + 3, P), other); // asks nothing
     kit.say(TO_A, say(ACK, P, R + 3).data("right"), other);
     kit.say(TO_B, say(ACK, Q, R + 3).data("wrong"), other);
     kit.wait_ms(1000);

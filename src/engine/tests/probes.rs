@@ -52,3 +52,19 @@ fn what_only_looks_like_a_probe_reaches_its_client() {
         assert_eq!(heard.iter().filter(|h| h.link == Link::Client).count(), 1, "{heard:?}");
     }
 }
+
+/// A number that could be guessed would let anybody answer for a server.
+#[test]
+fn no_two_probes_have_numbers_alike() {
+    let mut kit = Kit::new(config());
+    first_probe(&mut kit);
+    kit.wait_ms(500);
+    let is_probe = |h: &&Heard| h.link == A && h.seg.flags == SYN;
+    let mut numbers: Vec<u32> = kit.heard.iter().filter(is_probe).map(|h| h.seg.seq).collect();
+    let sent = numbers.len();
+    assert!(sent >= 50, "{sent}");
+    numbers.iter_mut().for_each(|number| *number >>= 16); // below stands what all have to have
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), sent);
+}

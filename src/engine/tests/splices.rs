@@ -2,6 +2,7 @@
 //! primary's end, or the gateway's, at every byte of a small exchange.
 
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
+use crate::engine::limits::SPLICES_MAX;
 use crate::engine::{
     Command, EngineConfig, Event, FlowState, Input, LegId, Link, MaskRule, RawReason, Record,
     Signal, SoloReason,
@@ -333,6 +334,24 @@ fn sack_blocks_never_claim_a_part_of_a_value() {
     }
 }
 
+/// Where the primary's value is shown in part, and its end has still to come, nobody knows what the
+/// backup's bytes stand for.
+#[test]
+fn a_block_inside_a_value_that_is_not_whole_is_no_block_of_the_backups() {
+    let mut world = World::new(("12345678", "ab"));
+    world.say(A, 0, VALUE_AT + 6);
+    world.kit.wait_ms(200);
+    world.hear();
+    assert_eq!(state(&world.kit), FlowState::Lagging);
+    world.say(B, 0, answer("ab").len());
+    world.kit.forget();
+    let block = (P + n(VALUE_AT + 2), P + n(VALUE_AT + 4));
+    let lacking = say(ACK, R + world.asked, P + n(VALUE_AT)).sack(&[block]);
+    world.kit.client(lacking.data("x"));
+    let told = world.kit.on(Link::Server(B))[0].seg.options.sack;
+    assert_eq!(told.as_slice(), []);
+}
+
 /// The backup is late by the limit of the hold: it is verified against what was shown, whatever
 /// part of its value it had said, and can take over afterwards.
 #[test]
@@ -580,6 +599,33 @@ fn a_survivor_with_shorter_values_keeps_to_the_clients_window() {
     assert_eq!(world.text(), [&a[..], b"1234567"].concat());
 }
 
+/// So many values on their way to the client have their place in the map. The next one waits for
+/// the client's acks, which neither server can do anything about.
+#[test]
+fn a_value_beyond_the_room_of_the_map_waits_for_the_clients_acks_and_nobody_is_late() {
+    let status = "HTTP/1.1 200 OK\r\n";
+    let answer = |value: &str| {
+        let header = format!("X: {value}\r\n");
+        [status, &header.repeat(SPLICES_MAX + 100), "Content-Length:2\r\n\r\nok"].concat()
+    };
+    let mut world = World::new(("", ""));
+    for (server, value) in world.servers.iter_mut().zip(["a", "bc"]) {
+        server.script = answer(value).into_bytes();
+    }
+    let [a, b] = [A, B].map(|id| world.server(id).script.clone());
+    world.say(A, 0, a.len());
+    world.say(B, 0, b.len());
+    let mapped = status.len() + SPLICES_MAX * "X: a\r\n".len() + "X: ".len();
+    assert_eq!(world.text(), a[..mapped]);
+    world.kit.wait_ms(2000);
+    world.hear();
+    assert_eq!((state(&world.kit), world.text().len()), (FlowState::Paired, mapped));
+    world.ack();
+    assert_eq!(world.text(), a, "at once");
+    world.ack();
+    assert_eq!((world.server(A).acked, world.server(B).acked), (a.len(), b.len()));
+}
+
 /// A difference that no rule allows is found where it is, and what it belongs to is named.
 #[test]
 fn a_difference_is_told_with_the_field_that_it_belongs_to() {
@@ -625,7 +671,7 @@ fn a_difference_is_told_with_the_field_that_it_belongs_to() {
 fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
     let plain = "HTTP/1.1 200 OK\r\nX: 1\r\n\r\n";
     let cases = [
-        ("SSH-2.0-x\r\n\r\n", plain, RawReason::NotHttp),
+        ("EHLO x\r\n\r\n", plain, RawReason::NotHttp),
         ("GET / HTTP/1.1\nHost: x\n\n", plain, RawReason::BareLf),
         ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", plain, RawReason::Folded),
         ("GET / HTTP/1.1\r\nA : b\r\n\r\n", plain, RawReason::HeaderLine),

@@ -425,6 +425,7 @@ mod tests {
             let found = spoken(LinkType::ETHERNET, &whole[..kept], len);
             assert_eq!(found.payload, &b"hello world"[..kept - 54]);
             assert_eq!((found.cut, found.checksum), (len - kept, Checked::Unknown));
+            assert_eq!(found.payload_len(), "hello world".len());
         }
         for kept in 0..14 + 40 {
             assert!(look(LinkType::ETHERNET, &whole[..kept], len).is_err(), "{kept}");
@@ -452,6 +453,11 @@ mod tests {
         piece[20] = 0;
         piece[23] = 132;
         let what = look(LinkType::ETHERNET, &piece, piece.len()).expect("read").what;
+        assert!(matches!(what, What::Ip(_, _, 132)));
+        // A header with nothing behind it says as much.
+        let mut empty = piece[..34].to_vec();
+        empty[16..18].copy_from_slice(&[0, 20]);
+        let what = look(LinkType::ETHERNET, &empty, empty.len()).expect("read").what;
         assert!(matches!(what, What::Ip(_, _, 132)));
         piece[12..14].copy_from_slice(&[0x08, 0x06]);
         let what = look(LinkType::ETHERNET, &piece, piece.len()).expect("read").what;
