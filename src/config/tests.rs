@@ -42,7 +42,8 @@ fn what_is_shown_reads_back_to_the_same() {
          [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[[compare.rule]]\n\
          protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\n\
-         [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n[sync]\nbackend = \"exec\"\n\
+         [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n\
+         [sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n[run]\nuid = 7\n\

@@ -1,14 +1,15 @@
 //! Cookies that servers set and clients return: each server hears its own, and no other.
 //!
 //! The two versions of one differ in every byte, and in length as the plan has it: a value of
-//! server A has lower case, one of B has upper case. What the gateway has to know of them the oracle
-//! finds by itself, from what both servers said and the client was shown. All positions are the
+//! server A has lower case, one of B has upper case. What the gateway has to know the oracle finds
+//! by itself, from what both servers said and the client was shown. All positions are the
 //! client's but where the name says otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::canon::is_of;
+use super::frames::Seg;
 use super::scenario::Returned;
 use super::script::Script;
 use super::track::{FlowTrack, rel};
@@ -148,7 +149,7 @@ impl Places {
         })
     }
 
-    /// The client's position for `own` of `leg`; inside of a value of its own that value's start, or
+    /// The client's position for `own` of `leg`; inside of a value of its own that one's start, or
     /// its end.
     fn client_at(&self, leg: LegId, own: u64, is_up: bool) -> u64 {
         let mut shift = 0i64;
@@ -215,16 +216,32 @@ impl FlowTrack {
         }
     }
 
-    /// I4: `data`, which stands at `own` for `id`, is what the client said, with the cookies of `id`.
+    /// I4: what `id` is sent is what the client said, with the cookies of `id`. Where it stands for
+    /// the client, and where its urgent bytes end; nothing if that cannot be said.
     pub(super) fn check_heard(
         &mut self,
         now: u64,
         id: LegId,
-        own: u64,
-        data: &[u8],
+        seg: &Seg<'_>,
+        shown: &Shown,
+    ) -> Result<Option<(u64, u64, u16)>, String> {
+        let Some(own) = self.cookies.own_place(id, self.iss, seg.seq, self.c_nxt) else {
+            return Ok(None);
+        };
+        self.check_bytes(now, id, own, seg.data, shown)?;
+        let place = |ahead: u64, is_up| self.cookies.place(id, own, ahead, is_up);
+        let (at, end) = (place(0, false), place(seg.data.len() as u64, true));
+        Ok(Some((at, end, (place(seg.urgent.into(), true) - at) as u16)))
+    }
+
+    fn check_bytes(
+        &mut self,
+        now: u64,
+        id: LegId,
+        mut own: u64,
+        mut data: &[u8],
         shown: &Shown,
     ) -> Result<(), String> {
-        let (mut own, mut data) = (own, data);
         while !data.is_empty() {
             let next = self.cookies.heard_by(id).find(|h| own < h.own + h.own_len);
             let inside = next.as_ref().filter(|h| h.own <= own);

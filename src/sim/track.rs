@@ -709,12 +709,8 @@ impl FlowTrack {
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
         }
-        let (iss, c_fin, is_restored) = (self.iss, self.c_fin, self.was_restored);
-        let Some(own) = self.cookies.own_place(id, iss, seg.seq, self.c_nxt) else { return Ok(()) };
-        self.check_heard(now, id, own, seg.data, shown)?;
-        let place = |ahead: u64, is_up| self.cookies.place(id, own, ahead, is_up);
-        let (at, end) = (place(0, false), place(seg.data.len() as u64, true));
-        let urgent = (place(seg.urgent.into(), true) - at) as u16;
+        let (c_fin, is_restored) = (self.c_fin, self.was_restored);
+        let Some((at, end, urgent)) = self.check_heard(now, id, seg, shown)? else { return Ok(()) };
         self.check_urgent(&Seg { urgent, ..seg.clone() }, at, &self.c_urgent)?;
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));

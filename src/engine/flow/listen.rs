@@ -155,7 +155,7 @@ impl Flow {
         }
     }
 
-    /// `id` hears `own` in the place of so many bytes there; the room that it has ends otherwise now.
+    /// `id` hears `own` in the place of so many bytes there, and its room ends otherwise.
     fn replace(&mut self, cx: &mut Cx<'_>, id: LegId, (at, len): (Offset, usize), own: Bytes) {
         let leg = self.leg_mut(id);
         let edge = leg.ear.own(leg.edge, Round::Down);
