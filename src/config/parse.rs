@@ -15,8 +15,9 @@ use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, MapRule, Mode, Source, UdpPolicy};
-use crate::protocol::framing::is_token;
+use crate::engine::{
+    Duration, EngineConfig, Fence, LagPolicy, MapRule, Mode, Source, UdpPolicy, is_token,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -42,6 +42,7 @@ mod stream;
 mod tests;
 
 pub use self::core::Engine;
+pub use crate::protocol::framing::is_token;
 pub use crate::protocol::rules::Rule;
 pub use crate::protocol::{Field, RawReason};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::{Event, Field};
-use crate::protocol::framing::is_token;
+use crate::engine::{Event, Field, is_token};
 
 /// Fields that are remembered; what comes later is not told apart.
 pub const FIELDS_MAX: usize = 64;
