@@ -177,11 +177,11 @@ impl Flow {
     fn read_request(&mut self) {
         let Some(normalizer) = &mut self.comparison.normalizer else { return };
         let mut at = self.comparison.request_read;
-        let hole = self.request.base().since(at);
-        if hole > 0 {
+        let base = self.client.fin.map_or(self.request.base(), |fin| self.request.base().min(fin));
+        if base > at {
             // More than could be kept until it was in order.
-            normalizer.on_request_hole(hole);
-            at = self.request.base();
+            normalizer.on_request_hole(base.since(at));
+            at = base;
         }
         loop {
             let bytes = self.request.slice_at(at);

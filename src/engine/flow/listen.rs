@@ -85,12 +85,12 @@ impl Flow {
     /// Reads on, as far as the client's bytes are in order.
     pub(super) fn listen(&mut self, cx: &mut Cx<'_>) {
         let Some(mut listener) = self.listener.take() else { return };
-        let hole = self.request.base().since(listener.at);
-        if hole > 0 {
+        let base = self.client.fin.map_or(self.request.base(), |fin| self.request.base().min(fin));
+        if base > listener.at {
             // All servers have taken more than could be kept.
             listener.open = None;
-            listener.reader.on_hole(hole);
-            listener.at = self.request.base();
+            listener.reader.on_hole(base.since(listener.at));
+            listener.at = base;
         }
         while self.listen_on(cx, &mut listener) {}
         self.listener = Some(listener);

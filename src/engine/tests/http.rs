@@ -1,7 +1,7 @@
 //! HTTP/1.1 as it is spoken: what an answer's end depends on is followed through whole
 //! conversations, so that values differ where a rule lets them, and nowhere else.
 
-use super::kit::{ACK, CLIENT_ISS, ISS, Kit, config, say};
+use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, config, say};
 use crate::engine::{EngineConfig, Event, FlowState, LegId, MaskRule, RawReason};
 use LegId::{A, B};
 
@@ -125,6 +125,18 @@ fn answers_of_every_kind_are_followed_by_another_one() {
         assert_eq!(talk.told().0, values + usize::from(!answer.contains("ok")), "{answer:?}");
         assert_ne!(talk.state(), FlowState::Paired, "{answer:?}");
     }
+}
+
+/// A client that has said all may close its direction before it is answered.
+#[test]
+fn the_end_of_a_client_is_no_request() {
+    let mut talk = Talk::new();
+    talk.ask(GET);
+    talk.kit.client(say(FIN, R + talk.asked, P));
+    talk.asked += 1;
+    talk.answer("");
+    talk.answer(PLAIN);
+    assert_eq!((talk.told(), talk.state()), ((1, None), FlowState::Paired));
 }
 
 /// More than the gateway keeps may be on its way to the servers. What they acknowledge of it is no
