@@ -155,12 +155,12 @@ impl Flow {
         }
     }
 
-    /// `id` hears `own` in the place of so many bytes there, and its room ends otherwise.
+    /// `id` hears `own` in the place of so many bytes there, and has less room if that is longer.
     fn replace(&mut self, cx: &mut Cx<'_>, id: LegId, (at, len): (Offset, usize), own: Bytes) {
         let leg = self.leg_mut(id);
         let edge = leg.ear.own(leg.edge, Round::Down);
         leg.ear.replace(at, len, own);
-        leg.edge = leg.ear.shown(edge, Round::Down);
+        leg.edge = leg.edge.min(leg.ear.shown(edge, Round::Down)); // more room it says itself
         self.persist(cx); // before anything of it is sent
     }
 
