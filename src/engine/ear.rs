@@ -93,6 +93,11 @@ impl Ear {
         self.values.is_empty()
     }
 
+    /// The server takes part no more: where it stands is still known, and not what it was told.
+    pub fn forget(&mut self) {
+        self.values = VecDeque::new();
+    }
+
     /// Whether it counts otherwise than the client.
     pub fn is_shifted(&self) -> bool {
         let is_even = |v: &Value| v.own.len() as u64 == v.to.since(v.from);

@@ -558,6 +558,9 @@ impl Flow {
                 _ => released,
             };
             let leg = self.leg_mut(id);
+            if !matches!(leg.state, LegState::Open | LegState::SynSent) {
+                leg.ear.forget();
+            }
             match leg.is_open() {
                 true => leg.voice.trim(floor),
                 // Of a leg that carries the flow no more nothing is needed.
