@@ -105,7 +105,10 @@ const COOKIES: u64 = 300;
 fn cookies(scenario: &mut Scenario, mut rng: Rng) {
     let rng = &mut rng;
     let is_altered = scenario.links.iter().flatten().any(|pipe| pipe.alter > 0);
-    if is_altered || scenario.machine().is_some() || !rng.chance(COOKIES) {
+    // Urgent bytes that end inside of a replaced value end where that does.
+    let habits = scenario.clients.iter().filter_map(|stack| stack.model.as_ref());
+    let is_urgent = habits.into_iter().any(|habits| habits.urgent_at.is_some());
+    if is_altered || is_urgent || scenario.machine().is_some() || !rng.chance(COOKIES) {
         return;
     }
     let mut jar: Vec<(usize, Returned)> = Vec::new();
