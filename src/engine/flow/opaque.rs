@@ -12,10 +12,11 @@ impl Flow {
     /// Looks at the first bytes of both sides, as long as the client was shown nothing.
     pub(super) fn leave_opaque(&mut self, cx: &mut Cx<'_>) {
         let is_first = self.visible.released == Offset::START;
+        if !is_first || self.state != FlowState::Paired || !cx.config.has_opaque {
+            return;
+        }
         // Of a data connection everything is content.
-        let is_service = cx.config.ports.contains(&self.key.server.port());
-        let may_be = is_first && is_service && cx.config.has_opaque;
-        if self.state != FlowState::Paired || !may_be {
+        if !cx.config.ports.contains(&self.key.server.port()) {
             return;
         }
         if let Some(protocol) = self.recognize() {
