@@ -55,7 +55,7 @@ pub(super) struct Stage {
     pub(super) crowd: Option<usize>,
     seen: u64,
     facts: Vec<Fact>,
-    /// Bytes of the event log that are in `facts`.
+    /// Bytes of the event log that were read into `facts`.
     log_read: u64,
 }
 
@@ -155,9 +155,14 @@ impl Stage {
         leg.ok_or_else(|| ClientError::Broken(format!("no server is `{}`", status.primary)))
     }
 
-    /// All events so far.
+    /// All events so far, since they were last forgotten.
     pub(super) fn facts(&self) -> &[Fact] {
         &self.facts
+    }
+
+    /// Lets go of the events so far: with thousands of connections there are very many.
+    pub(super) fn forget_facts(&mut self) {
+        self.facts = Vec::new();
     }
 
     /// Reads new events, waiting for at least one for at most `wait`.

@@ -147,7 +147,17 @@ impl Play {
             self.open()?;
             let quiet = self.ask(|_| Ok(()))?;
             let primary = self.stage.primary()?;
-            let died = self.ask(|stage| Ok(fault.strike(&stage.world, primary)?))?;
+            // Only who has two servers outlives one: a machine at its limit may have lost the
+            // backup just before.
+            let mut alone = 0;
+            let died = self.ask(|stage| {
+                alone = stage.status()?.flows.solo;
+                Ok(fault.strike(&stage.world, primary)?)
+            })?;
+            if alone > 0 {
+                let text = format!("death {number}: {alone} connections had one server before");
+                table.troubles.push(text);
+            }
             let after = self.ask(|_| Ok(()))?;
             if self.stage.primary()? == primary {
                 table.troubles.push(format!("death {number}: no promotion"));
@@ -159,6 +169,7 @@ impl Play {
             self.crowd.reset();
             fault.undo(&mut self.stage, primary)?;
             self.stage.wait_protected(RETURN_WAIT)?;
+            self.stage.forget_facts();
         }
         self.tell_lost(&mut table);
         Ok(table)
