@@ -48,12 +48,13 @@ fn report(output: &Output) -> Value {
 }
 
 fn passes(fault: &str) -> Value {
-    passes_as(fault, "clone")
+    passes_as(fault, "web", "clone")
 }
 
-fn passes_as(fault: &str, addressing: &str) -> Value {
+fn passes_as(fault: &str, scenario: &str, addressing: &str) -> Value {
     let _alone = alone();
-    let args = ["--fault", fault, "--addressing", addressing, "--seconds", "1", "-o", "json"];
+    let args = ["--fault", fault, "--scenario", scenario, "--addressing", addressing];
+    let args = [&args[..], &["--seconds", "1", "-o", "json"]].concat();
     let output = demo(fault, &args).output();
     let output = output.expect("the program starts");
     let report = report(&output);
@@ -74,9 +75,18 @@ fn a_killed_primary_is_survived() {
 #[test]
 fn servers_with_addresses_of_their_own_are_protected_as_well() {
     for addressing in ["vip", "vip-gateway"] {
-        let report = passes_as("kill9", addressing);
+        let report = passes_as("kill9", "mixed", addressing);
         assert_eq!(report["addressing"], addressing);
+        assert_eq!(report["scenario"], "mixed");
         assert!(report["sync_ns"].as_u64().is_some());
+    }
+}
+
+#[test]
+fn ftp_sessions_and_their_transfers_outlive_the_primary() {
+    for fault in ["kill9", "cut"] {
+        let report = passes_as(fault, "ftp", "clone");
+        assert!(report["sync_ns"].as_u64().is_some(), "{report}");
     }
 }
 

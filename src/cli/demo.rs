@@ -24,13 +24,19 @@ const SIMULATED_SEEDS: u64 = 200;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exit status: 0 every byte was right and all was seen that should be, 1 not."
-)]
+#[command(after_help = "Examples:
+  shadowvm demo                                    the primary is killed in the middle of downloads
+  shadowvm demo --scenario ftp --fault cut         silence around it, in the middle of FTP transfers
+  shadowvm demo --scenario mixed --addressing vip  web and FTP, servers with addresses of their own
+
+Exit status: 0 every byte was right and all was seen that should be, 1 not.")]
 pub struct Args {
     /// What befalls the servers
     #[arg(long, value_enum, default_value = "kill9")]
     fault: Fault,
+    /// What the clients do
+    #[arg(long, value_enum, default_value_t)]
+    scenario: Scenario,
     /// Seconds of traffic around the faults
     #[arg(long, default_value_t = 4.0, value_parser = seconds)]
     seconds: f64,
@@ -93,6 +99,34 @@ impl ValueEnum for Fault {
     }
 }
 
+/// What the clients do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Scenario {
+    /// Downloads and small requests over HTTP
+    #[default]
+    Web,
+    /// The same in FTP sessions, by passive data connections
+    Ftp,
+    /// Half of them this, half of them that
+    Mixed,
+}
+
+impl Scenario {
+    /// Whether the `number`th client speaks FTP.
+    fn is_ftp(self, number: usize) -> bool {
+        match self {
+            Self::Web => false,
+            Self::Ftp => true,
+            Self::Mixed => !number.is_multiple_of(2),
+        }
+    }
+
+    /// The word of the command line.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
 /// In what the hosts are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
@@ -116,6 +150,7 @@ pub fn run(args: Args) -> ExitCode {
     let teller = Teller { start: Instant::now(), is_quiet: args.output == Format::Json };
     let script = Script {
         fault: args.fault,
+        scenario: args.scenario,
         seconds: args.seconds,
         seed: args.seed,
         plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
@@ -186,7 +221,7 @@ impl Setting {
 fn perform(stage: &mut Stage, script: &Script, teller: &Teller) -> Result<Account, StageError> {
     let sync = stage.sync_section(crate::engine::LegId::B);
     stage.start_all(&sync)?;
-    teller.say("a client, a gateway and two web servers run; both servers protect the service");
+    teller.say("clients, a gateway and two servers for web and FTP run; both protect the service");
     story::play(stage, script, teller)
 }
 
@@ -232,6 +267,7 @@ fn report(args: &Args, world: &str, account: &Account, teller: &Teller) -> ExitC
         let mut object = account.json();
         object["world"] = json!(world);
         object["fault"] = json!(args.fault.name());
+        object["scenario"] = json!(args.scenario.name());
         object["addressing"] = json!(args.addressing.name());
         object["seed"] = json!(args.seed);
         object["took_ns"] = json!(took.as_nanos() as u64);

@@ -1,4 +1,4 @@
-//! `shadowvm lab-server`: hidden; the embedded web server, started inside a host of a lab.
+//! `shadowvm lab-server`: hidden; the embedded servers, started inside a host of a lab.
 
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::exit;
 use crate::lab::web::crowd;
-use crate::lab::web::server::{self, Faults};
+use crate::lab::web::server::{self, Faults, Service};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -15,6 +15,9 @@ pub struct Args {
     /// Address and port to listen on; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:80")]
     listen: Vec<String>,
+    /// Address and port to listen on for FTP; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "crowd")]
+    listen_ftp: Vec<String>,
     /// While this file is there, one byte of each answer is wrong
     #[arg(long, value_name = "FILE")]
     wrong: Option<PathBuf>,
@@ -40,9 +43,12 @@ pub fn run(args: Args) -> ExitCode {
             // Who started it sees that the line is missing.
             return crowd::serve(&addresses, connections, || drop(ready()));
         }
-        let listeners = args.listen.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
+        let web = args.listen.iter().map(|at| (Service::Web, at));
+        let ftp = args.listen_ftp.iter().map(|at| (Service::Ftp, at));
+        let door = |(service, at)| TcpListener::bind(at).map(|listener| (service, listener));
+        let doors = web.chain(ftp).map(door).collect::<Result<_, _>>()?;
         ready()?;
-        server::serve(listeners, Faults { wrong: args.wrong.clone(), slow: args.slow.clone() })
+        server::serve(doors, Faults { wrong: args.wrong.clone(), slow: args.slow.clone() })
     };
     match listen() {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::admin::client::{self, ClientError};
 use crate::admin::types::{Counters, Done, Events, Failover, Status};
 use crate::engine::{LegId, Source};
+use crate::lab::ftp;
 use crate::lab::web::PORT;
 use crate::lab::world::WorldError;
 use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions, sections};
@@ -76,6 +77,7 @@ impl Stage {
             Some(connections) => program.arg("--crowd").arg(connections.to_string()),
             None => {
                 let (wrong, slow) = (self.wrong_file(leg), self.slow_file(leg));
+                let program = program.arg("--listen-ftp").arg(format!("[::]:{}", ftp::PORT));
                 program.arg("--wrong").arg(wrong).arg("--slow").arg(slow)
             }
         };
@@ -273,7 +275,11 @@ impl Stage {
 
     fn config(&self, more: &str) -> String {
         let dir = self.dir.display();
-        let sections = sections(&self.world, &format!("[{PORT}]"));
+        let ports = match self.crowd {
+            Some(_) => format!("[{PORT}]"),
+            None => format!("[{PORT}, {}]", ftp::PORT),
+        };
+        let sections = sections(&self.world, &ports);
         format!(
             "{sections}[admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
              [log]\nevents = \"{dir}/events.jsonl\"\n{more}"

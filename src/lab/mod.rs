@@ -2,10 +2,11 @@
 //!
 //! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
 //! [`impair`] a link that treats frames badly, [`sections`] what a gateway is told about a world,
-//! [`web`] a server and a client that know what every byte should be, [`haven`] a folder for their
-//! files. Nothing here is on the gateway's own path.
+//! [`web`] and [`ftp`] servers and a client that know what every byte should be, [`haven`] a folder
+//! for their files. Nothing here is on the gateway's own path.
 
 pub(crate) mod agent;
+pub mod ftp;
 pub mod haven;
 pub mod host;
 pub mod impair;

@@ -226,7 +226,28 @@ impl FlowTrack {
     pub fn place(&self, id: LegId, raw: u32) -> Option<u64> {
         let leg = self.leg(id);
         let near = self.canon.own(Side::Leg(id), self.primary, leg.nxt);
-        Some(self.canon.common(Side::Leg(id), self.primary, rel(leg.iss?, raw, near)?))
+        Some(self.common(Side::Leg(id), rel(leg.iss?, raw, near)?))
+    }
+
+    /// Whether the primary said that urgent bytes end at `end`: there, or inside of a value that
+    /// ends there and was shown as the other server has it.
+    pub(super) fn says_urgent(&self, end: u64) -> bool {
+        let (id, said) = (self.primary, &self.leg(self.primary).urgent);
+        said.iter().any(|&at| at == end || self.canon.ceil(id, at) == end)
+    }
+
+    /// The common position of `at`. A stream may end inside of a value: what is counted behind its
+    /// end is no part of the value.
+    fn common(&self, side: Side, at: u64) -> u64 {
+        let fin = match side {
+            Side::Leg(id) => self.leg(id).fin,
+            Side::Shown => self.shown_fin,
+        };
+        let end = fin.map(|fin| (fin, self.canon.own(side, self.primary, fin)));
+        match end.filter(|(_, own)| at > *own) {
+            Some((fin, own)) => fin + (at - own),
+            None => self.canon.common(side, self.primary, at),
+        }
     }
 
     fn said_by<'a>(
@@ -245,10 +266,9 @@ impl FlowTrack {
         let Some((iss, at)) = iss.and_then(|iss| Some((iss, rel(iss, seg.seq, near)?))) else {
             return seg;
         };
-        let common = |at| canon.common(side, self.primary, at);
-        let to = common(at);
+        let to = self.common(side, at);
         if seg.urgent > 0 {
-            seg.urgent = (common(at + u64::from(seg.urgent)) - to) as u16;
+            seg.urgent = (self.common(side, at + u64::from(seg.urgent)) - to) as u16;
         }
         *room = canon.filled(side, self.primary, at, seg.data);
         seg.data = room;
@@ -263,7 +283,7 @@ impl FlowTrack {
         let near = canon.own(side, self.primary, near);
         let renumber = |raw: u32| {
             let at = rel(iss, raw, near)?;
-            Some(iss.wrapping_add(canon.common(side, self.primary, at) as u32))
+            Some(iss.wrapping_add(self.common(side, at) as u32))
         };
         seg.ack = renumber(seg.ack).unwrap_or(seg.ack);
         for (left, right) in &mut seg.sack {

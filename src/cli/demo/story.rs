@@ -11,14 +11,17 @@ use serde_json::{Value, json};
 
 use super::super::cast::{Client, Death};
 use super::super::stage::{Fact, Stage, StageError, routed_stage, server_name, target};
-use super::{Fault, Teller};
+use super::{Fault, Scenario, Teller};
 use crate::engine::LegId;
+use crate::lab::ftp;
 use crate::lab::web::client::{Outcome, Plan, Work};
 
 /// Connections with small requests that live through the whole play.
 const KEPT_CONNECTIONS: usize = 8;
 const SMALL_BYTES: u64 = 2_000;
 const SMALL_PAUSE: Duration = Duration::from_millis(2);
+/// A transfer takes a connection of its own.
+const TRANSFER_PAUSE: Duration = Duration::from_millis(20);
 /// Downloads at once when the fault strikes.
 const DOWNLOADS: usize = 2;
 const DOWNLOAD_BYTES: u64 = 96_000_000;
@@ -33,6 +36,7 @@ const WAIT: Duration = Duration::from_secs(8);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Script {
     pub(super) fault: Fault,
+    pub(super) scenario: Scenario,
     pub(super) seconds: f64,
     pub(super) seed: u64,
     pub(super) plants_wrong_byte: bool,
@@ -100,10 +104,14 @@ pub(super) fn play(
 ) -> Result<Account, StageError> {
     let mut account = Account::default();
     measure_latency(stage, &mut account, teller)?;
-    let kept = Kept::start(stage);
+    let kept = Kept::start(stage, script.scenario);
+    let who = match script.scenario {
+        Scenario::Web => "keep-alive connections",
+        Scenario::Ftp => "FTP sessions",
+        Scenario::Mixed => "keep-alive connections and FTP sessions",
+    };
     teller.say(&format!(
-        "{KEPT_CONNECTIONS} keep-alive connections ask for small files all the time; \
-         each byte is checked"
+        "{KEPT_CONNECTIONS} {who} ask for small files all the time; each byte is checked"
     ));
     pause(stage, script.seconds / 4.0)?;
     let struck = match script.fault {
@@ -198,8 +206,8 @@ fn wrong_answer(
     teller.say(&format!("one file of server {} now has a wrong byte", server_name(backup)));
     plant_wrong_file(stage, backup)
         .map_err(|source| StageError::Io { what: "planting a wrong byte", source })?;
-    let work = Work::Get { bytes: FILE_BYTES, count: Some(2), pause: Duration::ZERO };
-    let reader = Client::start(stage, Plan::new(target(&stage.world, LegId::A), work));
+    let plan = plan(stage, script.scenario.is_ftp(0), FILE_BYTES, Some(2), Duration::ZERO);
+    let reader = Client::start(stage, plan);
     let at = stage.wait_fact(from, "a divergence", WAIT, is("diverged"))?;
     teller.say(&format!("  found: {}", describe_divergence(&stage.facts()[at])));
     account.take("the reader of the wrong file", &reader.end()?);
@@ -219,7 +227,7 @@ fn wrong_answer(
         server_name(backup),
         show(took)
     ));
-    let mut plan = download(stage);
+    let mut plan = download(stage, script, 0);
     plan.plant_at = script.plants_wrong_byte.then_some(DOWNLOAD_BYTES / 3);
     account.take("a download after the sync", &Client::start(stage, plan).end()?);
     Ok(())
@@ -257,7 +265,7 @@ fn slow_backup(
     teller.say(&format!("server {} becomes slow", server_name(backup)));
     std::fs::write(stage.slow_file(backup), "")
         .map_err(|source| StageError::Io { what: "slowing a server", source })?;
-    let mut plan = download(stage);
+    let mut plan = download(stage, script, 0);
     plan.plant_at = script.plants_wrong_byte.then_some(DOWNLOAD_BYTES / 3);
     let outcome = Client::start(stage, plan).end()?;
     account.take("a download beside a slow server", &outcome);
@@ -297,7 +305,7 @@ fn die(
     let (reached, told) = mpsc::channel();
     let downloads: Vec<_> = (0..DOWNLOADS)
         .map(|number| {
-            let mut plan = download(stage);
+            let mut plan = download(stage, script, number);
             plan.marks = vec![mark];
             let planted = script.plants_wrong_byte && number == 0;
             plan.plant_at = planted.then_some(DOWNLOAD_BYTES * 9 / 10);
@@ -347,7 +355,10 @@ fn die(
     stage.wait_fact(from, "the server's return", WAIT, is("rejoined"))?;
     stage.wait_protected(WAIT)?;
     teller.say(&format!("  it is backup now; new connections have two servers again ({name} too)"));
-    account.take("a download after the return", &Client::start(stage, download(stage)).end()?);
+    account.take(
+        "a download after the return",
+        &Client::start(stage, download(stage, script, 0)).end()?,
+    );
     Ok(struck)
 }
 
@@ -383,9 +394,18 @@ fn is(name: &'static str) -> impl Fn(&Fact) -> bool {
     move |fact| fact.get("event").and_then(Value::as_str) == Some(name)
 }
 
-fn download(stage: &Stage) -> Plan {
-    let work = Work::Get { bytes: DOWNLOAD_BYTES, count: Some(1), pause: Duration::ZERO };
-    Plan::new(target(&stage.world, LegId::A), work)
+fn download(stage: &Stage, script: &Script, number: usize) -> Plan {
+    let is_ftp = script.scenario.is_ftp(number);
+    plan(stage, is_ftp, DOWNLOAD_BYTES, Some(1), Duration::ZERO)
+}
+
+fn plan(stage: &Stage, is_ftp: bool, bytes: u64, count: Option<u64>, pause: Duration) -> Plan {
+    let mut target = target(&stage.world, LegId::A);
+    if !is_ftp {
+        return Plan::new(target, Work::Get { bytes, count, pause });
+    }
+    target.set_port(ftp::PORT);
+    Plan::new(target, Work::Retr { bytes, count, pause })
 }
 
 /// A time for people.
@@ -403,14 +423,15 @@ struct Kept {
 }
 
 impl Kept {
-    fn start(stage: &Stage) -> Self {
+    fn start(stage: &Stage, scenario: Scenario) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let work = Work::Get { bytes: SMALL_BYTES, count: None, pause: SMALL_PAUSE };
-        let plan = Plan {
-            stop: Some(Arc::clone(&stop)),
-            ..Plan::new(target(&stage.world, LegId::A), work)
+        let client = |number| {
+            let is_ftp = scenario.is_ftp(number);
+            let pause = if is_ftp { TRANSFER_PAUSE } else { SMALL_PAUSE };
+            let plan = plan(stage, is_ftp, SMALL_BYTES, None, pause);
+            Client::start(stage, Plan { stop: Some(Arc::clone(&stop)), ..plan })
         };
-        let clients = (0..KEPT_CONNECTIONS).map(|_| Client::start(stage, plan.clone())).collect();
+        let clients = (0..KEPT_CONNECTIONS).map(client).collect();
         Self { stop, clients }
     }
 
@@ -419,7 +440,7 @@ impl Kept {
         for client in self.clients {
             match client.end() {
                 Ok(outcome) => {
-                    account.take("a keep-alive client", &outcome);
+                    account.take("a client with small files", &outcome);
                     if struck.is_some_and(|struck| outcome.gap_ended >= struck) {
                         account.stall = account.stall.max(Some(outcome.gap_max));
                     }

@@ -1,6 +1,7 @@
 //! The client that sees everything: it reads all the time, checks each byte, times each wait.
 //!
-//! One run is one connection: it never connects twice, so that a lost connection cannot go unseen.
+//! One run is one connection, or one FTP session: it never begins a second one, so that a lost
+//! connection cannot go unseen.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +13,10 @@ use hdrhistogram::Histogram;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBuf;
 
+use super::super::ftp;
 use super::{PIECE_MAX, content, first_wrong};
 
-/// What a client does on its connection.
+/// What a client does on its connection, or in its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// `GET /bytes/N`, again and again.
@@ -29,6 +31,20 @@ pub enum Work {
     /// One `POST /sink`.
     Post {
         /// Bytes of the body.
+        bytes: u64,
+    },
+    /// FTP: `RETR bytes-N` in one session, again and again.
+    Retr {
+        /// Bytes of each file.
+        bytes: u64,
+        /// How many files; none: until told to stop.
+        count: Option<u64>,
+        /// Time between a file and the next command.
+        pause: Duration,
+    },
+    /// FTP: one `STOR`.
+    Stor {
+        /// Bytes of the file.
         bytes: u64,
     },
 }
@@ -71,7 +87,8 @@ impl Plan {
 /// How a run went.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Body bytes received (`Get`) or sent (`Post`), all right unless `wrong` says otherwise.
+    /// Body bytes received (`Get`, `Retr`) or sent (`Post`, `Stor`), all right unless `wrong` says
+    /// otherwise.
     pub bytes: u64,
     /// Requests answered in full.
     pub requests: u64,
@@ -132,8 +149,9 @@ pub fn run(plan: &Plan, mut on_mark: impl FnMut(u64)) -> Outcome {
     run.outcome
 }
 
-struct Run<'a> {
-    plan: &'a Plan,
+/// A run under way.
+pub(in crate::lab) struct Run<'a> {
+    pub(in crate::lab) plan: &'a Plan,
     on_mark: &'a mut dyn FnMut(u64),
     marks_told: usize,
     waiting_since: Instant,
@@ -142,51 +160,76 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&mut self) -> io::Result<()> {
-        let stream = TcpStream::connect_timeout(&self.plan.target, self.plan.patience)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(self.plan.patience))?;
-        stream.set_write_timeout(Some(self.plan.patience))?;
-        let mut buffer = vec![0; PIECE_MAX];
         match self.plan.work {
-            Work::Get { bytes, count, pause } => {
-                let request = format!("GET /bytes/{bytes} HTTP/1.1\r\nHost: shadowvm\r\n\r\n");
-                while count.is_none_or(|count| self.outcome.requests < count) && !self.is_told() {
-                    let asked = Instant::now();
-                    self.waiting_since = asked;
-                    (&stream).write_all(request.as_bytes())?;
-                    self.take_answer(&stream, &mut buffer, Some(bytes))?;
-                    self.answered(asked);
-                    if !pause.is_zero() {
-                        std::thread::sleep(pause);
-                    }
+            Work::Get { bytes, count, pause } => self.get(bytes, count, pause),
+            Work::Post { bytes } => self.post(bytes),
+            Work::Retr { bytes, count, pause } => ftp::client::retrieve(self, bytes, |run| {
+                if run.outcome.requests > 0 {
+                    std::thread::sleep(pause);
                 }
-            }
-            Work::Post { bytes } => {
-                setsockopt(&stream, SndBuf, &POST_BUFFER).map_err(io::Error::from)?;
-                let asked = Instant::now();
-                self.waiting_since = asked;
-                self.send_body(&stream, bytes)?;
-                self.take_answer(&stream, &mut buffer, None)?;
-                self.answered(asked);
+                run.goes_on(count)
+            }),
+            Work::Stor { bytes } => ftp::client::store(self, bytes),
+        }
+    }
+
+    fn get(&mut self, bytes: u64, count: Option<u64>, pause: Duration) -> io::Result<()> {
+        let stream = connect(self.plan, self.plan.target)?;
+        let mut buffer = vec![0; PIECE_MAX];
+        let request = format!("GET /bytes/{bytes} HTTP/1.1\r\nHost: shadowvm\r\n\r\n");
+        while self.goes_on(count) {
+            let asked = Instant::now();
+            self.waits();
+            (&stream).write_all(request.as_bytes())?;
+            self.take_answer(&stream, &mut buffer, Some(bytes))?;
+            self.answered(asked);
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
             }
         }
         Ok(())
+    }
+
+    fn post(&mut self, bytes: u64) -> io::Result<()> {
+        let stream = connect(self.plan, self.plan.target)?;
+        let asked = Instant::now();
+        self.waits();
+        let head =
+            format!("POST /sink HTTP/1.1\r\nHost: shadowvm\r\nContent-Length: {bytes}\r\n\r\n");
+        (&stream).write_all(head.as_bytes())?;
+        self.send_content(&stream, bytes)?;
+        self.take_answer(&stream, &mut vec![0; PIECE_MAX], None)?;
+        self.answered(asked);
+        Ok(())
+    }
+
+    fn goes_on(&self, count: Option<u64>) -> bool {
+        count.is_none_or(|count| self.outcome.requests < count) && !self.is_told()
+    }
+
+    /// From now on bytes are outstanding.
+    pub(in crate::lab) fn waits(&mut self) {
+        self.waiting_since = Instant::now();
     }
 
     fn is_told(&self) -> bool {
         self.plan.stop.as_ref().is_some_and(|stop| stop.load(Relaxed))
     }
 
-    fn answered(&mut self, asked: Instant) {
+    /// What was asked then is answered.
+    pub(in crate::lab) fn answered(&mut self, asked: Instant) {
         self.outcome.requests += 1;
         let nanos = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.outcome.latency.saturating_record(nanos);
     }
 
-    fn send_body(&mut self, mut stream: &TcpStream, bytes: u64) -> io::Result<()> {
-        let head =
-            format!("POST /sink HTTP/1.1\r\nHost: shadowvm\r\nContent-Length: {bytes}\r\n\r\n");
-        stream.write_all(head.as_bytes())?;
+    /// Sends so many bytes of the content.
+    pub(in crate::lab) fn send_content(
+        &mut self,
+        mut stream: &TcpStream,
+        bytes: u64,
+    ) -> io::Result<()> {
+        setsockopt(&stream, SndBuf, &POST_BUFFER).map_err(io::Error::from)?;
         let mut at = 0;
         while at < bytes {
             let left = usize::try_from(bytes - at).unwrap_or(usize::MAX);
@@ -196,6 +239,31 @@ impl Run<'_> {
             self.progress(at);
         }
         Ok(())
+    }
+
+    /// Takes the first so many bytes of the content, and the end of the stream behind them.
+    pub(in crate::lab) fn take_content(
+        &mut self,
+        mut stream: &TcpStream,
+        buffer: &mut [u8],
+        bytes: u64,
+    ) -> io::Result<()> {
+        let (base, mut have) = (self.outcome.bytes, 0);
+        loop {
+            let n = stream.read(buffer)?;
+            self.moved();
+            self.check(have, &mut buffer[..n]);
+            have += n as u64;
+            self.progress(base + have);
+            match n {
+                0 if have == bytes => return Ok(()),
+                0 => return Err(io::Error::other(format!("closed after {have} of {bytes} bytes"))),
+                _ if have > bytes => {
+                    return Err(io::Error::other(format!("{} bytes too many", have - bytes)));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Takes one answer: its status must be 200, and its body the content if `body` says so.
@@ -253,7 +321,7 @@ impl Run<'_> {
     }
 
     /// Bytes moved: a wait has ended.
-    fn moved(&mut self) {
+    pub(in crate::lab) fn moved(&mut self) {
         let now = Instant::now();
         let gap = now - self.waiting_since;
         if gap > self.outcome.gap_max {
@@ -283,6 +351,15 @@ impl Run<'_> {
             (self.on_mark)(bytes);
         }
     }
+}
+
+/// Connects as `plan` has it.
+pub(in crate::lab) fn connect(plan: &Plan, target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, plan.patience)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(plan.patience))?;
+    stream.set_write_timeout(Some(plan.patience))?;
+    Ok(stream)
 }
 
 /// Times from a nanosecond to an hour, to a tenth of a percent.
@@ -319,13 +396,13 @@ fn check_head(head: &[u8], expected: Option<u64>) -> io::Result<u64> {
 mod tests {
     use std::net::TcpListener;
 
-    use super::super::server::{self, Faults};
+    use super::super::server::{self, Faults, Service};
     use super::*;
 
     fn server(faults: Faults) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || server::serve(vec![listener], faults));
+        std::thread::spawn(move || server::serve(vec![(Service::Web, listener)], faults));
         address
     }
 

@@ -6,11 +6,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::super::ftp;
 use super::{PIECE_MAX, content, first_wrong};
 
 /// Files whose presence makes the server misbehave.
@@ -28,13 +30,22 @@ pub const SLOW_BYTES: usize = 16 << 10;
 /// See [`Faults::slow`].
 pub const SLOW_PAUSE: Duration = Duration::from_millis(300);
 
-/// Serves on `listeners` until the process ends.
-pub fn serve(listeners: Vec<TcpListener>, faults: Faults) -> io::Result<()> {
+/// What is served at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// This server.
+    Web,
+    /// The other one ([`crate::lab::ftp`]).
+    Ftp,
+}
+
+/// Serves at all these doors until the process ends.
+pub fn serve(doors: Vec<(Service, TcpListener)>, faults: Faults) -> io::Result<()> {
     let faults = Arc::new(faults);
     thread::scope(|scope| {
-        let threads: Vec<_> = listeners
+        let threads: Vec<_> = doors
             .into_iter()
-            .map(|listener| scope.spawn(|| accept(listener, Arc::clone(&faults))))
+            .map(|door| scope.spawn(|| accept(door, Arc::clone(&faults))))
             .collect();
         threads.into_iter().try_for_each(|thread| match thread.join() {
             Ok(result) => result,
@@ -43,7 +54,7 @@ pub fn serve(listeners: Vec<TcpListener>, faults: Faults) -> io::Result<()> {
     })
 }
 
-fn accept(listener: TcpListener, faults: Arc<Faults>) -> io::Result<()> {
+fn accept((service, listener): (Service, TcpListener), faults: Arc<Faults>) -> io::Result<()> {
     loop {
         let (stream, _) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -54,7 +65,10 @@ fn accept(listener: TcpListener, faults: Arc<Faults>) -> io::Result<()> {
         let faults = Arc::clone(&faults);
         thread::Builder::new().name("connection".into()).spawn(move || {
             // A connection that breaks concerns its client, who sees it.
-            let _ = converse(&stream, &faults);
+            let _ = match service {
+                Service::Web => converse(&stream, &faults),
+                Service::Ftp => ftp::server::converse(&stream, &faults),
+            };
         })?;
     }
 }
@@ -156,15 +170,25 @@ fn send_text(mut stream: &TcpStream, status: &str, text: &str) -> io::Result<()>
     stream.write_all(answer.as_bytes())
 }
 
-fn send_bytes(mut stream: &TcpStream, len: u64, faults: &Faults) -> io::Result<()> {
+fn send_bytes(stream: &TcpStream, len: u64, faults: &Faults) -> io::Result<()> {
+    let head = head("200 OK", "application/octet-stream", len).into_bytes();
+    send_content(stream, head, 0..len, faults)
+}
+
+/// Sends `head`, and this part of the content that ends at its end.
+pub(in crate::lab) fn send_content(
+    mut stream: &TcpStream,
+    head: Vec<u8>,
+    part: Range<u64>,
+    faults: &Faults,
+) -> io::Result<()> {
+    let (mut at, len, mut answer) = (part.start, part.end, head);
     let is_there = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| file.exists());
     let is_wrong = faults.wrong.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let is_wrong = is_wrong.is_some_and(|text| {
         text.trim().parse().is_ok_and(|n: u64| n == len) || text.trim().is_empty()
     });
     let wrong_at = is_wrong.then_some(len / 2);
-    let mut answer = head("200 OK", "application/octet-stream", len).into_bytes();
-    let mut at = 0;
     loop {
         let is_slow = is_there(&faults.slow);
         if is_slow {
