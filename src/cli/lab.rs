@@ -29,6 +29,7 @@ use holder::{Answer, Call, FaultKind};
 #[command(after_help = "Examples:
   shadowvm lab up                                      two servers, a gateway, a client
   shadowvm lab exec client -- curl -si http://192.0.2.10/bytes/100
+  shadowvm lab exec client -- curl -s ftp://192.0.2.10/bytes-100
   shadowvm lab exec client -- curl -so /dev/null http://192.0.2.10/bytes/10000000000 &
   shadowvm lab fault kill9 a                           while it runs
   shadowvm lab fault --undo kill9 a                    the server comes back

@@ -40,6 +40,7 @@ pub struct Dues {
     window: Option<u64>,
     opening: Option<u64>,
     finish: Option<u64>,
+    reset: Option<u64>,
     diverged: Option<u64>,
     lag: Option<u64>,
 }
@@ -202,10 +203,9 @@ impl FlowTrack {
             && self.shown_fin.is_none();
         overdue(now, &mut self.dues.finish, waits, FINISH)
             .map_err(|()| String::from("LV5: a FIN is held without a limit"))?;
-        match self.legs.iter().any(|l| l.reset_at.is_some_and(|at| now - at > RESET)) {
-            true => Err("LV5: a reset is held without a limit".into()),
-            false => Ok(()),
-        }
+        let waits = self.legs.iter().any(|leg| leg.has_reset);
+        overdue(now, &mut self.dues.reset, waits, RESET)
+            .map_err(|()| "LV5: a reset is held without a limit".into())
     }
 
     /// LV5: nothing waits for the backup alone for longer than `hold` (ns).

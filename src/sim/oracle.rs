@@ -286,7 +286,7 @@ impl Oracle {
         if seg.has(RST) {
             leg.was_reset = true;
             if at == leg.nxt {
-                leg.reset_at.get_or_insert(now);
+                leg.has_reset = true;
             }
             return;
         }

@@ -66,7 +66,7 @@ pub struct LegTrack {
     /// It speaks although the flow goes on without it, and was not reset since.
     pub(super) lingers_since: Option<u64>,
     /// It ended the connection by a reset in its right place.
-    pub(super) reset_at: Option<u64>,
+    pub(super) has_reset: bool,
     /// The largest window that it told.
     pub(super) window_max: u64,
     /// When it said bytes or its end, new or again.
@@ -258,9 +258,7 @@ impl FlowTrack {
         let is_live = own.iss.is_some() && !own.is_detached && !self.was_reset;
         let is_other = matches!(self.state, FlowState::Solo | FlowState::Lagging);
         let is_live = is_live && (!is_other || self.primary == leg);
-        is_live
-            && own.reset_at.is_none()
-            && (self.primary == leg || self.said(leg) >= self.released())
+        is_live && !own.has_reset && (self.primary == leg || self.said(leg) >= self.released())
     }
 
     /// A process ended while a value of other length than the shown one was on its way, or another
