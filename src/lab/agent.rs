@@ -371,6 +371,10 @@ impl Init {
         if let Some(dir) = program.dir {
             command.current_dir(dir);
         }
+        // We block SIGCHLD; a shell that waits for its children must hear of them.
+        let unblock = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
+        // SAFETY: between fork and exec it makes one system call and touches no memory of ours.
+        unsafe { command.pre_exec(unblock) };
         let pid = command.spawn()?.id() as i32;
         self.track(pid)
     }

@@ -1,10 +1,9 @@
-//! FTP between two real vsftpd, as Debian has it: transfers that outlive a server, in mid-transfer
-//! and between commands, and a session that goes on afterwards.
+//! FTP between two real servers of a kind: transfers that outlive a server, in mid-transfer and
+//! between commands, and a session that goes on afterwards; and clients as people have them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,20 +11,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shadowvm::engine::LegId;
 use shadowvm::lab::world::SERVICE;
-use shadowvm::lab::{HostId, Io, Program, WorldOptions};
+use shadowvm::lab::{HostId, Program, WorldOptions};
 
 use super::Scenario;
-use super::bed::{Bed, Fault, GatewayOptions, until};
+use super::bed::{Bed, Fault, GatewayOptions};
 use super::client::Progress;
-use super::content::{Content, Rng, bytes, sha256, write_dated};
+use super::content::{Content, Rng, bytes, sha256};
+use super::daemons::{Daemon, FILE_BYTES};
 use super::judge;
 use super::matrix::{Failure, Struck};
 
-/// Bytes of a transfer.
-const FILE_BYTES: usize = 24 << 20;
 /// A read or write that takes longer is a failure.
 const WAIT_MAX: Duration = Duration::from_secs(15);
-const START_MAX: Duration = Duration::from_secs(15);
 
 /// How the client asks for a data connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,71 +40,55 @@ enum Job {
     Pause,
 }
 
-/// All of them; a third of those with a fault, unless `is_long`.
+/// All of them; a third of those with a fault, and fewer with the second kind of server, unless
+/// `is_long`.
 pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_>> {
-    let mut all: Vec<Scenario<'_>> =
-        vec![("ftp-quiet".into(), Box::new(move |at| undisturbed(at, content)))];
+    let mut all: Vec<Scenario<'_>> = Vec::new();
+    for (daemon, word) in [(Daemon::Vsftpd, "ftp"), (Daemon::Proftpd, "ftp-proftpd")] {
+        let quiet = move |at: &Path| undisturbed(at, content, daemon);
+        all.push((format!("{word}-quiet"), Box::new(quiet)));
+        let clients = move |at: &Path| clients(at, content, daemon);
+        all.push((format!("{word}-clients"), Box::new(clients)));
+        let part = match (is_long, daemon) {
+            (true, _) => 1,
+            (false, Daemon::Proftpd) => 15,
+            (false, _) => 3,
+        };
+        let cells = cells(daemon, seed).into_iter().enumerate();
+        for (_, cell) in cells.filter(|(n, _)| (*n as u64 + seed).is_multiple_of(part)) {
+            let Cell { way, is_v6, job, fault, .. } = cell;
+            let family = if is_v6 { "v6" } else { "v4" };
+            let name = format!("{word}-{way:?}-{job:?}-{fault:?}-{family}").to_lowercase();
+            all.push((name, Box::new(move |at| cell.run(at, content))));
+        }
+    }
+    all
+}
+
+/// Every way, job and fault.
+fn cells(daemon: Daemon, seed: u64) -> Vec<Cell> {
     let ways = [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)];
     let faults = [Fault::KillAll, Fault::KillWorker, Fault::LinkDown, Fault::Cut, Fault::Stop];
     let jobs = [Job::Get, Job::Put, Job::Pause];
     let cells = ways.into_iter().flat_map(|way| jobs.map(|job| (way, job)));
     let cells = cells.flat_map(|(way, job)| faults.map(|fault| (way, job, fault)));
-    for (n, ((way, is_v6), job, fault)) in cells.enumerate() {
-        if !is_long && !(n as u64 + seed).is_multiple_of(3) {
-            continue;
-        }
-        let family = if is_v6 { "v6" } else { "v4" };
-        let name = format!("ftp-{way:?}-{job:?}-{fault:?}-{family}").to_lowercase();
-        let cell = Cell { way, is_v6, job, fault, seed: seed * 64 + n as u64 };
-        all.push((name, Box::new(move |at| cell.run(at, content))));
-    }
-    all
+    let cell = |(n, ((way, is_v6), job, fault))| {
+        let seed = seed * 64 + n as u64;
+        Cell { daemon, way, is_v6, job, fault, seed }
+    };
+    cells.enumerate().map(cell).collect()
 }
 
-fn started<'a>(at: &Path, content: &'a Content) -> Result<Bed<'a>, Failure> {
+fn started<'a>(at: &Path, content: &'a Content, daemon: Daemon) -> Result<Bed<'a>, Failure> {
     let options = GatewayOptions { ports: Some("[21]"), ..GatewayOptions::default() };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     for leg in LegId::ALL {
-        start_vsftpd(&bed, leg)?;
+        daemon.start(&bed, leg)?;
     }
     // The checker knows one name of a connection; a data connection has two.
     bed.start_gateway()?;
     bed.wait_protected()?;
     Ok(bed)
-}
-
-/// A vsftpd for anonymous users, who may upload; returns when it listens.
-fn start_vsftpd(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
-    let own = bed.own(leg);
-    let (root, empty) = (own.join("ftp"), own.join("empty"));
-    let error = |e: std::io::Error| format!("vsftpd: {e}");
-    for folder in [root.join("put"), empty.clone()] {
-        fs::create_dir_all(folder).map_err(error)?;
-    }
-    let user = nix::unistd::User::from_name("ftp").ok().flatten().ok_or("no user called ftp")?;
-    chown(root.join("put"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(error)?;
-    write_dated(&root.join("data"), &bytes(77, FILE_BYTES)).map_err(error)?;
-    let conf = own.join("vsftpd.conf");
-    let text = VSFTPD
-        .replace("ROOT", &root.display().to_string())
-        .replace("EMPTY", &empty.display().to_string());
-    fs::write(&conf, text).map_err(error)?;
-    let program = Program::new("vsftpd").arg(&conf).stdout(Io::Null).stderr(Io::Null);
-    let mut child = bed.spawn(HostId::Server(leg), program)?;
-    until(START_MAX, "vsftpd to listen", || match child.try_wait() {
-        Ok(Some(status)) => Some(Err(format!("vsftpd of {leg:?} ended: {status}"))),
-        _ => listens(bed, leg).then_some(Ok(())),
-    })?
-}
-
-/// Whether a program of `leg`'s server listens at port 21.
-fn listens(bed: &Bed<'_>, leg: LegId) -> bool {
-    let read = || fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default();
-    let sockets = bed.world.enter(HostId::Server(leg), read).unwrap_or_default();
-    sockets.lines().any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields.len() > 3 && fields[1].ends_with(":0015") && fields[3] == "0A"
-    })
 }
 
 /// Kills both processes that serve one session of A, at once: half of it would go on with errors.
@@ -119,8 +100,8 @@ fn kill_session(bed: &Bed<'_>, flow: &str) -> Result<(), String> {
 }
 
 /// Everything that an undisturbed session does: the servers are equal, and everything is protected.
-fn undisturbed(at: &Path, content: &Content) -> Result<String, Failure> {
-    let mut bed = started(at, content)?;
+fn undisturbed(at: &Path, content: &Content, daemon: Daemon) -> Result<String, Failure> {
+    let mut bed = started(at, content, daemon)?;
     let mut transfers = 0;
     let data = bytes(77, FILE_BYTES);
     for (way, is_v6) in [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)] {
@@ -140,6 +121,13 @@ fn undisturbed(at: &Path, content: &Content) -> Result<String, Failure> {
         session.expect("STAT", 211)?;
         session.expect("QUIT", 221)?;
     }
+    protected(&bed, transfers)?;
+    let summary = bed.judge()?;
+    Ok(format!("{transfers} transfers, {} bytes shown", summary["shown_bytes"]))
+}
+
+/// Nothing failed, nothing differed, and every connection was protected to its end.
+fn protected(bed: &Bed<'_>, transfers: u64) -> Result<(), Failure> {
     for name in ["shadowvm_promotions_total", "shadowvm_detaches_total"] {
         if bed.count(name, None)? != 0 {
             return Err(Failure::Broken(format!("{name} is not 0, but nothing failed")));
@@ -158,13 +146,46 @@ fn undisturbed(at: &Path, content: &Content) -> Result<String, Failure> {
     if solo != 0 {
         return Err(Failure::Broken(format!("{solo} connections were not protected to the end")));
     }
+    Ok(())
+}
+
+/// What people use: each of them gets the file.
+fn clients(at: &Path, content: &Content, daemon: Daemon) -> Result<String, Failure> {
+    let bed = started(at, content, daemon)?;
+    let data = sha256(&bytes(77, FILE_BYTES));
+    let (v4, v6) = SERVICE;
+    let [url, url_v6] = [format!("ftp://{v4}/data"), format!("ftp://[{v6}]/data")];
+    let lftp = format!("set net:max-retries 1; open {v4}; get data -o got; put got -o put/lftp");
+    let tnftp = format!("printf 'user anonymous x\\nbinary\\nget data got\\n' | tnftp -n {v4}");
+    let asked = [
+        ("curl", vec!["curl", "-sS", "-o", "got", &url]),
+        ("curl by IPv6", vec!["curl", "-gsS", "-o", "got", &url_v6]),
+        ("wget", vec!["wget", "-q", "-t", "1", "-O", "got", &url]),
+        ("lftp", vec!["lftp", "-c", &lftp]),
+        ("tnftp", vec!["sh", "-c", &tnftp]),
+    ];
+    for (name, words) in &asked {
+        let _ = fs::remove_file(at.join("got"));
+        let program = Program::new("env").arg("-C").arg(at).args(words.iter().copied());
+        let output = bed.run_in(HostId::Client, program)?;
+        let got = fs::read(at.join("got")).unwrap_or_default();
+        if !output.status.success() || sha256(&got) != data {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let what = format!("{name}: {}, {} bytes: {said}", output.status, got.len());
+            return Err(Failure::Broken(what));
+        }
+    }
+    // lftp stored it, too.
+    protected(&bed, asked.len() as u64 + 1)?;
+    let mut bed = bed;
     let summary = bed.judge()?;
-    Ok(format!("{transfers} transfers, {} bytes shown", summary["shown_bytes"]))
+    Ok(format!("{} clients, {} bytes shown", asked.len(), summary["shown_bytes"]))
 }
 
 /// One session in which a server dies.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
+    daemon: Daemon,
     way: Way,
     is_v6: bool,
     job: Job,
@@ -174,7 +195,7 @@ struct Cell {
 
 impl Cell {
     fn run(self, at: &Path, content: &Content) -> Result<String, Failure> {
-        let bed = started(at, content)?;
+        let bed = started(at, content, self.daemon)?;
         let mut session = Session::open(&bed, self.is_v6)?;
         let local = session.local.clone();
         let mut rng = Rng::new(self.seed);
@@ -251,7 +272,10 @@ impl<'b> Session<'b> {
         let local = stream.local_addr().map_err(|e| e.to_string())?.to_string();
         let mut session = Self { bed, control: BufReader::new(stream), address, local };
         session.reply(220)?;
-        session.expect("USER anonymous", 230)?;
+        // Some ask for a password, which may be anything.
+        if session.expect("USER anonymous", 230).is_err_and(|said| said.contains("331")) {
+            session.expect("PASS x", 230)?;
+        }
         session.expect("TYPE I", 200)?;
         Ok(session)
     }
@@ -393,21 +417,3 @@ fn connect(bed: &Bed<'_>, to: SocketAddr) -> Result<TcpStream, String> {
         .and_then(|()| stream.set_nodelay(true));
     set.map(|()| stream).map_err(|e| e.to_string())
 }
-
-/// Debian's own, but for who may do what, and where.
-const VSFTPD: &str = "listen=NO
-listen_ipv6=YES
-background=NO
-anonymous_enable=YES
-no_anon_password=YES
-anon_root=ROOT
-write_enable=YES
-anon_upload_enable=YES
-anon_umask=022
-local_enable=NO
-dirmessage_enable=YES
-use_localtime=YES
-xferlog_enable=NO
-connect_from_port_20=YES
-secure_chroot_dir=EMPTY
-";

@@ -1,5 +1,5 @@
-//! Real programs in network namespaces around the real gateway: nginx or vsftpd twice, curl,
-//! tcpdump.
+//! Real programs in network namespaces around the real gateway: nginx, Apache, vsftpd or ProFTPD
+//! twice, curl and other clients, tcpdump.
 //!
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
 //! everything with `TESTBED_LONG=1`, two at a time (`TESTBED_JOBS=N`): each has its own world,
@@ -12,12 +12,14 @@
 mod bed;
 mod client;
 mod content;
+mod daemons;
 mod ftp;
 mod judge;
 mod load;
 mod matrix;
 mod noise;
 mod special;
+mod web;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
     }
     scenarios.extend(special::scenarios(&content));
     scenarios.extend(ftp::scenarios(&content, seed, is_long));
+    scenarios.extend(web::scenarios(&content, seed, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

@@ -43,6 +43,14 @@ fn transfer(world: &World, to: IpAddr, len: usize) {
 }
 
 #[test]
+fn a_shell_hears_of_its_children() {
+    let world = World::new(&WorldOptions::default()).unwrap();
+    let script = "sleep 0.01 & sleep 0.02 & wait; grep SigBlk /proc/self/status";
+    let said = shell(&world, HostId::Client, script);
+    assert_eq!(said.trim_start_matches("SigBlk:").trim(), "0".repeat(16), "{said}");
+}
+
+#[test]
 fn both_kinds_have_addresses_and_no_foreign_processes() {
     for kind in KINDS {
         let world = World::new(&WorldOptions { kind, ..WorldOptions::default() }).unwrap();
