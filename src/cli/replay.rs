@@ -36,7 +36,7 @@ pub struct Args {
     /// The capture: pcap or pcapng, gzip or not
     #[arg(value_name = "IN")]
     file: PathBuf,
-    /// Run the engine over evidence of a gateway (see `divergences`): the same frames have to leave.
+    /// Run the engine over evidence of a gateway (`divergences`): the same frames have to leave.
     /// With --config also over a capture with interfaces called client, a and b: do answers differ?
     #[arg(long, conflicts_with_all = ["primary", "backup", "one", "report", "junit"])]
     engine: bool,

@@ -63,14 +63,14 @@ pub enum CannotRun {
     Config(crate::config::Problems),
     /// There was too much when it begins.
     #[error(
-        "it can be looked at and not run again: when it begins the gateway had too much under way to \
-         be written down without standing still"
+        "it can be looked at and not run again: when it begins the gateway had too much under way \
+         to be written down without standing still"
     )]
     Unknown,
     /// Something rare was under way when it begins.
     #[error(
-        "it can be looked at and not run again: when it begins, {0} connections were in the midst of \
-         what is not written into a file (a SYN cookie taken, a SYN inside a connection)"
+        "it can be looked at and not run again: when it begins, {0} connections were in the midst \
+         of what is not written into a file (a SYN cookie taken, a SYN inside a connection)"
     )]
     LeftOut(u32),
     /// Another engine.

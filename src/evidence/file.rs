@@ -126,8 +126,8 @@ pub enum NotEvidence {
     Capture(#[from] NotACapture),
     /// A capture, but none of ours.
     #[error(
-        "a capture, but no evidence that a gateway has left; `shadowvm replay --engine` takes one of \
-         its three links with -c, its configuration"
+        "a capture, but no evidence that a gateway has left; `shadowvm replay --engine` takes one \
+         of its three links with -c, its configuration"
     )]
     Foreign,
     /// Of another version.

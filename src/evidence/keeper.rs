@@ -1,7 +1,7 @@
-//! The process that alone may write evidence. The gateway itself can make no file (`io/sandbox.rs`);
-//! this one is started before anything is given up, is told a directory and its limits once, and
-//! takes files that it names and counts itself. Whoever takes over the gateway can fill that
-//! directory up to its limits, and do no more.
+//! The process that alone may write evidence. The gateway itself can make no file
+//! (`io/sandbox.rs`); this one is started before anything is given up, is told a directory and its
+//! limits once, and counts what is there. Whoever takes over the gateway can fill that directory up
+//! to its limits, and do no more.
 //!
 //! A file comes as its name, its length and its bytes; the answer is one line: nothing, or why not.
 

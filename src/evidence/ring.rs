@@ -1,9 +1,9 @@
 //! What went into the engine lately and what it sent, in the order of the engine's own steps.
 //!
-//! Two halves, each with the engine's state at its beginning: when the newer one is full it becomes
-//! the older one, whose steps are let go, a few with each new one. A frame's headers are copied, its
-//! payload is shared: that costs a count. Steps are kept whole, so that what is here can be run
-//! again.
+//! Two halves, each with the engine's state at its beginning: when the newer one is full it
+//! becomes the older one, whose steps are let go, a few with each new one. A frame's headers are
+//! copied, its payload is shared: that costs a count. Steps are kept whole, so that what is here
+//! can be run again.
 
 use bytes::Bytes;
 
