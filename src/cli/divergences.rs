@@ -17,6 +17,10 @@ use crate::evidence::side;
 use crate::evidence::store::{Found, NotFound, Store, stamp};
 use crate::replay::view::{View, printable, side_by_side};
 
+/// Events shown that came before what the evidence is about, and from it on.
+const SHOWN_BEFORE: usize = 4;
+const SHOWN_AFTER: usize = 8;
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -215,6 +219,9 @@ fn place_text(case: &Case) -> String {
     match (event["at"].as_u64(), event["field"].as_str()) {
         (Some(at), Some(field)) => format!("byte {at}, {field}"),
         (Some(at), None) => format!("byte {at}"),
+        (None, _) if event["event"] == "promoted" => {
+            format!("{} is primary: {}", text("server"), text("finding"))
+        }
         (None, _) if !event["finding"].is_null() => {
             format!("{}: {}", text("server"), text("finding"))
         }
@@ -283,14 +290,21 @@ fn text(
         out.push_str(&side_by_side(a, b, view));
     }
     out.push_str("\nwhat happened:\n");
-    for event in &case.noted {
-        let at = event["t_ns"].as_u64().unwrap_or(case.t_ns).wrapping_sub(case.t_ns) as i64;
+    let t_ns = |event: &Value| event["t_ns"].as_u64().unwrap_or(case.t_ns);
+    let earlier = case.noted.iter().filter(|event| t_ns(event) < case.t_ns).count();
+    let (first, count) = (earlier.saturating_sub(SHOWN_BEFORE), SHOWN_BEFORE + SHOWN_AFTER);
+    for event in case.noted.iter().skip(first).take(count) {
+        let at = t_ns(event).wrapping_sub(case.t_ns) as i64;
         let _ = writeln!(
             out,
             "{:>+10.1} ms  {}",
             at as f64 / 1e6,
             line(event["text"].as_str().unwrap_or("?"))
         );
+    }
+    let left_out = case.noted.len().saturating_sub(count);
+    if left_out > 0 {
+        let _ = writeln!(out, "{:>14} {left_out} more with -o json", "");
     }
     let id = line(&case.id);
     let path = found.path.display();

@@ -42,7 +42,7 @@ impl Default for Evidence {
             files_max: 100,
             bytes_max: 256 << 20,
             age_max: 720 * HOUR,
-            ring_bytes: 8 << 20,
+            ring_bytes: 4 << 20,
             ring_time: 20 * SECOND,
         }
     }

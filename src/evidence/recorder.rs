@@ -141,7 +141,7 @@ impl Recorder {
             open.numbers = engine.numbers_at(&flow, at);
         }
         let is_full = self.ring.is_due(now);
-        let first_of_newer = self.count - self.ring.len_of_newer() as u64;
+        let first_of_newer = self.count - self.ring.count_of_newer() as u64;
         let is_closed = |open: &Open| {
             open.due <= now || self.is_broken || is_full && open.main.step < first_of_newer
         };
@@ -167,7 +167,7 @@ impl Recorder {
 
     fn hand_over(&mut self, now: Instant, start: Start) {
         let Some(Open { main, numbers, .. }) = self.open.take() else { return };
-        let first = self.count - self.ring.len() as u64;
+        let first = self.count - self.ring.count() as u64;
         let mut halves = self.ring.take(now, start);
         if let Some(half) = halves.first_mut().filter(|_| self.forgotten >= Some(first)) {
             half.start = Start::Unknown;
@@ -220,6 +220,6 @@ pub fn is_wanted(event: &Event) -> bool {
 /// Whether it belongs into a file that something else is about.
 pub fn is_noted(event: &Event) -> bool {
     let is_of_servers = !matches!(level(event), Level::Debug | Level::Trace)
-        && !matches!(event, Event::CommandDone { .. });
+        && !matches!(event, Event::CommandDone { .. } | Event::OwnStall { .. });
     is_of_servers || matches!(event, Event::EarlyEnd { .. } | Event::HoldHard { .. })
 }

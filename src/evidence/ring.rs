@@ -184,12 +184,12 @@ impl Ring {
     }
 
     /// How many steps there are, in both halves.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.older.as_ref().map_or(0, |half| half.steps.len()) + self.newer.steps.len()
     }
 
     /// How many of them are in the newer half.
-    pub fn len_of_newer(&self) -> usize {
+    pub fn count_of_newer(&self) -> usize {
         self.newer.steps.len()
     }
 
