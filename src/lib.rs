@@ -5,8 +5,9 @@
 //! deterministic core · [`io`] links and the loop that drives an engine · [`sync`] state
 //! synchronization backends · [`sim`] the simulated world · [`observe`] events to counters and
 //! logs · [`replay`] captures compared and said again · [`config`] the configuration file ·
-//! [`admin`] the admin socket · [`lab`] namespaces, embedded servers and clients, faults ·
-//! [`cli`] one file a verb.
+//! [`evidence`] what surrounds a divergence or a failover, kept and run again · [`admin`] the
+//! admin socket · [`lab`] namespaces, embedded servers and clients, faults · [`cli`] one file a
+//! verb.
 // The module documentation is a map for readers of the code, private rooms included.
 #![allow(rustdoc::private_intra_doc_links)]
 
@@ -23,6 +24,8 @@ pub mod admin;
 pub mod cli;
 #[cfg(feature = "app")]
 pub mod config;
+#[cfg(feature = "app")]
+pub mod evidence;
 #[cfg(feature = "app")]
 pub mod io;
 #[cfg(feature = "app")]

@@ -122,14 +122,32 @@ fn the_first_configuration_is_valid_and_can_be_shown() {
 fn every_verb_has_help() {
     let help = out(&shadowvm(&["--help"]));
     for verb in [
-        "run", "check", "config", "doctor", "status", "flows", "rules", "failover", "rejoin",
-        "pause", "resume", "sync", "reload", "demo", "lab", "bench", "sim", "diff", "pcap",
+        "run",
+        "check",
+        "config",
+        "doctor",
+        "status",
+        "flows",
+        "rules",
+        "failover",
+        "rejoin",
+        "pause",
+        "resume",
+        "sync",
+        "reload",
+        "demo",
+        "lab",
+        "bench",
+        "sim",
+        "diff",
+        "pcap",
         "replay",
+        "divergences",
     ] {
         assert!(help.contains(&format!("  {verb} ")), "{verb} is not in the help");
         assert_eq!(code(&shadowvm(&[verb, "--help"])), 0, "{verb}");
     }
-    assert!(!help.contains("helper"), "{help}");
+    assert!(!help.contains("helper") && !help.contains("keeper"), "{help}");
 }
 
 #[test]
@@ -164,10 +182,12 @@ impl Gateway {
     fn configure(dir: &Path, extra: &str) -> String {
         let at = |name: &str| dir.join(name);
         let text = format!(
-            "{GOOD}[admin]\nsocket = {:?}\n[state]\nfile = {:?}\n[log]\nevents = {:?}\n{extra}",
+            "{GOOD}[admin]\nsocket = {:?}\n[state]\nfile = {:?}\n[log]\nevents = {:?}\n\
+             [evidence]\ndir = {:?}\n{extra}",
             at("admin.sock"),
             at("state"),
-            at("events")
+            at("events"),
+            at("evidence")
         )
         .replace("c0", "nonexist0")
         .replace("a0", "nonexist1")
@@ -356,18 +376,20 @@ fn reload_takes_what_can_change_and_refuses_the_rest() {
 }
 
 #[test]
-fn after_a_kill_the_helper_is_gone_and_the_next_start_takes_over() {
+fn after_a_kill_its_children_are_gone_and_the_next_start_takes_over() {
     let mut gateway = Gateway::start("[sync]\nbackend = \"exec\"\ncommand = [\"/bin/true\"]\n");
     let children = format!("/proc/{0}/task/{0}/children", gateway.process.id());
-    let helper = std::fs::read_to_string(children).unwrap();
-    let helper = helper.trim().parse::<i32>().expect("exactly one child, the helper");
+    let children = std::fs::read_to_string(children).unwrap();
+    let children: Vec<i32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(children.len(), 2, "the helper, and the keeper of evidence");
     gateway.signal(Signal::SIGKILL);
     gateway.process.wait().unwrap();
-    // The helper holds the log open, so its end is the helper's end.
+    // They hold the log open, so its end is their end.
     let mut rest = String::new();
     std::io::Read::read_to_string(&mut gateway.log, &mut rest).unwrap();
     // A process closes its files a moment before it is a zombie.
-    let is_gone = || kill(Pid::from_raw(helper), None).is_err() || is_zombie(helper);
+    let is_one_gone = |&pid: &i32| kill(Pid::from_raw(pid), None).is_err() || is_zombie(pid);
+    let is_gone = || children.iter().all(is_one_gone);
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !is_gone() && std::time::Instant::now() < until {
         std::thread::yield_now();
@@ -382,6 +404,58 @@ fn after_a_kill_the_helper_is_gone_and_the_next_start_takes_over() {
 fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_gateway_without_a_place_for_evidence_runs_and_tells_where_it_would_be() {
+    let gateway = Gateway::start("");
+    let status = gateway.ask(&["status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&out(&status)).unwrap();
+    let dir = gateway.path("evidence");
+    assert_eq!(status["evidence"]["dir"], dir.to_str().unwrap());
+    assert_eq!(status["evidence"]["lost"], 0);
+    let mode = std::fs::metadata(&dir).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+    let dir = tempfile::tempdir().unwrap();
+    let config = Gateway::configure(dir.path(), "");
+    std::fs::write(dir.path().join("evidence"), "in the way").unwrap();
+    let (process, log) = Gateway::spawn(&config);
+    let without = Gateway { process, log, dir, config };
+    assert_eq!(code(&without.ask(&["status"])), 0);
+}
+
+#[test]
+fn evidence_is_listed_read_and_acknowledged_without_a_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = ["--dir", dir.path().to_str().unwrap()];
+    let ask = |args: &[&str]| shadowvm(&[&["divergences"], args, &place].concat());
+    let empty = ask(&["ls"]);
+    assert_eq!(code(&empty), 0);
+    assert!(out(&empty).contains("nothing has happened"), "{}", out(&empty));
+    assert_eq!(code(&ask(&["show", "last"])), 1);
+    let id = "20260101-000000.000-failover";
+    let path = dir.path().join(format!("{id}.pcapng"));
+    std::fs::write(&path, "no capture").unwrap();
+    let listed = ask(&["ls"]);
+    assert_eq!(code(&listed), 0);
+    assert!(out(&listed).contains("unreadable"), "{}", out(&listed));
+    let shown = ask(&["show", "2026"]);
+    assert_eq!(code(&shown), 2);
+    assert!(err(&shown).contains("this is not a capture"), "{}", err(&shown));
+    let again = shadowvm(&["replay", "--engine", path.to_str().unwrap()]);
+    assert_eq!(code(&again), 2);
+    assert!(err(&again).contains("this is not a capture"), "{}", err(&again));
+    let copy = dir.path().join("copy");
+    assert_eq!(code(&ask(&["export", "last", copy.to_str().unwrap()])), 0);
+    assert_eq!(std::fs::read(&copy).unwrap(), b"no capture");
+    assert_eq!(code(&ask(&["export", "last", copy.to_str().unwrap()])), 2, "it is there already");
+    assert_eq!(out(&ask(&["ack", "--all"])), "1 acknowledged\n");
+    assert_eq!(out(&ask(&["ack", "--all"])), "0 acknowledged\n");
+    let listed: serde_json::Value =
+        serde_json::from_str(&out(&ask(&["ls", "-o", "json"]))).unwrap();
+    assert_eq!((&listed[0]["id"], &listed[0]["acked"]), (&id.into(), &true.into()));
+    let nowhere = shadowvm(&["divergences", "ls", "--dir", "/nonexistent/evidence"]);
+    assert_eq!(code(&nowhere), 0, "nothing has happened yet");
 }
 
 #[test]

@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("observe", &["wire", "engine"]),
     ("replay", &["wire", "protocol", "engine", "io"]),
     ("config", &["wire", "engine", "observe"]),
+    ("evidence", &["wire", "engine", "io", "observe", "config", "replay"]),
     ("lab", &["wire", "engine", "io"]),
     ("admin", &["config", "engine", "observe", "io"]),
 ];

@@ -14,6 +14,7 @@ pub(super) fn render(status: &Status, counters: &Counters) -> String {
     page.family("shadowvm_uptime_seconds", "gauge", "Time since the start.");
     page.sample("shadowvm_uptime_seconds", &[], status.uptime_seconds);
     service(&mut page, status);
+    evidence(&mut page, status);
     servers(&mut page, status);
     flows(&mut page, status);
     links(&mut page, status);
@@ -53,6 +54,17 @@ fn service(page: &mut Page, status: &Status) {
     let name = "shadowvm_sync_running";
     page.family(name, "gauge", "Whether a state sync is under way.");
     page.sample(name, &[], f64::from(u8::from(status.sync.is_some())));
+}
+
+fn evidence(page: &mut Page, status: &Status) {
+    let evidence = status.evidence.as_ref().map(|evidence| (evidence.written, evidence.lost));
+    let (written, lost) = evidence.unwrap_or_default();
+    let name = "shadowvm_evidence_files_total";
+    page.family(name, "counter", "Captures of divergences and failovers that were written.");
+    page.sample(name, &[], written as f64);
+    let name = "shadowvm_evidence_lost_total";
+    page.family(name, "counter", "Captures of divergences and failovers that were not.");
+    page.sample(name, &[], lost as f64);
 }
 
 fn servers(page: &mut Page, status: &Status) {

@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant as Clock, sleep_until, timeout};
 
 use super::types::{
-    Counter, Counters, Done, Events, Failover, Flow, FlowCounts, Flows, Neighbour, Nothing,
-    NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion, Unprotected,
-    WaitTimes,
+    Counter, Counters, Done, Events, Evidence, Failover, Flow, FlowCounts, Flows, Neighbour,
+    Nothing, NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion,
+    Unprotected, WaitTimes,
 };
 use super::{Door, ReloadError, metrics};
 use crate::engine::{
@@ -337,6 +337,11 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
         sync: status.sync.map(|id| id.0),
         neighbours: status.neighbours.iter().map(|known| neighbour(now, known)).collect(),
         release_wait: wait_times(&wait),
+        evidence: config.evidence.is_written.then(|| Evidence {
+            dir: config.evidence.dir.clone(),
+            written: door.board.evidence.written.load(Relaxed),
+            lost: door.board.evidence.lost.load(Relaxed),
+        }),
     })
 }
 

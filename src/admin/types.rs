@@ -41,6 +41,20 @@ pub struct Status {
     pub neighbours: Vec<Neighbour>,
     /// How long released bytes waited for the second server.
     pub release_wait: WaitTimes,
+    /// What was left of divergences and failovers; none if nothing is to be.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+}
+
+/// What was left of divergences and failovers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Where.
+    pub dir: std::path::PathBuf,
+    /// Files written.
+    pub written: u64,
+    /// Not written: no room, no directory, too many at once. The log says why.
+    pub lost: u64,
 }
 
 /// The service's one visible state.

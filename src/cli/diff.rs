@@ -65,6 +65,11 @@ pub struct RuleArgs {
 }
 
 impl RuleArgs {
+    /// The gateway's configuration, if one was named.
+    pub(super) fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
     /// The rules that are meant.
     pub(super) fn rules(&self) -> Result<Rules, ExitCode> {
         if self.strict {
@@ -93,7 +98,7 @@ fn rule(text: &str) -> Result<String, String> {
 
 /// How differences are shown.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum ViewArg {
+pub enum ViewArg {
     /// Text where it is text
     #[default]
     Auto,
@@ -101,6 +106,16 @@ enum ViewArg {
     Text,
     /// Hex
     Hex,
+}
+
+impl From<ViewArg> for View {
+    fn from(view: ViewArg) -> Self {
+        match view {
+            ViewArg::Auto => Self::Auto,
+            ViewArg::Text => Self::Text,
+            ViewArg::Hex => Self::Hex,
+        }
+    }
 }
 
 /// Compares and tells.
@@ -118,11 +133,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    let view = match args.view {
-        ViewArg::Auto => View::Auto,
-        ViewArg::Text => View::Text,
-        ViewArg::Hex => View::Hex,
-    };
+    let view = args.view.into();
     let names = captures.each_ref().map(|capture| capture.name());
     match args.output {
         Format::Text => say(&text(&report, names, view)),

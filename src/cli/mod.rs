@@ -8,14 +8,17 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use clap::{Parser, Subcommand};
 
+mod again;
 pub mod bench;
 mod cast;
 pub mod check;
 pub mod config;
 pub mod demo;
 pub mod diff;
+pub mod divergences;
 pub mod doctor;
 mod door;
+pub mod evidence_keeper;
 pub mod failover;
 pub mod flows;
 pub mod helper;
@@ -105,6 +108,8 @@ enum Verb {
     Sync(sync::Args),
     /// Read the configuration file again
     Reload(reload::Args),
+    /// What the gateway left of each divergence and failover
+    Divergences(divergences::Args),
     /// Compare two captures as what was said in them
     Diff(diff::Args),
     /// Say what the clients of a capture said again to live servers, and compare
@@ -122,6 +127,9 @@ enum Verb {
     /// Run the operator's commands for `run`
     #[command(hide = true)]
     Helper(helper::Args),
+    /// Write evidence for `run`
+    #[command(hide = true)]
+    EvidenceKeeper(evidence_keeper::Args),
     /// The web server of a lab
     #[command(hide = true)]
     LabServer(lab_server::Args),
@@ -151,6 +159,7 @@ pub fn main() -> ExitCode {
         Verb::Resume(args) => pause::resume(args),
         Verb::Sync(args) => sync::run(args),
         Verb::Reload(args) => reload::run(args),
+        Verb::Divergences(args) => divergences::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Pcap(args) => pcap::run(args),
@@ -159,6 +168,7 @@ pub fn main() -> ExitCode {
         Verb::Sim(args) => sim::run(args),
         Verb::MirrorEnd(args) => mirror_end::run(args),
         Verb::Helper(args) => helper::run(args),
+        Verb::EvidenceKeeper(args) => evidence_keeper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),
         Verb::LabHeal(args) => lab_heal::run(args),

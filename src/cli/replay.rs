@@ -1,4 +1,5 @@
-//! `shadowvm replay`: what the clients of a capture said, said again to live servers.
+//! `shadowvm replay`: what the clients of a capture said, said again to live servers; and evidence
+//! run through the engine again.
 
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
@@ -24,6 +25,8 @@ use crate::replay::{Capture, How, Order, Progress, Replayed, Servers, Verdict, r
   shadowvm replay day.pcap --one 10.0.0.2:80                            as they answered then?
   shadowvm replay day.pcap --one web:80 --pace max --parallel 2000      as fast as can be
   shadowvm replay day.pcap --one web:80 --report r.html --junit r.xml   for people and machines
+  shadowvm replay --engine bug.pcapng                      evidence of a gateway, decided again
+  shadowvm replay --engine links.pcapng -c shadowvm.toml   a capture of its three links, decided
 
 Each request is said when its time has come and what it waited for was answered: request by request
 for HTTP, by bytes otherwise. Answers are compared as the gateway compares them.
@@ -33,6 +36,10 @@ pub struct Args {
     /// The capture: pcap or pcapng, gzip or not
     #[arg(value_name = "IN")]
     file: PathBuf,
+    /// Run the engine over evidence of a gateway (`divergences`): the same frames have to leave.
+    /// With --config also over a capture with interfaces called client, a and b: do answers differ?
+    #[arg(long, conflicts_with_all = ["primary", "backup", "one", "report", "junit"])]
+    engine: bool,
     /// The first server, HOST:PORT
     #[arg(long, value_name = "SERVER", value_parser = server, requires = "backup")]
     primary: Option<SocketAddr>,
@@ -41,7 +48,8 @@ pub struct Args {
     backup: Option<SocketAddr>,
     /// One server, HOST:PORT, against the recorded answers
     #[arg(long, value_name = "SERVER", value_parser = server,
-        conflicts_with_all = ["primary", "backup"], required_unless_present = "primary")]
+        conflicts_with_all = ["primary", "backup"],
+        required_unless_present_any = ["primary", "engine"])]
     one: Option<SocketAddr>,
     /// How fast: captured, max, or a factor of the captured pace such as 10
     #[arg(long, value_name = "PACE", default_value = "captured", value_parser = pace)]
@@ -99,6 +107,9 @@ fn server(text: &str) -> Result<SocketAddr, String> {
 
 /// Says it again and tells what came of it.
 pub fn run(args: Args) -> ExitCode {
+    if args.engine {
+        return super::again::run(&args.file, args.rules.config(), args.output);
+    }
     let rules = match args.rules.rules() {
         Ok(rules) => rules,
         Err(code) => return code,

@@ -12,8 +12,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant as Clock;
 
@@ -28,8 +28,14 @@ use crate::admin::types::LinkCounts;
 use crate::admin::{self, Door, Gateway, Question, ReloadError};
 use crate::config::{Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Tree};
 use crate::engine::{
-    Command, Engine, Epoch, Event, Input, Instant, LegId, Record, SyncId, SyncRequest, SyncStep,
+    Command, Engine, Epoch, Event, Input, Instant, LegId, Link, Record, SyncId, SyncRequest,
+    SyncStep,
 };
+use crate::evidence::keeper::Keeper;
+use crate::evidence::recorder::InForce;
+use crate::evidence::ring::{Ring, Start};
+use crate::evidence::store::{Limits, Store};
+use crate::evidence::{Desk, Recorder};
 use crate::io::af_packet::{LinkError, LinkOptions, LinkStats, Links};
 use crate::io::pcap::Tap;
 use crate::io::state_file::{StateFile, StateFileError};
@@ -39,6 +45,7 @@ use crate::sync::exec::{self, ExecSync};
 use crate::sync::helper::{Commands, Helper, HookCommand, MirrorCommand, Unheard};
 use crate::sync::mirror::pair::{EndSetup, MirrorSetup};
 use crate::sync::{StateSync, SyncSink};
+use crate::wire::Frame;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -141,6 +148,7 @@ fn log_to_stderr(config: &Config) {
 fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let started = Clock::now();
     let unheard = start_helper(&config)?;
+    let keeper = start_keeper(&config)?;
     let listener = socket::bind(&config.socket)?;
     let links = &config.links;
     let mut links = Links::open([&links.client, &links.a, &links.b], LinkOptions::default())?;
@@ -148,7 +156,7 @@ fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let (state, records) = open_state(&config)?;
     let events = config.log.events.as_deref().map(append).transpose()?;
     let record = config.record.clone();
-    let outer = Outer { file, config, started, unheard, listener, stats, state, events };
+    let outer = Outer { file, config, started, unheard, keeper, listener, stats, state, events };
     let Some(path) = record else { return outer.run(&mut links, records) };
     let what = "cannot record into (capture.record)";
     let mut tap = Tap::new(links, &path).map_err(|source| RunError::File {
@@ -169,6 +177,7 @@ struct Outer<'a> {
     config: Config,
     started: Clock,
     unheard: Option<Unheard>,
+    keeper: Option<Keeper>,
     listener: std::os::unix::net::UnixListener,
     stats: [Arc<LinkStats>; 3],
     state: StateFile,
@@ -179,14 +188,28 @@ impl Outer<'_> {
     fn run<D: Driver>(self, driver: &mut D, records: Vec<Record>) -> Result<(), RunError> {
         drop_privileges(&self.config)?;
         let seed = RandomState::new().build_hasher().finish();
-        let mut engine = Engine::new(self.config.engine(), seed, driver.now());
+        let begun = driver.now();
+        let mut engine = Engine::new(self.config.engine(), seed, begun);
         let flows = records.iter().filter(|record| matches!(record, Record::Flow { .. })).count();
         if !records.is_empty() {
             tracing::info!(flows, "continuing what an earlier process left in the state file");
-            engine.handle(driver.now(), Input::Restore(records));
+            engine.handle(begun, Input::Restore(records.clone()));
         }
         let names = self.config.servers.each_ref().map(|server| server.name.clone());
         let board = Board::new(names.clone());
+        let in_force = InForce::new(self.config.to_toml().into());
+        let desk = self.keeper.map(|keeper| {
+            let counts = Arc::clone(&board.evidence);
+            Desk::start(keeper, names.clone(), counts)
+        });
+        let desk = desk.transpose().map_err(system("the evidence thread cannot start"))?;
+        let recorder = desk.as_ref().map(|desk| {
+            let evidence = &self.config.evidence;
+            let bytes = usize::try_from(evidence.ring_bytes).unwrap_or(usize::MAX);
+            let start = Start::Made { seed, at: begun, records };
+            let ring = Ring::new(bytes, evidence.ring_time, start, begun);
+            Recorder::new(ring, Arc::clone(&in_force), desk.inbox(), Arc::clone(&board.evidence))
+        });
         let level = self.config.log.level;
         let observer = Observer::start(Arc::clone(&board), clock::to_unix_ns, self.events, level)
             .map_err(system("the event writer cannot start"))?;
@@ -203,6 +226,7 @@ impl Outer<'_> {
             stats: self.stats,
             started: self.started,
             is_sandboxed: Arc::clone(&is_sandboxed),
+            in_force,
         })
         .map_err(system("the admin thread cannot start"))?;
         let backend = helper.as_ref().filter(|_| self.config.sync.backend.is_some());
@@ -214,6 +238,7 @@ impl Outer<'_> {
             names,
             state: self.state,
             mailbox,
+            recorder,
         };
         is_sandboxed.store(confine(&self.config), Relaxed);
         let links = &self.config.links;
@@ -229,7 +254,12 @@ impl Outer<'_> {
         admin.stop();
         // After dropping privileges the directory may be closed to us; the next start replaces it.
         let _ = std::fs::remove_file(&self.config.socket);
+        if let Some(recorder) = &mut outlet.recorder {
+            recorder.end(driver.now());
+        }
         drop(outlet);
+        // It writes what it was given first.
+        drop(desk);
         ended.map_err(system("the packet loop failed"))?;
         tracing::info!("ended; the state file lets the next start continue the connections");
         Ok(())
@@ -262,6 +292,22 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
     // The running file itself, even if the one on disk was replaced meanwhile.
     let helper = Unheard::spawn(Path::new("/proc/self/exe"), &commands);
     helper.map(Some).map_err(system("the helper process cannot start"))
+}
+
+/// Starts the process that writes evidence, if any is to be written.
+fn start_keeper(config: &Config) -> Result<Option<Keeper>, RunError> {
+    let evidence = &config.evidence;
+    if !evidence.is_written {
+        return Ok(None);
+    }
+    let limits = Limits {
+        files_max: evidence.files_max,
+        bytes_max: evidence.bytes_max,
+        age_ms: u64::try_from(evidence.age_max.as_millis()).unwrap_or(u64::MAX),
+    };
+    let store = Store { dir: evidence.dir.clone() };
+    let keeper = Keeper::spawn(Path::new("/proc/self/exe"), &store, limits);
+    keeper.map(Some).map_err(system("the process that writes evidence cannot start"))
 }
 
 /// The mirror as its helper needs it; none if a server has no directory, which no valid
@@ -375,11 +421,33 @@ struct Outlet {
     names: [String; 2],
     state: StateFile,
     mailbox: Mailbox,
+    recorder: Option<Recorder>,
 }
 
 impl Sink for Outlet {
     fn event(&mut self, now: Instant, event: &Event) {
         self.observer.event(now, event);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(now, event);
+        }
+    }
+
+    fn input(&mut self, now: Instant, input: &Input) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.input(now, input);
+        }
+    }
+
+    fn transmit(&mut self, now: Instant, link: Link, frame: &Frame) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.output(now, link, frame);
+        }
+    }
+
+    fn pause(&mut self, now: Instant, engine: &Engine) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.pause(now, engine);
+        }
     }
 
     fn sync(&mut self, request: SyncRequest) {
@@ -440,6 +508,7 @@ struct AdminParts {
     stats: [Arc<LinkStats>; 3],
     started: Clock,
     is_sandboxed: Arc<AtomicBool>,
+    in_force: InForce,
 }
 
 impl Admin {
@@ -463,7 +532,8 @@ impl Admin {
 
 /// Serves the admin socket and the signals until told to stop.
 async fn administer(parts: AdminParts, stopped: oneshot::Receiver<()>) -> io::Result<()> {
-    let AdminParts { board, mailbox, config, file, listener, stats, started, is_sandboxed } = parts;
+    let AdminParts { board, mailbox, config, file, listener, stats, started, .. } = parts;
+    let (is_sandboxed, in_force) = (parts.is_sandboxed, parts.in_force);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -472,7 +542,7 @@ async fn administer(parts: AdminParts, stopped: oneshot::Receiver<()>) -> io::Re
         board,
         gateway: Box::new(Post(mailbox.clone())),
         config,
-        reload: Box::new(move || read_again(&file, &running)),
+        reload: Box::new(move || read_again(&file, &running, &in_force)),
         link_counts: Box::new(move || stats.each_ref().map(|stats| link_counts(stats))),
         started,
         is_sandboxed,
@@ -514,17 +584,22 @@ async fn reload_by_signal(door: &Door) {
 fn read_again(
     file: &Path,
     running: &Config,
+    in_force: &InForce,
 ) -> Result<Box<crate::engine::EngineConfig>, ReloadError> {
     let new = Config::load(file).map_err(|error: ConfigError| ReloadError::Config(error))?;
     let changed = running.needs_restart(&new);
     match changed.is_empty() {
-        true => Ok(Box::new(new.engine())),
+        true => {
+            // The engine takes whatever changes none of what needs a restart.
+            *in_force.lock().unwrap_or_else(PoisonError::into_inner) = new.to_toml();
+            Ok(Box::new(new.engine()))
+        }
         false => Err(ReloadError::NeedsRestart(changed.join(", "))),
     }
 }
 
 fn link_counts(stats: &LinkStats) -> LinkCounts {
-    let errors = stats.send_errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let errors = stats.send_errors.lock().unwrap_or_else(PoisonError::into_inner);
     LinkCounts {
         rx_frames: stats.rx_frames.load(Relaxed),
         rx_bytes: stats.rx_bytes.load(Relaxed),

@@ -137,7 +137,7 @@ fn replay(path: &Path, args: &Args) -> ExitCode {
 }
 
 fn options(args: &Args) -> Options {
-    Options { is_verbose: false, without_gateway: args.baseline, on_smoltcp: args.smoltcp }
+    Options { without_gateway: args.baseline, on_smoltcp: args.smoltcp, ..Options::default() }
 }
 
 fn tell(scenario: &Scenario, options: &Options, args: &Args) -> ExitCode {

@@ -282,7 +282,7 @@ impl Stage {
         let sections = sections(&self.world, &ports);
         format!(
             "{sections}[admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
-             [log]\nevents = \"{dir}/events.jsonl\"\n{more}"
+             [log]\nevents = \"{dir}/events.jsonl\"\n[evidence]\ndir = \"{dir}/evidence\"\n{more}"
         )
     }
 }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::door::{DoorArgs, answer, bytes_text, refuse, say, table, time_text};
 use super::{Format, exit};
 use crate::admin::client::{self, ClientError};
-use crate::admin::types::{Events, Status, Unprotected};
+use crate::admin::types::{Events, Evidence, Status, Unprotected};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -138,6 +138,15 @@ fn text(status: &Status) -> String {
     );
     for Unprotected { text, flows, .. } in &status.unprotected {
         let _ = writeln!(out, "unprotected: {flows}, because {text}");
+    }
+    if let Some(Evidence { written, lost, .. }) = &status.evidence
+        && written + lost > 0
+    {
+        let lost = match lost {
+            0 => String::new(),
+            lost => format!(", {lost} could not be written (the log says why)"),
+        };
+        let _ = writeln!(out, "evidence: {written} left{lost}; see `shadowvm divergences ls`");
     }
     let wait = &status.release_wait;
     let _ = writeln!(

@@ -4,6 +4,7 @@
 //! checks it again; a file with mistakes gives all of them at once, each with its line. It reads
 //! no host state: whether an interface exists is `doctor`'s and `run`'s question.
 
+mod evidence;
 mod mirror;
 mod parse;
 mod problem;
@@ -14,6 +15,7 @@ mod vip;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use evidence::{DEFAULT_DIR as DEFAULT_EVIDENCE_DIR, Evidence};
 pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// Capture file that records every frame of the three links.
     pub record: Option<PathBuf>,
+    /// What is left of a divergence or a failover.
+    pub evidence: Evidence,
     /// Where flow constants and roles outlive the process.
     pub state_file: PathBuf,
     /// Path of the admin socket.
@@ -315,6 +319,7 @@ impl Config {
             (fence, "failover.fence_command, failover.fence_timeout"),
             (self.limits != new.limits, "limits"),
             (self.record != new.record, "capture.record"),
+            (self.evidence != new.evidence, "evidence"),
             (self.state_file != new.state_file, "state.file"),
             (self.socket != new.socket, "admin.socket"),
             (self.log != new.log, "log"),

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use toml::de::DeTable;
 
+use super::evidence::evidence;
 use super::mirror;
 use super::problem::Problem;
 use super::read::{At, Item, Reader, Section, refuse_unknown_sections};
@@ -59,6 +60,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         failover: failover(&reader, root),
         limits: limits(&reader, root),
         record: Section::top(&reader, root, "capture").path("record"),
+        evidence: evidence(&reader, root),
         state_file: Section::top(&reader, root, "state")
             .path("file")
             .unwrap_or_else(|| DEFAULT_STATE_FILE.into()),

@@ -68,6 +68,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("capture", &["record"]),
+    ("evidence", &["write", "dir", "files_max", "bytes_max", "age_max", "ring_bytes", "ring_time"]),
     ("state", &["file"]),
     ("admin", &["socket"]),
     ("log", &["format", "level", "events"]),

@@ -43,6 +43,20 @@ pub(super) fn to_toml(config: &Config) -> String {
     if let Some(record) = &config.record {
         section(&mut out, "[capture]", &[("record", path(record))]);
     }
+    let evidence = &config.evidence;
+    section(
+        &mut out,
+        "[evidence]",
+        &[
+            ("write", evidence.is_written.to_string()),
+            ("dir", path(&evidence.dir)),
+            ("files_max", evidence.files_max.to_string()),
+            ("bytes_max", quote(&show_bytes(evidence.bytes_max))),
+            ("age_max", quote(&show_duration(evidence.age_max))),
+            ("ring_bytes", quote(&show_bytes(evidence.ring_bytes))),
+            ("ring_time", quote(&show_duration(evidence.ring_time))),
+        ],
+    );
     section(&mut out, "[state]", &[("file", path(&config.state_file))]);
     section(&mut out, "[admin]", &[("socket", path(&config.socket))]);
     log_and_run(&mut out, config);

@@ -44,7 +44,9 @@ fn what_is_shown_reads_back_to_the_same() {
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
-         [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n[run]\nuid = 7\n\
+         [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n\
+         [evidence]\nwrite = false\ndir = \"/e\"\nfiles_max = 3\nbytes_max = \"8MiB\"\n\
+         age_max = \"2h\"\nring_bytes = \"1MiB\"\nring_time = \"5s\"\n[run]\nuid = 7\n\
          [security]\nsandbox = false\n\
          [log]\nformat = \"json\"\nlevel = \"trace\"\nevents = \"e\"\n[gateway]\n\
          mode = \"observe\"\n"
@@ -163,6 +165,9 @@ const BROKEN: &[Case] = &[
     ("", "[failover]\nprobe_address = \"fd00::1\"\n", Some(16), "failover.probe_address", "family"),
     ("", "[limits]\nflows_max = 0\n", Some(16), "limits.flows_max", "1 to 1048576"),
     ("", "[limits]\nhold_bytes_max = \"1GB\"\n", Some(16), "limits.hold_bytes_max", "not a size"),
+    ("", "[evidence]\ndir = \"here\"\n", Some(16), "evidence.dir", "an absolute path"),
+    ("", "[evidence]\nring_bytes = \"65MiB\"\n", Some(16), "evidence.bytes_max", "at least 260MiB"),
+    ("", "[evidence]\nfiles = 1\n", Some(16), "evidence.files", "did you mean `files_max`"),
     ("", "[limits]\nhold_bytes_max = 5\n", Some(16), "limits.hold_bytes_max", "1MiB to 1TiB"),
     ("", "[admin]\nhttp = \"127.0.0.1:1\"\n", Some(16), "admin.http", "not supported by this"),
     ("", "[gateway]\nworkers = 0\n", Some(16), "gateway.workers", "not supported by this"),

@@ -4,6 +4,7 @@
 
 use super::LegId;
 use super::limits::{RESENDS_AT_ONCE, RESENDS_PER_SECOND};
+use super::pack::fields;
 use super::time::{Duration, Instant};
 
 /// Resends that each server may still be sent: a token bucket.
@@ -32,6 +33,8 @@ impl Allowance {
         true
     }
 }
+
+fields!(Allowance { empty_at });
 
 #[cfg(test)]
 mod tests {

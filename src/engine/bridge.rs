@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::config::UdpPolicy;
 use super::event::{Event, RejectReason};
 use super::neighbour::Neighbours;
+use super::pack::fields;
 use super::planted::{Bug, on};
 use super::time::{Duration, Instant};
 use super::twins::{Heard, Twins};
@@ -304,3 +305,6 @@ fn link_local(mac: Mac) -> std::net::Ipv6Addr {
         word(e, f),
     )
 }
+
+fields!(Echo { frame, payload, from, until });
+fields!(Bridge { neighbours, echoes, queries, twins });

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::event::{DegradedReason, Event, Evidence, Finding, HeldWhy, ServerState, ServiceState};
 use super::health::{Detector, Waiting};
+use super::pack::fields;
 use super::planted::{Bug, on};
 use super::resync::Resync;
 use super::time::{Duration, Instant};
@@ -609,3 +610,23 @@ impl Control {
         }
     }
 }
+
+fields!(Probation { good_since, quiet_since });
+fields!(Control {
+    roles,
+    states,
+    down,
+    probation,
+    wait,
+    detector,
+    resync,
+    service,
+    is_paused,
+    was_equal,
+    promotions,
+    fencing,
+    fence_pause,
+    told_held,
+    lag_since,
+    started,
+});

@@ -19,6 +19,7 @@ use siphasher::sip::SipHasher24;
 use super::clock::own_clock;
 use super::event::FlowKey;
 use super::limits;
+use super::pack::fields;
 use super::time::{Duration, Instant};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Frame, L3, Segment, TcpFlags, TcpOptions, Tsval};
@@ -258,3 +259,6 @@ fn age(now: Instant, stamp: Tsval) -> Duration {
 fn count(now: Instant) -> u64 {
     now.millis() / (COUNT.as_millis() as u64)
 }
+
+fields!(Answer { mss, window_scale, has_sack, has_timestamps, window, ttl });
+fields!(Cookies { key, is_on, given_at, answers });

@@ -2,9 +2,11 @@
 //! out the control side's orders, and keeps the timers.
 
 mod data;
+mod looking;
 mod opening;
 mod probing;
 mod restoring;
+mod snapshot;
 mod syncing;
 
 use std::collections::VecDeque;
@@ -33,6 +35,8 @@ use super::{
 };
 use crate::protocol::RuleName;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
+
+pub use snapshot::Snapshot;
 
 /// Share of the hold budget at which new flows begin with one server.
 const POOL_FULL_PERCENT: usize = 95;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::pack::{fields, variants};
+use super::pack::{Pack, Reader, Writer, fields, variants};
 use super::{CommandError, Epoch, LegId, Link, SyncId, SyncReason, time::Duration};
 use crate::protocol::{Field, RawReason, RuleName};
 use crate::wire::{Malformed, Offset, Vlans};
@@ -423,6 +423,62 @@ variants!(SoloReason {
     Http2,
     OpaquePort
 });
+
+variants!(ServerState { Unknown, Up, Unfit, Failed, Returning });
+variants!(DegradedReason { OneServer, Returning, BackupUnfit, SyncFailed, Storm, Mode, Paused });
+variants!(Evidence { Carrier, LinkGone, Exited, Refused });
+variants!(HeldWhy { BackupUnfit, FlapBudget, Manual, FenceFailed });
+
+impl Pack for ServiceState {
+    fn pack(&self, w: &mut Writer) {
+        match *self {
+            Self::Starting => 0u8.pack(w),
+            Self::Syncing => 1u8.pack(w),
+            Self::Protected => 2u8.pack(w),
+            Self::Down => 3u8.pack(w),
+            Self::Degraded(reason) => (4u8, reason).pack(w),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            0 => Self::Starting,
+            1 => Self::Syncing,
+            2 => Self::Protected,
+            3 => Self::Down,
+            _ => Self::Degraded(Pack::unpack(r)),
+        }
+    }
+}
+
+impl Pack for Finding {
+    fn pack(&self, w: &mut Writer) {
+        match *self {
+            Self::H1(evidence) => (1u8, evidence).pack(w),
+            Self::H2 => 2u8.pack(w),
+            Self::H3 => 3u8.pack(w),
+            Self::H4 => 4u8.pack(w),
+            Self::Operator => 5u8.pack(w),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            1 => Self::H1(Pack::unpack(r)),
+            2 => Self::H2,
+            3 => Self::H3,
+            4 => Self::H4,
+            _ => Self::Operator,
+        }
+    }
+}
+
+impl Pack for PackedKey {
+    fn pack(&self, w: &mut Writer) {
+        FlowKey::from(*self).pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        FlowKey::unpack(r).packed()
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use super::event::{FlowKey, OfferOutcome, PackedKey};
+use super::pack::fields;
 use super::time::{Duration, Instant};
 use super::{EngineConfig, LegId};
 
@@ -139,6 +140,9 @@ fn place(key: &FlowKey, port: u16) -> PackedKey {
     let client = SocketAddr::new(key.client.ip(), 0);
     FlowKey { client, server: SocketAddr::new(key.server.ip(), port), ..*key }.packed()
 }
+
+fields!(Entry { ports, control, until });
+fields!(Expected { entries, ends, by_control });
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::{FlowKey, FlowState, PackedKey};
 use super::flow::Flow;
 use super::half_open::{HalfOpen, Source};
+use super::pack::{Pack, Reader, Writer};
 use super::shelf::{Place, Shelf};
 use super::time::Instant;
 use super::{EngineConfig, FlowSnapshot, LegId};
@@ -100,6 +101,10 @@ impl FlowTable {
                 self.free.push(slot);
             }
         }
+        self.place(id, flow);
+    }
+
+    fn place(&mut self, id: FlowId, flow: Flow) {
         self.by_key.insert(flow.key.packed(), id);
         self.half_open.flow_begins(Source::of(flow.key.client.ip()));
         self.counts[flow.state() as usize] += 1;
@@ -107,6 +112,75 @@ impl FlowTable {
         let entry = Entry { flow, state, timer: None, pinned: [None; 2], half_open: None, held: 0 };
         self.slots[id as usize] = Some(Slot::Awake(Box::new(entry)));
         self.refresh(id);
+    }
+
+    /// What [`Self::pack_state`] would cost, as bytes that are copied.
+    pub fn weight(&self) -> usize {
+        const AWAKE: usize = 4096;
+        const AT_REST: usize = 160;
+        let weight = |slot: &Option<Slot>| match slot {
+            Some(Slot::Awake(_)) => AWAKE,
+            Some(Slot::AtRest(_)) => AT_REST,
+            None => 1,
+        };
+        self.slots.iter().map(weight).sum()
+    }
+
+    /// All flows, but those that keep what is not packed; how many these are.
+    pub fn pack_state(&self, w: &mut Writer) -> u32 {
+        let mut left_out = 0;
+        self.slots.len().pack(w);
+        self.free.pack(w);
+        for slot in &self.slots {
+            match slot {
+                Some(Slot::Awake(entry)) if entry.flow.is_packable() => {
+                    1u8.pack(w);
+                    entry.flow.pack(w);
+                }
+                Some(Slot::AtRest(place)) => {
+                    2u8.pack(w);
+                    w.string(self.shelf.get(*place));
+                }
+                Some(Slot::Awake(_)) => {
+                    left_out += 1;
+                    0u8.pack(w);
+                }
+                None => 0u8.pack(w),
+            }
+        }
+        left_out
+    }
+
+    /// Takes them back into an empty table.
+    pub fn unpack_state(&mut self, r: &mut Reader<'_>) {
+        let (len, free): (usize, Vec<FlowId>) = Pack::unpack(r);
+        self.free = free;
+        for id in 0..len {
+            let (flow, at_rest) = match u8::unpack(r) {
+                _ if !r.is_good_so_far() => return,
+                0 => {
+                    self.slots.push(None);
+                    continue;
+                }
+                1 => (Flow::unpack(r), None),
+                _ => {
+                    let bytes = r.string();
+                    let Some(flow) = Flow::wake_foreign(bytes, &self.rules) else {
+                        return r.damaged();
+                    };
+                    (flow, Some(bytes))
+                }
+            };
+            self.slots.push(None);
+            let id = id as FlowId;
+            if self.by_key.contains_key(&flow.key.packed()) {
+                return r.damaged();
+            }
+            self.place(id, flow);
+            if let Some(bytes) = at_rest {
+                self.slots[id as usize] = Some(Slot::AtRest(self.shelf.put(id, bytes)));
+            }
+        }
     }
 
     /// The flow `id`, awake, to be changed; call [`Self::refresh`] afterwards.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Link;
+use super::pack::fields;
 use super::time::{Duration, Instant};
 use crate::wire::{Fragment, Frame, L2, L3, build};
 
@@ -121,3 +122,6 @@ fn payload(f: &Fragment, frame: &Frame) -> Vec<u8> {
     bytes.truncate(f.payload_len);
     bytes
 }
+
+fields!(Partial { l2, l3, pieces, total, since, is_poisoned });
+fields!(Fragments { partial, bytes });

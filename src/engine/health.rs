@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::LegId;
 use super::event::{Evidence, Finding};
+use super::pack::fields;
 use super::time::{Duration, Instant};
 
 const fn ms(n: u64) -> Duration {
@@ -392,3 +393,10 @@ impl SkewHistogram {
         Duration::ZERO
     }
 }
+
+fields!(ProbeTrack { sent_at, is_answered, round_trip, missed, answered_at });
+fields!(SynProbe { port, seq, is_app });
+fields!(AppProbe { port, started, answered_at });
+fields!(Health { heard_at, neighbour, syn, outstanding, refused, accepted_at, app, stalls });
+fields!(SkewHistogram { buckets, count });
+fields!(Detector { servers, skew, window_start, urgent });

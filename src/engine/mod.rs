@@ -40,7 +40,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::Engine;
+pub use self::core::{Engine, Snapshot};
 pub use crate::protocol::framing::is_token;
 pub use crate::protocol::{Field, RawReason, RuleName, Rules};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
@@ -65,6 +65,7 @@ pub enum LegId {
 }
 
 pack::variants!(LegId { A, B });
+pack::fields!(Roles { epoch, primary });
 
 impl LegId {
     /// Both.
@@ -116,6 +117,55 @@ impl pack::Pack for ServiceId {
     }
     fn unpack(r: &mut pack::Reader<'_>) -> Self {
         Self(pack::Pack::unpack(r))
+    }
+}
+
+impl pack::Pack for Link {
+    fn pack(&self, w: &mut pack::Writer) {
+        (self.index() as u8).pack(w);
+    }
+    fn unpack(r: &mut pack::Reader<'_>) -> Self {
+        let index = usize::from(u8::unpack(r));
+        Self::ALL.get(index).copied().unwrap_or(Self::Client)
+    }
+}
+
+impl pack::Pack for Epoch {
+    fn pack(&self, w: &mut pack::Writer) {
+        self.0.pack(w);
+    }
+    fn unpack(r: &mut pack::Reader<'_>) -> Self {
+        Self(pack::Pack::unpack(r))
+    }
+}
+
+impl pack::Pack for SyncId {
+    fn pack(&self, w: &mut pack::Writer) {
+        self.0.pack(w);
+    }
+    fn unpack(r: &mut pack::Reader<'_>) -> Self {
+        Self(pack::Pack::unpack(r))
+    }
+}
+
+impl pack::Pack for SyncReason {
+    fn pack(&self, w: &mut pack::Writer) {
+        match *self {
+            Self::First => 0u8.pack(w),
+            Self::Divergence(flow) => (1u8, flow).pack(w),
+            Self::Rejoin => 2u8.pack(w),
+            Self::Operator => 3u8.pack(w),
+            Self::Periodic => 4u8.pack(w),
+        }
+    }
+    fn unpack(r: &mut pack::Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            0 => Self::First,
+            1 => Self::Divergence(pack::Pack::unpack(r)),
+            2 => Self::Rejoin,
+            3 => Self::Operator,
+            _ => Self::Periodic,
+        }
     }
 }
 
@@ -363,6 +413,15 @@ pub struct FlowSnapshot {
     pub held_bytes: u64,
     /// When it began.
     pub opened: Instant,
+}
+
+/// The sequence numbers of one byte of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// On the client's link.
+    pub client: u32,
+    /// On each server's.
+    pub legs: [u32; 2],
 }
 
 /// The whole, for readers.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
+use super::pack::fields;
 use crate::wire::Mac;
 
 /// Client-side addresses remembered.
@@ -65,6 +66,8 @@ impl Neighbours {
         self.servers.contains(&mac)
     }
 }
+
+fields!(Neighbours { clients, order, servers });
 
 #[cfg(test)]
 mod tests {

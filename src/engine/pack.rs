@@ -1,19 +1,25 @@
 //! A value as a short string of bytes, field by field, and back: how a flow at rest is kept.
 //!
-//! Not a format: only the process that has written a string reads it, once. [`fields!`] takes a
+//! Not a format: of a flow at rest only the process that has written a string reads it, once; a
+//! [whole](Writer::whole) engine is read by the same version only, and may be damaged: then the
+//! [`Reader`] says so, and what it gives is of no use. [`fields!`] takes a
 //! struct apart without a rest pattern, so that a field which is forgotten does not compile.
 //! Numbers are written in as few bytes as they need, and what is true or not in a bit. Most times,
 //! places, stamps and Ethernet addresses of a flow at rest are the same few, or stand close to one
 //! of these: each is written as a step from the nearest one that was named [lately](Lately). Much
 //! of what is left are zeros, which [`squeeze`] takes out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+
 use super::time::Instant;
 use crate::protocol::Rules;
-use crate::wire::{L2, Mac, Offset, Seq, TsDelta, Tsval, Vlans};
+use crate::wire::{
+    CsumSpot, Frame, Gso, GsoKind, L2, L3, Mac, Offload, Offset, Seq, Talk, TsDelta, Tsval, Vlans,
+};
 
 /// Kinds of values that come back.
 #[derive(Clone, Copy, Debug)]
@@ -62,15 +68,38 @@ pub struct Writer {
     lately: Lately,
     /// Where the byte of the latest bits stands, and how many are in it.
     bits: (usize, u32),
+    /// Payloads, if nothing is left out; none if only what rests is written.
+    payloads: Option<Vec<Bytes>>,
 }
 
 impl Default for Writer {
     fn default() -> Self {
-        Self { bytes: Vec::with_capacity(512), lately: Lately::NONE, bits: (0, 8) }
+        Self { bytes: Vec::with_capacity(512), lately: Lately::NONE, bits: (0, 8), payloads: None }
     }
 }
 
 impl Writer {
+    /// One that also takes what is under way.
+    pub fn whole() -> Self {
+        Self { payloads: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Whether also what is under way is written.
+    pub const fn is_whole(&self) -> bool {
+        self.payloads.is_some()
+    }
+
+    /// Bytes that stand for themselves.
+    pub fn string(&mut self, bytes: &[u8]) {
+        bytes.len().pack(self);
+        self.raw(bytes);
+    }
+
+    /// What was written, and the payloads.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<Bytes>) {
+        (self.bytes, self.payloads.unwrap_or_default())
+    }
+
     /// What was written.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -146,12 +175,58 @@ pub struct Reader<'a> {
     bits: (u8, u32),
     /// What may differ: what every flow shares is not in the string.
     pub rules: &'a Rules,
+    payloads: Option<std::slice::Iter<'a, Bytes>>,
+    is_damaged: bool,
 }
 
 impl<'a> Reader<'a> {
     /// Reads what a [`Writer`] has written.
     pub const fn new(bytes: &'a [u8], rules: &'a Rules) -> Self {
-        Self { rest: bytes, lately: Lately::NONE, bits: (0, 8), rules }
+        Self {
+            rest: bytes,
+            lately: Lately::NONE,
+            bits: (0, 8),
+            rules,
+            payloads: None,
+            is_damaged: false,
+        }
+    }
+
+    /// Reads what a [whole](Writer::whole) writer has written.
+    pub fn whole(bytes: &'a [u8], payloads: &'a [Bytes], rules: &'a Rules) -> Self {
+        Self { payloads: Some(payloads.iter()), ..Self::new(bytes, rules) }
+    }
+
+    /// Whether also what was under way is there.
+    pub const fn is_whole(&self) -> bool {
+        self.payloads.is_some()
+    }
+
+    /// What [`Writer::string`] has written.
+    pub fn string(&mut self) -> &'a [u8] {
+        let len = usize::unpack(self);
+        let Some((string, rest)) = self.rest.split_at_checked(len) else {
+            self.damaged();
+            return &[];
+        };
+        self.rest = rest;
+        string
+    }
+
+    /// Nobody has written this.
+    pub const fn damaged(&mut self) {
+        self.is_damaged = true;
+    }
+
+    /// Whether a writer can have written what was read so far.
+    pub const fn is_good_so_far(&self) -> bool {
+        !self.is_damaged
+    }
+
+    /// Whether all was read, and a writer can have written it.
+    pub fn is_good(&self) -> bool {
+        let has_more = self.payloads.as_ref().is_some_and(|payloads| payloads.len() > 0);
+        !self.is_damaged && !has_more && self.rest.is_empty()
     }
 
     fn bit(&mut self) -> bool {
@@ -173,16 +248,23 @@ impl<'a> Reader<'a> {
                 return n;
             }
             shift += 7;
+            if shift > 63 {
+                self.damaged();
+                return n;
+            }
         }
     }
 
     fn named(&mut self, kind: Kind) -> u64 {
         let ([which], step) = (self.raw(), self.number());
-        self.lately.name(kind, (which.into(), step))
+        self.lately.name(kind, (usize::from(which & 7), step))
     }
 
     fn raw<const N: usize>(&mut self) -> [u8; N] {
-        let (bytes, rest) = self.rest.split_first_chunk().expect("a writer has written it");
+        let Some((bytes, rest)) = self.rest.split_first_chunk() else {
+            (self.is_damaged, self.rest) = (true, &[]);
+            return [0; N];
+        };
         self.rest = rest;
         *bytes
     }
@@ -190,6 +272,8 @@ impl<'a> Reader<'a> {
 
 /// What can be written and read.
 pub trait Pack: Sized {
+    /// Whether there can be one in a string.
+    const IS_PACKED: bool = true;
     /// Writes it.
     fn pack(&self, w: &mut Writer);
     /// Reads it.
@@ -214,10 +298,13 @@ pub(super) use fields;
 
 /// Writes and reads an enum without data, by the number of the variant in this order.
 macro_rules! variants {
-    ($type:ty { $($variant:ident),* $(,)? }) => {
+    ($type:ty { $first:ident $(, $variant:ident)* $(,)? }) => {
         impl $crate::engine::pack::Pack for $type {
             fn pack(&self, w: &mut $crate::engine::pack::Writer) {
-                let number = match self { $(Self::$variant => Self::$variant as u8),* };
+                let number = match self {
+                    Self::$first => Self::$first as u8,
+                    $(Self::$variant => Self::$variant as u8),*
+                };
                 $crate::engine::pack::Pack::pack(&number, w);
             }
             fn unpack(r: &mut $crate::engine::pack::Reader<'_>) -> Self {
@@ -225,7 +312,10 @@ macro_rules! variants {
                 $(if number == Self::$variant as u8 {
                     return Self::$variant;
                 })*
-                unreachable!("a writer has written it")
+                if number != Self::$first as u8 {
+                    r.damaged();
+                }
+                Self::$first
             }
         }
     };
@@ -297,8 +387,8 @@ impl Pack for Duration {
         (self.as_secs(), self.subsec_nanos()).pack(w);
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (secs, nanos) = Pack::unpack(r);
-        Self::new(secs, nanos)
+        let (secs, nanos): (u64, u32) = Pack::unpack(r);
+        Self::from_secs(secs).saturating_add(Self::from_nanos(nanos.into()))
     }
 }
 
@@ -367,16 +457,21 @@ impl<T: Pack> Pack for Option<T> {
         }
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        bool::unpack(r).then(|| T::unpack(r))
+        let is_there = bool::unpack(r);
+        if is_there && !T::IS_PACKED {
+            r.damaged();
+            return None;
+        }
+        is_there.then(|| T::unpack(r))
     }
 }
 
-impl<T: Pack> Pack for [T; 2] {
+impl<T: Pack, const N: usize> Pack for [T; N] {
     fn pack(&self, w: &mut Writer) {
         self.iter().for_each(|value| value.pack(w));
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        [T::unpack(r), T::unpack(r)]
+        std::array::from_fn(|_| T::unpack(r))
     }
 }
 
@@ -387,6 +482,30 @@ impl<A: Pack, B: Pack> Pack for (A, B) {
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
         (A::unpack(r), B::unpack(r))
+    }
+}
+
+impl<A: Pack, B: Pack, C: Pack> Pack for (A, B, C) {
+    fn pack(&self, w: &mut Writer) {
+        self.0.pack(w);
+        self.1.pack(w);
+        self.2.pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        (A::unpack(r), B::unpack(r), C::unpack(r))
+    }
+}
+
+impl<A: Pack, B: Pack, C: Pack, D: Pack, E: Pack> Pack for (A, B, C, D, E) {
+    fn pack(&self, w: &mut Writer) {
+        self.0.pack(w);
+        self.1.pack(w);
+        self.2.pack(w);
+        self.3.pack(w);
+        self.4.pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        (A::unpack(r), B::unpack(r), C::unpack(r), D::unpack(r), E::unpack(r))
     }
 }
 
@@ -408,7 +527,13 @@ fn pack_all<'a, T: Pack + 'a>(len: usize, all: impl Iterator<Item = &'a T>, w: &
 }
 
 fn unpack_all<T: Pack, All: FromIterator<T>>(r: &mut Reader<'_>) -> All {
-    (0..usize::unpack(r)).map(|_| T::unpack(r)).collect()
+    let mut len = usize::unpack(r);
+    // Most values need a byte, those of a bit are not kept by the many.
+    if len > r.rest.len() {
+        r.damaged();
+        len = 0;
+    }
+    (0..len).map(|_| T::unpack(r)).collect()
 }
 
 impl<T: Pack> Pack for Vec<T> {
@@ -438,7 +563,87 @@ impl<T: Pack> Pack for VecDeque<T> {
     }
 }
 
+impl<K: Pack + Ord, V: Pack> Pack for BTreeMap<K, V> {
+    fn pack(&self, w: &mut Writer) {
+        self.len().pack(w);
+        for (key, value) in self {
+            key.pack(w);
+            value.pack(w);
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        unpack_all::<(K, V), Self>(r)
+    }
+}
+
+impl<T: Pack + Ord> Pack for BTreeSet<T> {
+    fn pack(&self, w: &mut Writer) {
+        pack_all(self.len(), self.iter(), w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        unpack_all(r)
+    }
+}
+
+impl Pack for IpAddr {
+    fn pack(&self, w: &mut Writer) {
+        SocketAddr::new(*self, 0).pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        SocketAddr::unpack(r).ip()
+    }
+}
+
+/// Beside the string, and shared: of a whole engine only.
+impl Pack for Bytes {
+    fn pack(&self, w: &mut Writer) {
+        w.payloads.as_mut().expect("what rests has no payload").push(self.clone());
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let next = r.payloads.as_mut().and_then(Iterator::next).cloned();
+        next.unwrap_or_else(|| {
+            r.damaged();
+            Self::new()
+        })
+    }
+}
+
+impl Pack for Frame {
+    fn pack(&self, w: &mut Writer) {
+        let Offload { needs_csum, data_valid, gso } = self.offload();
+        w.string(self.head());
+        self.body().pack(w);
+        (data_valid, needs_csum.map(|spot| (spot.start, spot.offset))).pack(w);
+        gso.map(|gso| (gso.kind as u8, gso.size, gso.hdr_len)).pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let (head, body) = (r.string(), Bytes::unpack(r));
+        let (data_valid, spot): (bool, Option<(u16, u16)>) = Pack::unpack(r);
+        let needs_csum = spot.map(|(start, offset)| CsumSpot { start, offset });
+        let gso: Option<(u8, u16, u16)> = Pack::unpack(r);
+        let gso = gso.map(|(kind, size, hdr_len)| {
+            let kinds = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::UdpL4];
+            let kind = kinds.into_iter().find(|known| *known as u8 == kind);
+            Gso { kind: kind.unwrap_or(GsoKind::TcpV4), size: size.max(1), hdr_len }
+        });
+        let offload = Offload { needs_csum, data_valid, gso };
+        Self::from_parts(BytesMut::from(head), body, offload)
+    }
+}
+
+impl Pack for Talk {
+    fn pack(&self, w: &mut Writer) {
+        (*self as u8).pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let number = u8::unpack(r);
+        let all = [Self::Tcp, Self::Udp, Self::Echo];
+        all.into_iter().find(|talk| *talk as u8 == number).unwrap_or(Self::Tcp)
+    }
+}
+
 fields!(L2 { dst, src, vlans });
+fields!(L3 { src, dst, ttl, tos, dont_fragment, id, flow_label });
 fields!(Vlans { outer, inner });
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::address::FROM_CLIENT;
 use super::bridge::probe_mac;
 use super::event::FlowKey;
 use super::health::SynProbe;
+use super::pack::fields;
 use super::{EngineConfig, LegId, Link, Output, ServiceId, VipPlan};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Frame, L2, L3, Mac, Segment, TcpFlags, TcpOptions};
@@ -196,3 +197,5 @@ fn reset_at(seg: &Segment, seq: u32) -> Frame {
     let l3 = L3 { ttl: 64, tos: 0, ..seg.l3.reversed() };
     build::tcp(&seg.l2.reversed(), &l3, &fields, Bytes::new(), u16::MAX)
 }
+
+fields!(Prober { mac, state, port, client });

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::event::Event;
+use super::pack::fields;
 use super::planted::{Bug, on};
 use super::time::{Duration, Instant};
 use super::{
@@ -284,3 +285,6 @@ impl Resync {
         self.flight.is_some()
     }
 }
+
+fields!(Flight { id, reason, from, to, started, deadline, is_overdue, frozen });
+fields!(Resync { flight, wanted, ended_at, mended, started, last_id, is_stale, has_failed });

@@ -185,15 +185,36 @@ impl Stream {
     }
 }
 
-/// One that holds nothing, and so has nothing but its beginning.
+/// At rest it holds nothing, and so has nothing but its beginning.
 impl Pack for Stream {
     fn pack(&self, w: &mut Writer) {
         let Self { base, contiguous, chunks, held: _ } = self;
-        debug_assert!(chunks.is_empty() && contiguous == base, "bytes are under way");
         base.pack(w);
+        match w.is_whole() {
+            true => (*contiguous, chunks.len()).pack(w),
+            false => debug_assert!(chunks.is_empty() && contiguous == base, "bytes are under way"),
+        }
+        for (at, bytes) in chunks {
+            at.pack(w);
+            bytes.pack(w);
+        }
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        Self::new(Pack::unpack(r))
+        let mut stream = Self::new(Pack::unpack(r));
+        if r.is_whole() {
+            let (contiguous, count): (Offset, usize) = Pack::unpack(r);
+            for _ in 0..count {
+                if !r.is_good_so_far() {
+                    break;
+                }
+                let (at, bytes) = Pack::unpack(r);
+                stream.insert(at, bytes);
+            }
+            if stream.contiguous != contiguous {
+                r.damaged();
+            }
+        }
+        stream
     }
 }
 

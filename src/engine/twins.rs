@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use super::config::UdpPolicy;
 use super::event::Event;
+use super::pack::fields;
 use super::time::{Duration, Instant};
 use super::{LegId, Output};
 use crate::wire::Frame;
@@ -124,3 +125,6 @@ impl Twins {
         left
     }
 }
+
+fields!(Count { waiting, met, held });
+fields!(Twins { counts, queue, held_bytes });

@@ -13,8 +13,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Batch, Driver};
 use crate::engine::{
-    Engine, Epoch, Event, Input, Instant, LegId, Output, Record, SyncId, SyncRequest,
+    Engine, Epoch, Event, Input, Instant, LegId, Link, Output, Record, SyncId, SyncRequest,
 };
+use crate::wire::Frame;
 
 /// A look at the engine from another thread.
 pub type Look = Box<dyn FnOnce(Instant, &Engine) + Send>;
@@ -84,6 +85,18 @@ pub trait Sink {
     fn fence(&mut self, epoch: Epoch, server: LegId);
     /// A record is to be written now.
     fn persist(&mut self, record: &Record);
+    /// The engine is about to be handed this.
+    fn input(&mut self, now: Instant, input: &Input) {
+        let _ = (now, input);
+    }
+    /// The engine sends this.
+    fn transmit(&mut self, now: Instant, link: Link, frame: &Frame) {
+        let _ = (now, link, frame);
+    }
+    /// Nothing is under way in the engine: all that it wanted was done.
+    fn pause(&mut self, now: Instant, engine: &Engine) {
+        let _ = (now, engine);
+    }
 }
 
 /// Drives `engine` until [`Request::Stop`], until the driver has no more to give, or until it fails
@@ -116,6 +129,7 @@ pub fn drive<D: Driver + ?Sized>(
             step(engine, driver, sink, now, Input::Timeout);
         }
         driver.flush()?;
+        sink.pause(now, engine);
         if batch.is_end {
             return Ok(());
         }
@@ -129,10 +143,14 @@ fn step<D: Driver + ?Sized>(
     now: Instant,
     input: Input,
 ) {
+    sink.input(now, &input);
     engine.handle(now, input);
     while let Some(output) = engine.poll_output() {
         match output {
-            Output::Transmit(link, frame) => driver.send(link, frame),
+            Output::Transmit(link, frame) => {
+                sink.transmit(now, link, &frame);
+                driver.send(link, frame);
+            }
             Output::Event(event) => sink.event(now, &event),
             Output::Sync(request) => sink.sync(request),
             Output::CancelSync(id) => sink.cancel_sync(id),

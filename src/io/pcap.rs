@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use reader::{Interface, NotACapture, Reader, Record, Trouble};
-pub use writer::Writer;
+pub use writer::{Direction, Notes, Writer};
 
 use super::{Batch, Driver, clock};
 use crate::engine::{Instant, Link, LinkCaps, Signal};

@@ -20,7 +20,13 @@ pub const BATCH: usize = 32;
 const FRAME_BYTES_MAX: usize = 68 << 10;
 /// Up to this size a frame is copied out, and the buffer stays.
 const COPY_BYTES_MAX: usize = 4096;
+
 const SOCKET_BUFFER_BYTES: libc::c_int = 32 << 20;
+
+/// Memory that a received frame of `len` bytes keeps in use as long as anybody has it.
+pub const fn memory_of(len: usize) -> usize {
+    if len <= COPY_BYTES_MAX { len } else { FRAME_BYTES_MAX }
+}
 
 const SOL_PACKET: libc::c_int = 263;
 const PACKET_ADD_MEMBERSHIP: libc::c_int = 1;

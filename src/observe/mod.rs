@@ -40,6 +40,8 @@ pub struct Board {
     pub names: [String; 2],
     /// The flows.
     pub flows: FlowDirectory,
+    /// What became of evidence.
+    pub evidence: Arc<EvidenceCounts>,
     counters: Mutex<Counters>,
     rules: Mutex<Rules>,
     recent: Mutex<Recent>,
@@ -48,6 +50,15 @@ pub struct Board {
     next_command: AtomicU64,
     /// UNIX time of the service's last change, 0 before the first.
     service_changed_ns: AtomicU64,
+}
+
+/// Evidence of divergences and failovers, counted.
+#[derive(Debug, Default)]
+pub struct EvidenceCounts {
+    /// Files written.
+    pub written: AtomicU64,
+    /// Not written: no room, no directory, too many at once.
+    pub lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +73,7 @@ impl Board {
         Arc::new(Self {
             names,
             flows: FlowDirectory::default(),
+            evidence: Arc::default(),
             counters: Mutex::default(),
             rules: Mutex::default(),
             recent: Mutex::default(),

@@ -63,16 +63,16 @@ pub enum Follows {
 /// The parser of one direction.
 #[derive(Clone, Debug)]
 pub struct Framing {
-    is_answers: bool,
-    part: Part,
-    line: Vec<u8>,
+    pub(crate) is_answers: bool,
+    pub(crate) part: Part,
+    pub(crate) line: Vec<u8>,
     /// Bytes of this message's lines so far.
-    head_len: usize,
+    pub(crate) head_len: usize,
     /// HTTP/1.0, which knows no transfer codings.
-    is_old: bool,
-    length: Option<u64>,
-    is_chunked: bool,
-    raw: Option<RawReason>,
+    pub(crate) is_old: bool,
+    pub(crate) length: Option<u64>,
+    pub(crate) is_chunked: bool,
+    pub(crate) raw: Option<RawReason>,
 }
 
 impl Framing {

@@ -18,15 +18,15 @@ const OUTSTANDING_MAX: usize = 1 << 16;
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Names of header fields, lower case; the index is the rule.
-    masks: Vec<Arc<str>>,
-    request: Framing,
-    response: Framing,
+    pub(crate) masks: Vec<Arc<str>>,
+    pub(crate) request: Framing,
+    pub(crate) response: Framing,
     /// The method of each request whose answer is outstanding.
-    outstanding: VecDeque<Method>,
-    is_recognized: bool,
-    status: u16,
+    pub(crate) outstanding: VecDeque<Method>,
+    pub(crate) is_recognized: bool,
+    pub(crate) status: u16,
     /// A span has been announced: the next bytes stand behind it.
-    is_in_span: bool,
+    pub(crate) is_in_span: bool,
 }
 
 impl Http {
@@ -179,6 +179,10 @@ impl Normalizer for Http {
     fn rule_name(&self, rule: u16) -> RuleName {
         let field = self.masks.get(usize::from(rule)).cloned().unwrap_or_default();
         RuleName { protocol: "http", field }
+    }
+
+    fn http(&self) -> Option<&Http> {
+        Some(self)
     }
 
     fn quiet(&self) -> Option<Quiet> {

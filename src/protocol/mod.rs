@@ -278,6 +278,16 @@ pub trait Normalizer: fmt::Debug + Send {
     /// A copy that can read on by itself.
     fn boxed_clone(&self) -> Box<dyn Normalizer>;
 
+    /// Itself, if it reads HTTP.
+    fn http(&self) -> Option<&http::Http> {
+        None
+    }
+
+    /// Itself, if it reads FTP.
+    fn ftp(&self) -> Option<&ftp::Ftp> {
+        None
+    }
+
     /// What it is between two messages; `None` inside of one.
     fn quiet(&self) -> Option<Quiet>;
 

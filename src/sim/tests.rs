@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use super::case::Case;
-use super::{Options, run_scenario, run_seed};
+use super::{Options, run_scenario, run_seed, run_twice};
 
 /// At least so many have been kept.
 const KEPT_MIN: usize = 34;
@@ -25,6 +25,15 @@ fn the_first_seeds_pass() {
     for seed in 1..=seeds {
         let outcome = run_seed(seed, &Options::default());
         assert_eq!(outcome.failure(), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_engine_that_goes_on_from_a_snapshot_is_the_same() {
+    super::hush_panics();
+    for seed in 1000..1100 {
+        let report = run_twice(&Options::default().scenario(seed), &Options::default());
+        assert_eq!(report.violation, None, "seed {seed}");
     }
 }
 

@@ -128,6 +128,10 @@ pub(super) struct World<'a> {
     pub is_calm: bool,
     pub report: Report,
     pub is_verbose: bool,
+    /// Every now and then another engine goes on from a snapshot.
+    pub is_resumed: bool,
+    /// Of the engine, so far.
+    pub inputs: u64,
     arrivals: Vec<(u64, Vec<u8>)>,
     /// When a segment of a connection came to the gateway last (ns).
     pub spoken_at: u64,
@@ -200,6 +204,8 @@ impl<'a> World<'a> {
             is_calm: false,
             report: Report::default(),
             is_verbose,
+            is_resumed: false,
+            inputs: 0,
             arrivals: Vec::new(),
             spoken_at: 0,
         }

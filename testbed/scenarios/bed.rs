@@ -348,17 +348,61 @@ impl<'a> Bed<'a> {
         })
     }
 
+    /// What the gateway left of divergences and failovers: each file is read without complaint by
+    /// others, has its comments, and is decided by the engine as it was.
+    fn judge_evidence(&self) -> Result<(), String> {
+        for path in self.evidence()? {
+            let shown = path.display();
+            let run = |program: &str, args: &[&str]| {
+                let output = std::process::Command::new(program).args(args).arg(&path).output();
+                output.map_err(|e| format!("{program} does not run: {e}"))
+            };
+            let say = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            for (program, args) in [("capinfos", &[][..]), ("tshark", &["-n", "-Q", "-r"][..])] {
+                let output = run(program, args)?;
+                let complaint = say(&output.stderr);
+                // It says as whom it runs.
+                let complaint = complaint.lines().find(|line| !line.starts_with("Running as user"));
+                if !output.status.success() || complaint.is_some() {
+                    return Err(format!("{program} of {shown}: {complaint:?} {}", output.status));
+                }
+            }
+            let comments =
+                ["-n", "-Q", "-Y", "frame.comment", "-T", "fields", "-e", "frame.comment", "-r"];
+            if run("tshark", &comments)?.stdout.is_empty() {
+                return Err(format!("{shown} has no comment on any packet"));
+            }
+            let again = run(env!("CARGO_BIN_EXE_shadowvm"), &["replay", "--engine"])?;
+            if !again.status.success() {
+                let said = say(&again.stdout) + &say(&again.stderr);
+                return Err(format!("{shown}, decided again: {}\n{said}", again.status));
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that the gateway left.
+    pub fn evidence(&self) -> Result<Vec<PathBuf>, String> {
+        let dir = self.folder.join("evidence");
+        let entries = fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
     fn judged(&mut self) -> Result<Value, String> {
         let unverified = self.count("shadowvm_released_bytes_total", Some("no"))?;
         if self.captures.is_empty() {
             let shown = self.count("shadowvm_released_bytes_total", None)?;
             let connections = self.flows()?.len();
             self.end_gateway()?;
+            self.judge_evidence()?;
             return Ok(serde_json::json!({
                 "connections": connections, "shown_bytes": shown, "unverified_bytes": unverified,
             }));
         }
         self.end_gateway()?;
+        self.judge_evidence()?;
         // The kernel hands a capture its packets in blocks, the last one up to a second late, and
         // what has not been handed over is lost when tcpdump ends.
         std::thread::sleep(CAPTURE_BLOCK);
@@ -479,6 +523,8 @@ on_lag = \"POLICY\"
 socket = \"FOLDER/admin.sock\"
 [state]
 file = \"FOLDER/state\"
+[evidence]
+dir = \"FOLDER/evidence\"
 [log]
 level = \"debug\"
 events = \"FOLDER/events.jsonl\"

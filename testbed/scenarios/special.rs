@@ -33,6 +33,7 @@ pub fn scenarios(content: &Content) -> Vec<Scenario<'_>> {
         ("boot-behind-the-gateway".into(), Box::new(move |at| boot(at, content))),
         ("one-differing-file".into(), Box::new(move |at| differing(at, content, false))),
         ("one-differing-file-mirror".into(), Box::new(move |at| differing(at, content, true))),
+        ("evidence".into(), Box::new(move |at| evidence(at, content))),
         ("mirror-both-ways".into(), Box::new(move |at| mirrored_back(at, content))),
     ];
     for leg in LegId::ALL {
@@ -332,6 +333,55 @@ fn differing(at: &Path, content: &Content, is_mirror: bool) -> Result<String, Fa
     drop((open, fresh));
     let summary = bed.judge()?;
     Ok(format!("{differences} differences, 1 sync, {} bytes shown", summary["shown_bytes"]))
+}
+
+/// A difference and a killed primary each leave a file that others read and the engine decides as
+/// it did; the difference is explained.
+fn evidence(at: &Path, content: &Content) -> Result<String, Failure> {
+    let mut bed = started(at, content, true)?;
+    for leg in LegId::ALL {
+        let mut data = bytes(905, 50_000);
+        data[40_000] ^= u8::from(leg == LegId::B);
+        let path = bed.own(leg).join("own/differs.bin");
+        write_dated(&path, &data).map_err(|e| e.to_string())?;
+    }
+    let mut open = connections(&bed, 2)?;
+    open[0].fetch("/own/differs.bin", "", &Progress::default())?;
+    let files = |count: usize| {
+        until(Duration::from_secs(10), "evidence", || {
+            bed.evidence().ok().filter(|paths| paths.len() >= count)
+        })
+    };
+    files(1)?;
+    let progress = Progress::default();
+    std::thread::scope(|scope| -> Result<(), Failure> {
+        let reader = scope.spawn(|| open[1].get(&content.big, &progress));
+        progress.reach(content.big.len / 2);
+        bed.strike(Fault::KillAll, LegId::A, "")?;
+        Ok(reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    })?;
+    let names: Vec<String> = files(2)?.iter().map(|path| path.display().to_string()).collect();
+    for kind in ["divergence", "failover"] {
+        if !names.iter().any(|name| name.ends_with(&format!("-{kind}.pcapng"))) {
+            return Err(Failure::Broken(format!("no evidence of a {kind}: {names:?}")));
+        }
+    }
+    let name = names.iter().find(|name| name.contains("-divergence.")).map(Path::new);
+    let id = name.and_then(|name| name.file_stem()).unwrap_or_default();
+    let shown = std::process::Command::new(env!("CARGO_BIN_EXE_shadowvm"))
+        .args(["divergences", "show", "--dir"])
+        .args([at.join("evidence").as_os_str(), id])
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&shown.stdout);
+    let is_marked = text.lines().any(|line| line.matches('[').count() == 2);
+    if !shown.status.success() || !text.contains("body") || !is_marked {
+        let error = String::from_utf8_lossy(&shown.stderr);
+        return Err(Failure::Broken(format!("the difference is not explained: {text}{error}")));
+    }
+    drop(open);
+    let summary = bed.judge()?;
+    Ok(format!("{} files, {} bytes shown", names.len(), summary["shown_bytes"]))
 }
 
 /// The primary dies; what clients change afterwards is on the other server alone, and the first one

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use crate::engine::event::{Event, FlowKey};
 use crate::engine::flow::record;
+use crate::engine::pack::fields;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Link, Output, Record};
 use crate::wire::{Addressed, Ends, Frame, Packet, Talk};
 
@@ -165,3 +166,5 @@ impl DataPorts {
 fn at(pair: Pair, port: u16) -> Pair {
     (pair.0, SocketAddr::new(pair.1.ip(), port))
 }
+
+fields!(DataPorts { coming, by_client, by_server });

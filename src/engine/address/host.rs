@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::neighbours::{Ask, NeighbourState, Neighbours, Way};
 use super::plan::Network;
 use crate::engine::event::{Event, RejectReason};
+use crate::engine::pack::{Pack, Reader, Writer};
 use crate::engine::time::{Duration, Instant};
 use crate::engine::{Link, Output};
 use crate::wire::{Arp, Frame, L2, Mac, Nd, NdKind, Vlans, build, rewrite};
@@ -272,5 +273,22 @@ impl Host {
 
     fn refuse(&self, reason: RejectReason, out: &mut VecDeque<Output>) {
         out.push_back(Output::Event(Event::Rejected { link: self.link, reason }));
+    }
+}
+
+impl Host {
+    /// What it has become, beside what the configuration says.
+    pub fn pack_state(&self, w: &mut Writer) {
+        let Self { link: _, mac, own: _, proxied: _, near: _, neighbours, has_come, .. } = self;
+        (*mac, *has_come).pack(w);
+        neighbours.pack(w);
+        (self.announce, self.defended_at).pack(w);
+    }
+
+    /// Becomes that.
+    pub fn unpack_state(&mut self, r: &mut Reader<'_>) {
+        (self.mac, self.has_come) = Pack::unpack(r);
+        self.neighbours = Pack::unpack(r);
+        (self.announce, self.defended_at) = Pack::unpack(r);
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
+use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::time::{Duration, Instant};
 use crate::wire::{Frame, Mac};
 
@@ -296,6 +297,29 @@ impl Neighbours {
             let is_known = matches!(entry.state, NeighbourState::Resolved { .. });
             self.unanswered -= usize::from(!is_known);
             self.waiting_bytes -= entry.waiting.iter().map(Frame::len).sum::<usize>();
+        }
+    }
+}
+
+fields!(Entry { state, asked, used_at, waiting, timer });
+fields!(Neighbours { entries, timers, kept, unanswered, waiting_bytes });
+
+impl Pack for NeighbourState {
+    fn pack(&self, w: &mut Writer) {
+        match *self {
+            Self::Resolving { since } => (0u8, since).pack(w),
+            Self::Resolved { mac, at } => (1u8, (mac, at)).pack(w),
+            Self::Failed { since } => (2u8, since).pack(w),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            0 => Self::Resolving { since: Pack::unpack(r) },
+            1 => {
+                let (mac, at) = Pack::unpack(r);
+                Self::Resolved { mac, at }
+            }
+            _ => Self::Failed { since: Pack::unpack(r) },
         }
     }
 }

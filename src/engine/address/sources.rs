@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::engine::event::FlowKey;
+use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{Bug, on};
 use crate::engine::time::{Duration, Instant};
 use crate::wire::Talk;
@@ -261,6 +262,30 @@ impl Sources {
         let busy: Vec<(Talk, SocketAddr)> =
             self.by_port.keys().map(|(talk, service, _)| (*talk, *service)).collect();
         self.pools.retain(|key, _| busy.binary_search(key).is_ok());
+    }
+}
+
+fields!(Entry { port, kind });
+fields!(Pool { begun, freed, over });
+fields!(Sources { by_client, by_port, pools, first, passing, ended, swept_at });
+
+impl Pack for Kind {
+    fn pack(&self, w: &mut Writer) {
+        match self {
+            Self::Flow => 0u8.pack(w),
+            Self::Over(which) => (1u8, *which).pack(w),
+            Self::Passing { is_answered, used_at } => (2u8, (*is_answered, *used_at)).pack(w),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            0 => Self::Flow,
+            1 => Self::Over(Pack::unpack(r)),
+            _ => {
+                let (is_answered, used_at) = Pack::unpack(r);
+                Self::Passing { is_answered, used_at }
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use super::plan::{Source, VipPlan};
 use super::sources::Sources;
 use crate::engine::event::{Event, FlowKey, RejectReason};
 use crate::engine::flow::record;
+use crate::engine::pack::{Pack, Reader, Writer};
 use crate::engine::planted::{Bug, on};
 use crate::engine::probes::{self, PROBE_PORTS};
 use crate::engine::time::{Duration, Instant};
@@ -522,4 +523,18 @@ fn is_error(packet: &Packet) -> bool {
 /// Whether it is the answer to an echo: its number stands at the end that asked.
 fn is_answer(talk: Talk, ends: Ends) -> bool {
     talk == Talk::Echo && ends.src.port() == 0 && ends.dst.port() != 0
+}
+
+impl Translator {
+    /// What it has become, beside what the configuration says.
+    pub fn pack_state(&self, w: &mut Writer) {
+        self.hosts.iter().for_each(|host| host.pack_state(w));
+        self.sources.pack(w);
+    }
+
+    /// Becomes that.
+    pub fn unpack_state(&mut self, r: &mut Reader<'_>) {
+        self.hosts.iter_mut().for_each(|host| host.unpack_state(r));
+        self.sources = Pack::unpack(r);
+    }
 }

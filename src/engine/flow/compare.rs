@@ -12,6 +12,8 @@ use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloRea
 use crate::engine::expected::Offer;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
+use crate::protocol::ftp::Ftp;
+use crate::protocol::http::Http;
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 use crate::wire::Offset;
 
@@ -114,12 +116,27 @@ fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_follo
 
 impl Pack for Box<dyn Normalizer> {
     fn pack(&self, w: &mut Writer) {
+        if w.is_whole() {
+            (self.http().is_some(), self.ftp().is_some()).pack(w);
+            self.http().into_iter().for_each(|http| http.pack(w));
+            return self.ftp().into_iter().for_each(|ftp| ftp.pack(w));
+        }
         match self.quiet().expect("a flow in the middle of a message does not rest") {
             Quiet::Http { is_recognized, status } => (true, (is_recognized, status)).pack(w),
             Quiet::Ftp => false.pack(w),
         }
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
+        if r.is_whole() {
+            return match Pack::unpack(r) {
+                (true, false) => Box::new(Http::unpack(r)),
+                (false, true) => Box::new(Ftp::unpack(r)),
+                (true, true) | (false, false) => {
+                    r.damaged();
+                    r.rules.resumed(Quiet::Ftp)
+                }
+            };
+        }
         let quiet = match Pack::unpack(r) {
             true => {
                 let (is_recognized, status) = Pack::unpack(r);

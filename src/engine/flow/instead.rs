@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{Cx, Flow};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
+use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::protocol::Normalizer;
 use crate::wire::Offset;
 
@@ -51,6 +52,21 @@ impl Instead {
     /// Whether nothing waits.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+fields!(Text { from, rule, bytes });
+
+/// At rest there is none.
+impl Pack for Instead {
+    fn pack(&self, w: &mut Writer) {
+        match w.is_whole() {
+            true => self.0.pack(w),
+            false => debug_assert!(self.is_empty(), "a flow that keeps this does not rest"),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        if r.is_whole() { Self(Pack::unpack(r)) } else { Self::default() }
     }
 }
 

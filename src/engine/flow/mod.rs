@@ -24,6 +24,7 @@ mod instead;
 mod opaque;
 mod profile;
 mod promised;
+mod reader;
 mod release;
 mod rest;
 mod roles;
@@ -54,7 +55,7 @@ use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::told_blocks::ToldBlocks;
-use super::{FlowSnapshot, LegId, Link, Output, Record, SyncScope};
+use super::{FlowSnapshot, LegId, Link, Numbers, Output, Record, SyncScope};
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
@@ -354,6 +355,12 @@ impl Flow {
             held_bytes: self.held as u64,
             opened: self.opened_at,
         }
+    }
+
+    /// Where a byte of the response stands on each link.
+    pub fn numbers_at(&self, at: Offset) -> Numbers {
+        let legs = self.legs.each_ref().map(|leg| leg.voice.seq_at(at));
+        Numbers { client: self.visible.iss.at(at).raw(), legs }
     }
 
     fn leg(&self, leg: LegId) -> &Leg {

@@ -4,6 +4,7 @@
 //! of its own that have no room for options.
 
 use crate::engine::limits;
+use crate::engine::pack::fields;
 use crate::engine::time::Instant;
 
 /// An option of the handshake.
@@ -34,6 +35,8 @@ impl Profile {
         }
     }
 }
+
+fields!(Profile { split_at });
 
 #[cfg(test)]
 mod tests {

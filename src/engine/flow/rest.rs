@@ -4,7 +4,6 @@
 //! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens
 //! to it wakes it; afterwards it is put to rest at once, or after another while of quiet.
 
-use super::instead::Instead;
 use super::{ClientEnd, Flow, Stray, Visible};
 use crate::engine::cookies::Promise;
 use crate::engine::event::FlowState;
@@ -19,6 +18,14 @@ impl Flow {
     /// The flow as it was put to rest; `rules` say what may differ.
     pub fn wake(bytes: &[u8], rules: &Rules) -> Self {
         Self::unpack(&mut Reader::new(&spread(bytes), rules))
+    }
+
+    /// The same of bytes that somebody else may have made.
+    pub fn wake_foreign(bytes: &[u8], rules: &Rules) -> Option<Self> {
+        let bytes = spread(bytes);
+        let mut r = Reader::new(&bytes, rules);
+        let flow = Self::unpack(&mut r);
+        r.is_good_so_far().then_some(flow)
     }
 
     /// Puts it to rest, if its time has come and nothing is under way.
@@ -41,6 +48,13 @@ impl Flow {
     pub(super) fn rest_at(&self) -> Option<Instant> {
         let heard_at = self.legs.iter().map(|leg| leg.heard_at).max()?.max(self.client.heard_at);
         self.is_quiet().then(|| heard_at + limits::REST_AFTER)
+    }
+
+    /// Whether it can be packed whole: it keeps nothing that comes once in a long time only.
+    pub fn is_packable(&self) -> bool {
+        self.stray.is_none()
+            && self.promise.is_none()
+            && self.legs.iter().all(|leg| leg.deferred_error.is_none())
     }
 
     fn is_quiet(&self) -> bool {
@@ -69,29 +83,30 @@ impl Flow {
     }
 }
 
-impl Pack for Instead {
-    fn pack(&self, _: &mut Writer) {
-        debug_assert!(self.is_empty(), "a flow that keeps this does not rest");
+impl Pack for Box<Frame> {
+    fn pack(&self, w: &mut Writer) {
+        (**self).pack(w);
     }
-    fn unpack(_: &mut Reader<'_>) -> Self {
-        Self::default()
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        Self::new(Pack::unpack(r))
     }
 }
 
-/// What a flow at rest has none of.
-macro_rules! never_at_rest {
+/// What a flow that is packed has none of: it does not rest, and [`Flow::is_packable`] says no.
+macro_rules! never_packed {
     ($($type:ty),*) => {$(
         impl Pack for Box<$type> {
+            const IS_PACKED: bool = false;
             fn pack(&self, _: &mut Writer) {
-                unreachable!("a flow that keeps this does not rest")
+                unreachable!("a flow that keeps this is not packed")
             }
             fn unpack(_: &mut Reader<'_>) -> Self {
-                unreachable!("a flow that keeps this does not rest")
+                unreachable!("a flow that keeps this is not packed")
             }
         }
     )*};
 }
-never_at_rest!(Frame, Stray, Promise, DeferredError);
+never_packed!(Stray, Promise, DeferredError);
 
 fields!(ClientEnd {
     iss,

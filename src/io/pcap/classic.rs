@@ -92,6 +92,8 @@ impl Classic {
             wire_len: header.wire as usize,
             data: self.header_len..len,
             comment: None,
+            direction: None,
+            local: None,
             len: len as u64,
         }))
     }

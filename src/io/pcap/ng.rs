@@ -5,6 +5,7 @@
 
 use super::reader::{Damage, Found, Interface, RECORD_BYTES_MAX};
 use super::source::Source;
+use super::writer::{Direction, OPTION_LOCAL};
 use crate::wire::parse::captured::LinkType;
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -22,6 +23,7 @@ const CUSTOM_NOT_COPIED: u32 = 0x4000_0bad;
 const OPTION_END: u16 = 0;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_NAME: u16 = 2;
+const OPTION_FLAGS: u16 = 2;
 const OPTION_RESOLUTION: u16 = 9;
 const OPTION_OFFSET: u16 = 14;
 
@@ -33,6 +35,10 @@ const SEEK_BYTES: usize = 64 << 10;
 const LIKELY_BYTES_MAX: usize = 1 << 20;
 /// Interfaces of one file; nobody has as many, but a few packed bytes may claim millions.
 const INTERFACES_MAX: usize = 1 << 14;
+/// Bytes of this program's own blocks that are kept.
+const LOCAL_BYTES_MAX: usize = 64 << 20;
+/// Blocks with this bit are anybody's.
+const LOCAL: u32 = 1 << 31;
 /// Bytes of a name that are kept.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -45,6 +51,9 @@ pub(super) struct Ng {
     clocks: Vec<Clock>,
     /// Where in the (unpacked) file the block read last begins.
     pub(super) at: u64,
+    /// Blocks that only this program reads, if anybody wants them, and bytes of them.
+    pub(super) local: Option<Vec<(u32, Vec<u8>)>>,
+    local_bytes: usize,
 }
 
 /// How an interface counts time.
@@ -109,6 +118,17 @@ impl Ng {
                     None
                 }
                 PACKET | OLD_PACKET | SIMPLE_PACKET => Some(self.packet(kind, &block[8..len - 4])),
+                LOCAL.. => {
+                    let said = self.u32(block, 8) as usize;
+                    let body = block[..len - 4].get(12..).and_then(|body| body.get(..said));
+                    if let (Some(kept), Some(body)) = (&mut self.local, body)
+                        && self.local_bytes + body.len() <= LOCAL_BYTES_MAX
+                    {
+                        self.local_bytes += body.len();
+                        kept.push((kind, body.to_vec()));
+                    }
+                    None
+                }
                 _ => None,
             };
             match found {
@@ -208,18 +228,34 @@ impl Ng {
             clock.unix_ns(ticks)
         });
         let options_at = data_at + captured.next_multiple_of(4);
-        let comment = match time_at.is_some() && body.len() > options_at {
-            true => self.options(body, options_at).find(|(kind, _)| *kind == OPTION_COMMENT),
-            false => None,
-        };
-        Ok(Found {
+        let mut found = Found {
             interface: self.first + index,
             unix_ns,
             wire_len: wire,
             data: 8 + data_at..8 + end,
-            comment: comment.map(|(_, range)| 8 + range.start..8 + range.end),
+            comment: None,
+            direction: None,
+            local: None,
             len: 0,
-        })
+        };
+        if time_at.is_some() && body.len() > options_at {
+            for (kind, range) in self.options(body, options_at) {
+                let place = 8 + range.start..8 + range.end;
+                match kind {
+                    OPTION_COMMENT if found.comment.is_none() => found.comment = Some(place),
+                    OPTION_FLAGS => {
+                        found.direction = match self.u32(&body[range], 0) & 3 {
+                            1 => Some(Direction::In),
+                            2 => Some(Direction::Out),
+                            _ => None,
+                        };
+                    }
+                    OPTION_LOCAL => found.local = Some(place),
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Looks for the next block that can be one, and goes there.

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::classic::Classic;
 use super::ng::Ng;
 use super::source::Source;
+use super::writer::Direction;
 use crate::wire::parse::captured::LinkType;
 
 /// Bytes of one packet or block; what claims to be longer is damaged.
@@ -39,6 +40,10 @@ pub struct Record<'a> {
     pub wire_len: usize,
     /// Its comment, where the format has such.
     pub comment: Option<&'a str>,
+    /// Which way it went, if the file tells.
+    pub direction: Option<Direction>,
+    /// What this program noted for itself.
+    pub local: Option<&'a [u8]>,
 }
 
 /// One interface of a capture.
@@ -114,6 +119,8 @@ pub(super) struct Found {
     pub(super) wire_len: usize,
     pub(super) data: Range<usize>,
     pub(super) comment: Option<Range<usize>>,
+    pub(super) direction: Option<Direction>,
+    pub(super) local: Option<Range<usize>>,
     /// Bytes of the whole record.
     pub(super) len: u64,
 }
@@ -145,6 +152,21 @@ impl Reader {
             return Err(NotACapture::Other(what_it_is(head)));
         };
         Ok(Self { source, format, interfaces, number: 0, lent: 0, is_over: false })
+    }
+
+    /// From here on blocks that only this program reads are kept for [`Self::local_blocks`].
+    pub fn keep_local_blocks(&mut self) {
+        if let Format::Ng(ng) = &mut self.format {
+            ng.local.get_or_insert_default();
+        }
+    }
+
+    /// Those that were read since then: each one's kind and content.
+    pub fn local_blocks(&self) -> &[(u32, Vec<u8>)] {
+        match &self.format {
+            Format::Ng(ng) => ng.local.as_deref().unwrap_or_default(),
+            Format::Classic(_) => &[],
+        }
     }
 
     /// The interfaces seen so far; a pcapng may describe more of them later.
@@ -210,6 +232,8 @@ impl Reader {
             data: &bytes[found.data.clone()],
             wire_len: found.wire_len.max(found.data.len()),
             comment: comment.and_then(|comment| std::str::from_utf8(comment).ok()),
+            direction: found.direction,
+            local: found.local.map(|range| &bytes[range]),
         }))
     }
 }

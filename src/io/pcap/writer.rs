@@ -16,10 +16,36 @@ const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const PACKET: u32 = 6;
 const OPTION_COMMENT: u16 = 1;
+/// Of an interface its name, of a packet its flags.
 const OPTION_NAME: u16 = 2;
+const OPTION_FLAGS: u16 = 2;
+const OPTION_APPLICATION: u16 = 4;
 const OPTION_RESOLUTION: u16 = 9;
 /// Bytes of an option's value.
 const OPTION_BYTES_MAX: usize = u16::MAX as usize;
+
+/// An option of a packet that only this program reads (codes with the first bit set are anybody's).
+pub(super) const OPTION_LOCAL: u16 = 0x8053;
+
+/// Which way a packet went, as `epb_flags` say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It came in.
+    In = 1,
+    /// It was sent.
+    Out = 2,
+}
+
+/// What a pcapng can say of a packet besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes<'a> {
+    /// For people.
+    pub comment: Option<&'a str>,
+    /// Which way it went.
+    pub direction: Option<Direction>,
+    /// For this program.
+    pub local: Option<&'a [u8]>,
+}
 
 /// Writes one capture.
 pub struct Writer<W> {
@@ -51,12 +77,22 @@ impl<W: Write> Writer<W> {
 
     /// A pcapng; its interfaces are described by [`Self::interface`].
     pub fn ng(out: W) -> io::Result<Self> {
+        Self::ng_about(out, None)
+    }
+
+    /// The same, with a comment on the whole and the name of who writes it.
+    pub fn ng_about(out: W, about: Option<(&str, &str)>) -> io::Result<Self> {
         let mut writer = Self { out, is_ng: true, interfaces: 0, block: Vec::new() };
         writer.begin(SECTION);
         writer.block.extend(0x1a2b_3c4d_u32.to_le_bytes());
         writer.block.extend([1, 0, 0, 0]);
         // A length that is not known.
         writer.block.extend([0xff; 8]);
+        if let Some((comment, application)) = about {
+            writer.option(OPTION_COMMENT, comment.as_bytes());
+            writer.option(OPTION_APPLICATION, application.as_bytes());
+            writer.end_options();
+        }
         writer.end()?;
         Ok(writer)
     }
@@ -96,6 +132,19 @@ impl<W: Write> Writer<W> {
         wire_len: usize,
         comment: Option<&str>,
     ) -> io::Result<()> {
+        let notes = Notes { comment, ..Notes::default() };
+        self.noted_packet(interface, unix_ns, data, wire_len, notes)
+    }
+
+    /// The same, with all that a pcapng can say of a packet.
+    pub fn noted_packet(
+        &mut self,
+        interface: u32,
+        unix_ns: u64,
+        data: &[u8],
+        wire_len: usize,
+        notes: Notes<'_>,
+    ) -> io::Result<()> {
         let [captured, wire] = [data.len(), wire_len.max(data.len())]
             .map(|len| u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         if !self.is_ng {
@@ -113,10 +162,29 @@ impl<W: Write> Writer<W> {
         self.block.extend(wire);
         self.block.extend(data);
         self.pad();
-        if let Some(comment) = comment {
+        if let Some(comment) = notes.comment {
             self.option(OPTION_COMMENT, comment.as_bytes());
+        }
+        if let Some(direction) = notes.direction {
+            self.option(OPTION_FLAGS, &(direction as u32).to_le_bytes());
+        }
+        if let Some(value) = notes.local {
+            self.option(OPTION_LOCAL, value);
+        }
+        if notes != Notes::default() {
             self.end_options();
         }
+        self.end()
+    }
+
+    /// Writes a block that only this program reads; others pass over it. `kind` has its first bit
+    /// set.
+    pub fn local_block(&mut self, kind: u32, body: &[u8]) -> io::Result<()> {
+        self.begin(kind);
+        // What pads it is no part of it.
+        self.block.extend(u32::try_from(body.len()).map_err(io::Error::other)?.to_le_bytes());
+        self.block.extend(body);
+        self.pad();
         self.end()
     }
 

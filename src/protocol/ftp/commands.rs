@@ -38,7 +38,7 @@ pub enum Command {
 
 /// Where in telnet's own sequences the next byte stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Telnet {
+pub enum Telnet {
     #[default]
     None,
     /// Behind "interpret as command".
@@ -51,11 +51,11 @@ enum Telnet {
 #[derive(Clone, Debug, Default)]
 pub struct Commands {
     /// The beginning of the line, without its CR LF.
-    line: Vec<u8>,
-    len: usize,
-    has_cr: bool,
-    telnet: Telnet,
-    outstanding: VecDeque<Command>,
+    pub(crate) line: Vec<u8>,
+    pub(crate) len: usize,
+    pub(crate) has_cr: bool,
+    pub(crate) telnet: Telnet,
+    pub(crate) outstanding: VecDeque<Command>,
 }
 
 impl Commands {

@@ -5,8 +5,8 @@
 //! reply to the command that asks for it. After anything ambiguous (a bare LF, a reply that nobody
 //! has asked for) every byte is compared as it is. RFC 959 4.2, RFC 2428, RFC 1123 4.1.2.
 
-mod commands;
-mod replies;
+pub(crate) mod commands;
+pub(crate) mod replies;
 #[cfg(test)]
 mod tests;
 
@@ -71,14 +71,14 @@ const COLUMNS: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Ftp {
     /// Texts for people may differ.
-    has_defaults: bool,
-    commands: Commands,
-    replies: Replies,
+    pub(crate) has_defaults: bool,
+    pub(crate) commands: Commands,
+    pub(crate) replies: Replies,
     /// The server's first reply, which nobody asks for, is complete.
-    has_greeted: bool,
+    pub(crate) has_greeted: bool,
     /// A value in this line has been announced, or passed.
-    is_spanned: bool,
-    raw: Option<RawReason>,
+    pub(crate) is_spanned: bool,
+    pub(crate) raw: Option<RawReason>,
 }
 
 impl Ftp {
@@ -261,6 +261,10 @@ impl Normalizer for Ftp {
 
     fn boxed_clone(&self) -> Box<dyn Normalizer> {
         Box::new(self.clone())
+    }
+
+    fn ftp(&self) -> Option<&Ftp> {
+        Some(self)
     }
 
     fn quiet(&self) -> Option<Quiet> {

@@ -27,11 +27,11 @@ pub enum Seen {
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
     /// The beginning of the line, without its CR LF.
-    line: Vec<u8>,
-    len: usize,
-    has_cr: bool,
+    pub(crate) line: Vec<u8>,
+    pub(crate) len: usize,
+    pub(crate) has_cr: bool,
     /// The digits of the reply of several lines that is under way.
-    open: Option<[u8; 3]>,
+    pub(crate) open: Option<[u8; 3]>,
 }
 
 impl Replies {
