@@ -59,25 +59,31 @@ pub struct RuleArgs {
     /// Take the rules of a gateway's configuration
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Every byte counts: not even dates may differ
+    /// Every byte counts, not even dates may differ; of FTP only the ports of data connections
     #[arg(long, conflicts_with_all = ["rule", "config"])]
     strict: bool,
+    /// Servers of FTP have this port in the capture, besides 21; may be repeated
+    #[arg(long, value_name = "PORT")]
+    ftp_port: Vec<u16>,
 }
 
 impl RuleArgs {
     /// The rules that are meant.
     pub(super) fn rules(&self) -> Result<Rules, ExitCode> {
+        let with_ports =
+            |rules| self.ftp_port.iter().fold(rules, |rules: Rules, &port| rules.and_ftp_port(port));
         if self.strict {
-            return Ok(Rules::none());
+            return Ok(with_ports(Rules::none()));
         }
         let rules = match &self.config {
             None => Rules::default(),
             Some(file) => {
                 let config = Config::load(file).map_err(|error| config_error(&error))?.engine();
-                Rules::new(config.rules.http.iter().map(|header| &**header))
+                Rules::from(config.rules)
             }
         };
-        Ok(self.rule.iter().fold(rules, |rules, name| rules.and(name)))
+        let rules = self.rule.iter().fold(rules, |rules, name| rules.and(name));
+        Ok(with_ports(rules))
     }
 }
 

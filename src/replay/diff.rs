@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::capture::{Capture, Unreadable};
 use super::lane::{How, Lane, Parting};
 use super::pairs::{self, Pairs};
-use super::place::Place;
+use super::place::{Kind, Place};
 use super::rules::{Rules, SpanReader};
 use super::talks::{Side, Talk};
 use super::view::Window;
@@ -134,7 +134,7 @@ pub fn diff(captures: [&Capture; 2], options: &Options) -> Result<Report, Unread
     report.talks = indexes
         .each_ref()
         .map(|index| index.talks.list().iter().filter(|talk| is_meant(talk)).count());
-    show(captures, indexes.each_ref(), &pairs, &lanes, options.shown_max, &mut report)?;
+    show(captures, indexes.each_ref(), &pairs, &lanes, options, &mut report)?;
     report.facts = indexes.map(|index| index.facts);
     Ok(report)
 }
@@ -156,7 +156,8 @@ fn compare(
             true => SpanReader::Plain,
             false => SpanReader::requests(),
         };
-        [Lane::new(requests), Lane::new(options.rules.answers())]
+        let port = ours.address(Side::Server).port();
+        [Lane::new(requests), Lane::new(options.rules.answers(port))]
     };
     let mut done: Vec<Option<Lanes>> = pairs.both.iter().map(|_| None).collect();
     let mut pending: Vec<usize> = (0..pairs.both.len()).collect();
@@ -341,24 +342,28 @@ fn show(
     indexes: [&Index; 2],
     pairs: &Pairs,
     lanes: &[Lanes],
-    shown_max: usize,
+    Options { rules, shown_max, .. }: &Options,
     report: &mut Report,
 ) -> Result<(), Unreadable> {
     let partings = pairs.both.iter().zip(lanes).flat_map(|(talks, lanes)| {
         let sides = Side::BOTH.into_iter().zip(lanes);
         sides.filter_map(move |(side, lane)| Some((*talks, side, lane.parting?)))
     });
-    let partings: Vec<_> = partings.take(shown_max).collect();
+    let partings: Vec<_> = partings.take(*shown_max).collect();
     if partings.is_empty() {
         return Ok(());
     }
     for file in [0, 1] {
+        let kind = |[first, _]: [usize; 2]| {
+            let port = indexes[0].talks.list()[first].address(Side::Server).port();
+            if rules.is_ftp(port) { Kind::Control } else { Kind::Any }
+        };
         let target = |&(talks, side, parting): &([usize; 2], Side, Parting)| Target {
             spot: Spot { talk: talks[file], side, at: parting.at[file] },
             is_end: parting.how == How::Ends(file),
             window: Window::around(parting.at[file]),
             moment: None,
-            place: Place::default(),
+            place: Place::new(kind(talks)),
             is_reached: false,
         };
         let mut finder = Finder { targets: partings.iter().map(target).collect() };

@@ -1,9 +1,10 @@
 //! One conversation of a capture said again, to one server or to two at once.
 //!
 //! What the client said is said when its time has come and what it waited for has been heard: as
-//! many whole answers of HTTP, otherwise as many bytes. What the servers answer is compared as it
-//! comes: answer by answer for HTTP, so that one difference hides no other, as one stream
-//! otherwise.
+//! many whole answers of HTTP or FTP, otherwise as many bytes. What the servers answer is compared
+//! as it comes: answer by answer for HTTP and FTP, so that one difference hides no other, as one
+//! stream otherwise. A data connection of FTP is a conversation of its own, held with each server
+//! at the port that this server named.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -15,11 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+use super::ftp::{News, shown};
 use super::lane::{Lane, Parting};
-use super::place::Place;
-use super::rules::Rules;
+use super::place::{Kind, Place};
+use super::rules::{Rules, SpanReader};
 use super::talks::Side;
 use super::view::{Window, printable};
 use super::voices::End;
@@ -30,6 +33,8 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 const TAIL_BYTES: usize = AHEAD_BYTES_MAX + READ_BYTES + Window::BEFORE as usize;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
+/// Bytes that wait to be written to a server before more is said.
+const OUT_BYTES_MAX: usize = 256 << 10;
 
 /// What is compared with what: the first version and the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +130,66 @@ pub(super) struct Manner {
     pub(super) factor: Option<f64>,
     /// Longest wait for an answer.
     pub(super) patience: Duration,
+    /// The port of the recorded server.
+    pub(super) port: u16,
+}
+
+/// What a conversation is to others.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// Nothing.
+    Alone,
+    /// A control connection of FTP, which tells what its servers say.
+    Control(watch::Sender<Desk>),
+    /// A data connection, which hears it.
+    Data(Data),
+}
+
+/// What servers said of data connections on one control connection. It is over with its sender.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// The ports that each server has named, in order.
+    ports: [Vec<u16>; 2],
+    /// For how many of them the transfer has begun, or never will.
+    begun: [usize; 2],
+}
+
+/// A data connection's view of its control connection.
+#[derive(Debug)]
+pub(super) struct Data {
+    pub(super) desk: watch::Receiver<Desk>,
+    /// Which of the ports it is.
+    pub(super) number: usize,
+    /// What it was asked by.
+    pub(super) command: String,
+}
+
+impl Data {
+    /// The port that a server has named. The control connection has patience, or ends.
+    async fn port(&mut self, file: usize) -> Result<u16, String> {
+        let number = self.number;
+        let desk = self.desk.wait_for(|desk| desk.ports[file].len() > number).await;
+        desk.map(|desk| desk.ports[file][number])
+            .map_err(|_| format!("a server has named no port for {}", self.command))
+    }
+
+    /// Both servers have begun the transfer, or have said that they do not.
+    async fn begun(&mut self, files: [bool; 2]) {
+        let is_begun =
+            |desk: &Desk| [0, 1].iter().all(|&f| !files[f] || desk.begun[f] > self.number);
+        // It is over: nothing more will be said.
+        let _ = self.desk.wait_for(is_begun).await;
+    }
 }
 
 /// Says one conversation.
-pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Ticket)>) -> Outcome {
+pub(super) async fn play(
+    manner: Manner,
+    part: Part,
+    mut steps: UnboundedReceiver<(Step, Ticket)>,
+) -> Outcome {
     let began = Instant::now();
-    let mut stage = match Stage::open(&manner).await {
+    let mut stage = match Stage::open(&manner, part).await {
         Ok(stage) => stage,
         Err(failure) => return Outcome { failure: Some(failure), ..Outcome::default() },
     };
@@ -143,6 +202,9 @@ pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Tic
 
 /// A conversation while it is said.
 struct Stage {
+    part: Part,
+    /// The recorded server's port.
+    port: u16,
     sockets: [Option<TcpStream>; 2],
     /// What is to be written to each.
     out: [VecDeque<Bytes>; 2],
@@ -153,6 +215,8 @@ struct Stage {
     /// The client has said all, and so had the server.
     is_client_over: bool,
     is_server_over: bool,
+    /// The server had said all before the client had.
+    is_server_first: bool,
     /// The answers under way.
     lane: Lane,
     /// Follows what both versions agree on.
@@ -163,7 +227,6 @@ struct Stage {
 }
 
 /// One version of the answers.
-#[derive(Default)]
 struct Version {
     place: Place,
     /// Bytes heard, and how many of them before the answers under way.
@@ -178,22 +241,43 @@ struct Version {
 }
 
 impl Stage {
-    async fn open(manner: &Manner) -> Result<Self, String> {
-        let [first, second] = manner.servers.addresses();
+    async fn open(manner: &Manner, mut part: Part) -> Result<Self, String> {
+        let mut addresses = manner.servers.addresses();
+        let mut request = Vec::new();
+        let kind = match &mut part {
+            Part::Alone => Kind::Any,
+            Part::Control(_) => Kind::Control,
+            Part::Data(data) => {
+                for file in [0, 1] {
+                    if let Some(address) = &mut addresses[file] {
+                        address.set_port(data.port(file).await?);
+                    }
+                }
+                request.extend_from_slice(data.command.as_bytes());
+                Kind::Data
+            }
+        };
+        let [first, second] = addresses;
         let (first, second) =
             tokio::join!(connect(first, manner.patience), connect(second, manner.patience));
         Ok(Self {
             sockets: [first?, second?],
             out: Default::default(),
-            versions: Default::default(),
-            recorded: Place::default(),
+            versions: [Version::new(kind), Version::new(kind)],
+            recorded: Place::new(kind),
             recorded_bytes: 0,
             is_client_over: false,
             is_server_over: false,
-            lane: Lane::new(manner.rules.answers()),
-            agreed: Place::default(),
+            is_server_first: false,
+            lane: Lane::new(match kind {
+                Kind::Data => SpanReader::Plain,
+                Kind::Any | Kind::Control => manner.rules.answers(manner.port),
+            }),
+            agreed: Place::new(kind),
             agreed_to: 0,
-            request: Vec::new(),
+            request,
+            part,
+            port: manner.port,
             outcome: Outcome::default(),
         })
     }
@@ -212,7 +296,7 @@ impl Stage {
                         let due = began + after.div_f64(factor.max(1e-6));
                         while timeout_at(due, self.turn()).await.is_ok() {}
                     }
-                    self.say(&bytes);
+                    self.say(&bytes, manner).await?;
                 }
                 Step::Heard(bytes) => {
                     self.recorded.read(Side::Server, &bytes);
@@ -236,7 +320,10 @@ impl Stage {
                     ));
                 }
                 Step::Over(Side::Client, how) => self.is_client_over |= how == End::Closed,
-                Step::Over(Side::Server, how) => self.is_server_over |= how == End::Closed,
+                Step::Over(Side::Server, how) => {
+                    self.is_server_over |= how == End::Closed;
+                    self.is_server_first = self.is_server_over && !self.is_client_over;
+                }
             }
         }
         self.hear_what_was_heard(manner).await?;
@@ -307,17 +394,22 @@ impl Stage {
         if self.sockets[file].is_none() {
             return true;
         }
-        match (self.recorded.answered(), version.place.answered()) {
+        match (self.recorded.progress(), version.place.progress()) {
             (Some(recorded), Some(answered)) => answered >= recorded,
             _ => version.bytes >= self.recorded_bytes,
         }
     }
 
-    fn say(&mut self, bytes: &Bytes) {
-        if self.request.len() < 256 {
+    /// Says it as soon as there is room for it.
+    async fn say(&mut self, bytes: &Bytes, manner: &Manner) -> Result<(), String> {
+        self.recorded.read(Side::Client, bytes);
+        if let Some(why) = self.recorded.dialogue().dead_end() {
+            return Err(why.to_owned());
+        }
+        self.wait_for_room(manner).await?;
+        if self.request.len() < 256 && !matches!(self.part, Part::Data(_)) {
             self.request.extend_from_slice(&bytes[..bytes.len().min(256)]);
         }
-        self.recorded.read(Side::Client, bytes);
         self.agreed.read(Side::Client, bytes);
         self.lane.on_request(bytes);
         self.outcome.said_bytes += bytes.len() as u64;
@@ -330,6 +422,36 @@ impl Stage {
                 self.out[file].push_back(bytes.clone());
             }
         }
+        Ok(())
+    }
+
+    /// Waits until the servers have taken enough of what they were told.
+    async fn wait_for_room(&mut self, manner: &Manner) -> Result<(), String> {
+        if let Part::Data(data) = &self.part {
+            let files = self.sockets.each_ref().map(Option::is_some);
+            let (desk, command) = (data.desk.clone(), data.command.clone());
+            let mut data = Data { desk, number: data.number, command };
+            let begun = data.begun(files);
+            tokio::pin!(begun);
+            loop {
+                tokio::select! {
+                    () = &mut begun => break,
+                    () = self.turn() => {}
+                }
+            }
+        }
+        let is_full = |out: &VecDeque<Bytes>| out.iter().map(Bytes::len).sum::<usize>() > OUT_BYTES_MAX;
+        let mut until = Instant::now() + manner.patience;
+        while self.out.iter().any(is_full) {
+            let before = self.out.each_ref().map(VecDeque::len);
+            if timeout_at(until, self.turn()).await.is_err() {
+                return Err(format!("nothing was taken from the client for {:?}", manner.patience));
+            }
+            if before != self.out.each_ref().map(VecDeque::len) {
+                until = Instant::now() + manner.patience;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for one thing to happen on a socket, and does what follows.
@@ -392,6 +514,12 @@ impl Stage {
         if is_answered && let Some(asked_at) = version.asked_at.take() {
             self.outcome.latencies_ns[file].push(asked_at.elapsed().as_nanos() as u64);
         }
+        if let Part::Control(desk) = &self.part {
+            let news = self.versions[file].place.dialogue().take_news();
+            if !news.is_empty() {
+                desk.send_modify(|desk| news.into_iter().for_each(|news| desk.hear(file, news)));
+            }
+        }
         self.lane.push(file, bytes);
         self.follow();
     }
@@ -437,14 +565,14 @@ impl Stage {
             let line = self.request.split(|byte| matches!(byte, b'\r' | b'\n')).next();
             let line = line.filter(|line| !line.is_empty());
             outcome.differences.push(Parted {
-                request: line.map(printable),
+                request: line.map(|line| shown(&printable(line))),
                 parting,
                 field: self.agreed.describe(Side::Server, windows[0].rest()),
                 windows,
             });
         }
         if is_whole {
-            self.lane = Lane::new(rules.answers());
+            self.lane = Lane::new(rules.next_answers(self.port));
             self.agreed = self.versions[0].place.clone();
             self.agreed_to = 0;
             self.request.clear();
@@ -471,6 +599,15 @@ impl Stage {
         if !self.is_client_over && !self.is_server_over {
             return;
         }
+        // A server may stop saying what its client does not wait for.
+        while self.is_server_first
+            && matches!(self.part, Part::Data(_))
+            && self.sockets.iter().any(Option::is_some)
+        {
+            if timeout_at(until, self.turn()).await.is_err() {
+                return;
+            }
+        }
         for socket in self.sockets.iter_mut().flatten() {
             let _ = tokio::io::AsyncWriteExt::shutdown(socket).await;
         }
@@ -486,7 +623,28 @@ impl Stage {
     }
 }
 
+impl Desk {
+    fn hear(&mut self, file: usize, news: News) {
+        match news {
+            News::Offer(said) => self.ports[file].push(said.port),
+            News::Begun(_) => self.begun[file] = self.ports[file].len(),
+        }
+    }
+}
+
 impl Version {
+    fn new(kind: Kind) -> Self {
+        Self {
+            place: Place::new(kind),
+            bytes: 0,
+            base: 0,
+            tail: Vec::new(),
+            tail_from: 0,
+            asked_at: None,
+            is_closed: false,
+        }
+    }
+
     /// Keeps what comes for as long as it may surround a difference: where the versions have parted
     /// already, at `parted_at`, no more than that, however much comes.
     fn remember(&mut self, bytes: &[u8], parted_at: Option<u64>) {
@@ -558,7 +716,7 @@ mod tests {
 
     #[test]
     fn what_surrounds_a_difference_is_kept_and_not_what_comes_behind_it() {
-        let mut version = Version::default();
+        let mut version = Version::new(Kind::Any);
         version.remember(b"before", None);
         for _ in 0..1000 {
             version.remember(&[b'x'; 1000], Some(6));
@@ -572,7 +730,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_shown_as_such_and_costs_nothing() {
-        let mut version = Version::default();
+        let mut version = Version::new(Kind::Any);
         version.remember(b"before", None);
         version.pass(3, None);
         version.remember(b"after", None);

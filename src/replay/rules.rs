@@ -4,52 +4,71 @@
 use std::sync::Arc;
 
 use crate::protocol::framing::{Follows, Framing, Part, Seen};
-use crate::protocol::http::Http;
 use crate::protocol::start::RequestLine;
-use crate::protocol::{Normalizer, RawReason, Step};
+use crate::protocol::{self, Normalizer, Quiet, RawReason, Step};
 
 /// Bytes of nothing, where a body has a hole.
 const NOTHING: [u8; 4096] = [0; 4096];
 
-/// What may differ: values of header fields of HTTP/1.x.
+/// What may differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Names of header fields whose value may differ, lower case.
-    masks: Vec<Arc<str>>,
-}
+pub struct Rules(protocol::Rules);
 
 impl Default for Rules {
-    /// The gateway's own: `Date` may differ.
+    /// The gateway's own.
     fn default() -> Self {
-        Self::new(["date"])
+        Self(protocol::Rules::default())
+    }
+}
+
+impl From<protocol::Rules> for Rules {
+    fn from(rules: protocol::Rules) -> Self {
+        Self(rules)
     }
 }
 
 impl Rules {
-    /// The values of these header fields may differ.
+    /// The values of these header fields of HTTP may differ, and of FTP what is for people.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        Self { masks: names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect() }
+        let none = protocol::Rules { http: Vec::new(), ..protocol::Rules::default() };
+        names.into_iter().fold(Self(none), Self::and)
     }
 
-    /// Nothing may differ.
-    pub const fn none() -> Self {
-        Self { masks: Vec::new() }
+    /// Nothing may differ, but where servers of FTP expect data connections.
+    pub fn none() -> Self {
+        Self(protocol::Rules { has_ftp_defaults: false, ..Self::new([]).0 })
     }
 
-    /// Another one beside these.
+    /// Another header field beside these.
     pub fn and(mut self, name: &str) -> Self {
         let name: Arc<str> = name.to_ascii_lowercase().into();
-        if !self.masks.contains(&name) {
-            self.masks.push(name);
+        if !self.0.http.contains(&name) {
+            self.0.http.push(name);
         }
         self
     }
 
-    /// Reads what a server says.
-    pub(super) fn answers(&self) -> SpanReader {
-        match self.masks.is_empty() {
-            true => SpanReader::Plain,
-            false => SpanReader::Answers(Box::new(Http::new(self.masks.clone()))),
+    /// Another port of control connections of FTP.
+    pub fn and_ftp_port(mut self, port: u16) -> Self {
+        self.0.ftp_ports.push(port);
+        self
+    }
+
+    /// Whether servers of control connections of FTP have this port.
+    pub fn is_ftp(&self, port: u16) -> bool {
+        self.0.ftp_ports.contains(&port)
+    }
+
+    /// Reads what a server at this port says.
+    pub(super) fn answers(&self, port: u16) -> SpanReader {
+        self.0.reader(port).map_or(SpanReader::Plain, SpanReader::Answers)
+    }
+
+    /// The same from the end of an answer on.
+    pub(super) fn next_answers(&self, port: u16) -> SpanReader {
+        match self.is_ftp(port) {
+            true => SpanReader::Answers(self.0.resumed(Quiet::Ftp)),
+            false => self.answers(port),
         }
     }
 }
@@ -95,16 +114,33 @@ impl SpanReader {
         }
     }
 
-    /// If a span that may differ begins with `next`, a reader that stands at its beginning.
-    pub(super) fn begins_span(&self, next: u8) -> Option<Self> {
+    /// If a span that may differ begins with `next`, a reader that stands at its beginning, and the
+    /// rule.
+    pub(super) fn begins_span(&self, next: u8) -> Option<(Self, u16)> {
         let mut copy = match self {
             Self::Plain => return None,
             Self::Answers(normalizer) => Self::Answers(normalizer.boxed_clone()),
             Self::Requests(hosts) => Self::Requests(hosts.clone()),
         };
         match copy.read(&[next]) {
-            Step::Span { after: 0, .. } => Some(copy),
+            Step::Span { after: 0, rule } => Some((copy, rule)),
             _ => None,
+        }
+    }
+
+    /// Whether byte number `at` of a span still belongs to it.
+    pub(super) fn is_in_span(&self, rule: u16, at: usize, byte: u8) -> bool {
+        match self {
+            Self::Answers(normalizer) => normalizer.is_in_span(rule, at, byte),
+            Self::Plain | Self::Requests(_) => !matches!(byte, b'\r' | b'\n'),
+        }
+    }
+
+    /// Whether one of two values may stand for the other.
+    pub(super) fn may_differ(&self, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
+        match self {
+            Self::Answers(normalizer) => normalizer.may_differ(rule, ours, theirs),
+            Self::Plain | Self::Requests(_) => true,
         }
     }
 

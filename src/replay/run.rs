@@ -5,7 +5,6 @@
 //! capture: so no conversation waits for one that does not run, and memory has an end.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -13,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use super::capture::{Capture, Unreadable};
 use super::diff::{Ends, Verdict};
-use super::player::{Manner, Outcome, Servers, Step, Ticket, play};
+use super::player::{Data, Desk, Manner, Outcome, Part, Servers, Step, Ticket, play};
 use super::rules::Rules;
 use super::talks::Side;
+use super::transfers::Transfers;
 use super::voices::End;
 use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
 
@@ -121,18 +122,21 @@ pub fn replay(
 ) -> Result<Replayed, ReplayError> {
     let index = Index::of(capture)?;
     let began = Instant::now();
-    let is_meant =
-        |server: SocketAddr| order.ports.is_empty() || order.ports.contains(&server.port());
-    let meant: Vec<bool> = index
-        .talks
-        .list()
-        .iter()
-        .map(|talk| talk.is_certain && !talk.is_empty() && is_meant(talk.address(Side::Server)))
-        .collect();
+    let transfers = Transfers::find(capture, &index, &order.rules)?;
+    let talks = index.talks.list();
+    let is_meant = |id: usize| {
+        let port = talks[id].address(Side::Server).port();
+        let is_meant = order.ports.is_empty() || order.ports.contains(&port);
+        talks[id].is_certain && !talks[id].is_empty() && is_meant
+    };
     let is_asked =
-        |&id: &usize| meant[id] && index.talks.list()[id].sender(Side::Client).payload_bytes > 0;
-    let asked: Vec<usize> = (0..meant.len()).filter(is_asked).collect();
-    let silent = meant.iter().filter(|meant| **meant).count() - asked.len();
+        |id: usize| is_meant(id) && talks[id].sender(Side::Client).payload_bytes > 0;
+    // What is transferred is asked for on the control connection.
+    let asked: Vec<usize> = (0..talks.len())
+        .filter(|&id| is_asked(transfers.of(id).map_or(id, |transfer| transfer.control)))
+        .collect();
+    let is_silent = |&id: &usize| transfers.of(id).is_none() && is_meant(id) && !is_asked(id);
+    let silent = (0..talks.len()).filter(is_silent).count();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shared = Arc::new(Shared {
         running: Mutex::new(0),
@@ -160,6 +164,8 @@ pub fn replay(
         let mut hand = Hand {
             order,
             index: &index,
+            transfers: &transfers,
+            desks: BTreeMap::new(),
             runtime: runtime.handle().clone(),
             shared: Arc::clone(&shared),
             runners: BTreeMap::new(),
@@ -239,6 +245,9 @@ impl Shared {
 struct Hand<'r> {
     order: &'r Order,
     index: &'r Index,
+    transfers: &'r Transfers,
+    /// What the servers of the control connections say, for the data connections.
+    desks: BTreeMap<usize, watch::Receiver<Desk>>,
     runtime: tokio::runtime::Handle,
     shared: Arc<Shared>,
     /// Who runs, and takes steps.
@@ -282,23 +291,55 @@ impl Hand<'_> {
         if self.runners.contains_key(&id) {
             return true;
         }
-        let mut running = self.shared.lock_running();
-        if *running >= self.order.parallel_max {
-            self.wanted[id] = false;
-            self.put_off.push(id);
-            return false;
+        let part = match self.transfers.of(id) {
+            Some(transfer) => self.control(transfer.control).map(|desk| {
+                let (number, command) = (transfer.number, transfer.command.clone());
+                Part::Data(Data { desk, number, command })
+            }),
+            None if *self.shared.lock_running() >= self.order.parallel_max => None,
+            None if self.order.rules.is_ftp(self.port(id)) => {
+                let (tells, hears) = watch::channel(Desk::default());
+                self.desks.insert(id, hears);
+                Some(Part::Control(tells))
+            }
+            None => Some(Part::Alone),
+        };
+        match part {
+            Some(part) => self.begin(id, part),
+            None => {
+                self.wanted[id] = false;
+                self.put_off.push(id);
+                return false;
+            }
         }
-        *running += 1;
-        drop(running);
+        true
+    }
+
+    /// What the servers of a control connection say, if it runs or has run: a data connection runs
+    /// whenever that does, which waits for it.
+    fn control(&mut self, id: usize) -> Option<watch::Receiver<Desk>> {
+        if !self.desks.contains_key(&id) && self.wanted[id] {
+            self.is_running(id);
+        }
+        self.desks.get(&id).cloned()
+    }
+
+    fn port(&self, id: usize) -> u16 {
+        self.index.talks.list()[id].address(Side::Server).port()
+    }
+
+    fn begin(&mut self, id: usize, part: Part) {
+        *self.shared.lock_running() += 1;
         let (steps, taken) = unbounded_channel();
         let manner = Manner {
             servers: self.order.servers,
             rules: self.order.rules.clone(),
             factor: self.order.factor,
             patience: self.order.patience,
+            port: self.port(id),
         };
         let shared = Arc::clone(&self.shared);
-        let task = self.runtime.spawn(play(manner, taken));
+        let task = self.runtime.spawn(play(manner, part, taken));
         self.runtime.spawn(async move {
             let outcome = task.await.unwrap_or_else(|error| Outcome {
                 failure: Some(format!("a bug of this program: {error}")),
@@ -307,7 +348,6 @@ impl Hand<'_> {
             shared.finish(id, outcome);
         });
         self.runners.insert(id, Runner { steps, sides_over: 0 });
-        true
     }
 
     /// Waits until a packet's time is near.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod diff;
+mod ftp;
 mod made;
 mod pcap;
 mod replay;

@@ -40,7 +40,7 @@ fn web(answer: Answer) -> SocketAddr {
 }
 
 /// A server that does as `serve` says with each connection.
-fn serve(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
+pub fn serve(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -79,7 +79,7 @@ fn save(dir: &Path, said: &[Said], way: &Way) {
 }
 
 /// The answer in JSON of a replay to two servers at any speed, and its exit status.
-fn between(dir: &Path, servers: [SocketAddr; 2]) -> (i32, serde_json::Value) {
+pub fn between(dir: &Path, servers: [SocketAddr; 2]) -> (i32, serde_json::Value) {
     let [first, second] = servers.map(|server| server.to_string());
     let args = ["replay", "x.pcap", "--primary", &first, "--backup", &second];
     let how = ["--pace", "max", "--patience", "120", "-o", "json"];

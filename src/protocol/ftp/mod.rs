@@ -5,8 +5,8 @@
 //! reply to the command that asks for it. After anything ambiguous (a bare LF, a reply that nobody
 //! has asked for) every byte is compared as it is. RFC 959 4.2, RFC 2428, RFC 1123 4.1.2.
 
-mod commands;
-mod replies;
+pub mod commands;
+pub mod replies;
 #[cfg(test)]
 mod tests;
 
