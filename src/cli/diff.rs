@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::door::{answer, bytes_text, say};
 use super::{Format, config_error, exit};
 use crate::config::Config;
+use crate::protocol::framing::is_token;
 use crate::replay::view::{View, Window, side_by_side};
 use crate::replay::walk::{Facts, Moment};
 use crate::replay::{Capture, Difference, Ends, How, Options, Report, Rules, Side, Verdict, diff};
@@ -53,9 +54,10 @@ pub struct Args {
 /// What may differ.
 #[derive(Debug, clap::Args)]
 pub struct RuleArgs {
-    /// A value that may differ: http:HEADER; may be repeated
+    /// A value that may differ: http:HEADER, or cookie:NAME where servers set it (cookie:* for
+    /// all); may be repeated
     #[arg(long, value_name = "RULE", value_parser = rule)]
-    rule: Vec<String>,
+    rule: Vec<Rule>,
     /// Take the rules of a gateway's configuration
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -70,8 +72,9 @@ pub struct RuleArgs {
 impl RuleArgs {
     /// The rules that are meant.
     pub(super) fn rules(&self) -> Result<Rules, ExitCode> {
-        let with_ports =
-            |rules| self.ftp_port.iter().fold(rules, |rules: Rules, &port| rules.and_ftp_port(port));
+        let with_ports = |rules| {
+            self.ftp_port.iter().fold(rules, |rules: Rules, &port| rules.and_ftp_port(port))
+        };
         if self.strict {
             return Ok(with_ports(Rules::none()));
         }
@@ -82,18 +85,28 @@ impl RuleArgs {
                 Rules::from(config.rules)
             }
         };
-        let rules = self.rule.iter().fold(rules, |rules, name| rules.and(name));
+        let rules = self.rule.iter().fold(rules, |rules, rule| match rule {
+            Rule::Header(name) => rules.and(name),
+            Rule::Cookie(name) => rules.and_cookie(name),
+        });
         Ok(with_ports(rules))
     }
 }
 
-/// `http:HEADER`
-fn rule(text: &str) -> Result<String, String> {
-    let name = text.strip_prefix("http:").map(str::trim).unwrap_or_default();
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    match !name.is_empty() && name.bytes().all(is_name) {
-        true => Ok(name.to_ascii_lowercase()),
-        false => Err("a rule is http:HEADER, as in http:etag".into()),
+/// One of them.
+#[derive(Clone, Debug)]
+enum Rule {
+    Header(String),
+    Cookie(String),
+}
+
+/// `http:HEADER` or `cookie:NAME`
+fn rule(text: &str) -> Result<Rule, String> {
+    let is_name = |name: &str| is_token(name.as_bytes());
+    match text.split_once(':').map(|(kind, name)| (kind, name.trim())) {
+        Some(("http", name)) if is_name(name) => Ok(Rule::Header(name.to_ascii_lowercase())),
+        Some(("cookie", name)) if is_name(name) => Ok(Rule::Cookie(name.to_owned())),
+        _ => Err("a rule is http:HEADER or cookie:NAME, as in http:etag or cookie:sid".into()),
     }
 }
 

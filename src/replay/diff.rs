@@ -10,7 +10,7 @@ use super::capture::{Capture, Unreadable};
 use super::lane::{How, Lane, Parting};
 use super::pairs::{self, Pairs};
 use super::place::{Kind, Place};
-use super::rules::{Rules, SpanReader};
+use super::rules::Rules;
 use super::talks::{Side, Talk};
 use super::view::Window;
 use super::voices::End;
@@ -151,11 +151,8 @@ fn compare(
 ) -> Result<Vec<Lanes>, Unreadable> {
     let fresh = |&[a, b]: &[usize; 2]| -> Lanes {
         let [ours, theirs] = [&indexes[0].talks.list()[a], &indexes[1].talks.list()[b]];
-        // Who asks another server may call it by another name.
-        let requests = match ours.address(Side::Server) == theirs.address(Side::Server) {
-            true => SpanReader::Plain,
-            false => SpanReader::requests(),
-        };
+        let is_another = ours.address(Side::Server) != theirs.address(Side::Server);
+        let requests = options.rules.requests(is_another);
         let port = ours.address(Side::Server).port();
         [Lane::new(requests), Lane::new(options.rules.answers(port))]
     };

@@ -38,6 +38,8 @@ pub(super) struct Dialogue {
     /// A preliminary reply came to the command whose turn it is.
     has_begun: bool,
     news: Vec<News>,
+    /// Replies were not captured: all of them, as far as the client goes on.
+    is_missing: bool,
     dead_end: Option<&'static str>,
 }
 
@@ -55,9 +57,21 @@ impl Dialogue {
         }
     }
 
+    /// Bytes of a side were not captured. Whoever goes on after replies has heard them.
+    pub(super) fn hole(&mut self, side: Side) {
+        match side {
+            Side::Client => self.lose(RawReason::Missed),
+            Side::Server => self.is_missing = true,
+        }
+    }
+
     /// Replies, and whether one more has begun; none where nobody can read on.
     pub(super) fn progress(&self) -> Option<(u64, bool)> {
-        self.dead_end.is_none().then_some((self.replies_count, self.has_begun))
+        let progress = match self.is_missing {
+            true => (1 + self.commands_count, false),
+            false => (self.replies_count, self.has_begun),
+        };
+        self.dead_end.is_none().then_some(progress)
     }
 
     /// Commands, and the greeting, without a final reply.
@@ -95,6 +109,11 @@ impl Dialogue {
     }
 
     fn ask(&mut self, byte: u8) {
+        if self.is_missing {
+            let (commands_count, dead_end) = (self.commands_count, self.dead_end);
+            let replies_count = 1 + commands_count;
+            *self = Self { commands_count, replies_count, dead_end, ..Self::default() };
+        }
         if let Err(why) = self.commands.read(&[byte]) {
             return self.lose(why);
         }
@@ -119,6 +138,9 @@ impl Dialogue {
     }
 
     fn reply(&mut self, byte: u8) {
+        if self.is_missing {
+            return;
+        }
         let is_single = self.replies.open().is_none();
         let line = if byte == b'\n' { self.replies.line().to_vec() } else { Vec::new() };
         match self.replies.push(byte) {
@@ -158,6 +180,7 @@ impl Dialogue {
     fn lose(&mut self, why: RawReason) {
         self.dead_end = Some(match why {
             RawReason::Encrypted => "client and server speak in secret from here on (AUTH)",
+            RawReason::Missed => "what the client said was not captured",
             RawReason::NotFtp => "this is not FTP",
             _ => "what was said is not FTP any more that everybody reads alike",
         });
@@ -239,6 +262,13 @@ mod tests {
             assert!(dialogue.dead_end().is_some_and(|why| why.contains(word)), "{turns:?}");
             assert_eq!(dialogue.progress(), None);
         }
+        let mut lossy = hold(&[greeting, (Client, "USER x\r\n"), (Server, "331-a\r\n")]);
+        lossy.hole(Server);
+        assert_eq!((lossy.progress(), lossy.outstanding()), (Some((2, false)), Some(0)));
+        lossy.read(Server, b"of it\r\n");
+        lossy.read(Client, b"PASV\r\n");
+        lossy.read(Server, b"227 (1,2,3,4,5,6)\r\n");
+        assert_eq!((lossy.progress(), lossy.take_news().len()), (Some((3, false)), 1));
         let refused = hold(&[greeting, (Client, "AUTH TLS\r\n"), (Server, "530 no\r\n")]);
         assert_eq!(refused.dead_end(), None);
     }

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::rules::SpanReader;
 use super::voices::End;
-use crate::protocol::{SPAN_BYTES_MAX, Step};
+use crate::protocol::Step;
 
 /// What a piece takes that waits, besides its bytes.
 const ITEM_BYTES: usize = 64;
@@ -222,8 +222,10 @@ impl Lane {
     /// A span that may differ: passed once both have it whole; compared as it is if the rule does
     /// not apply.
     fn pass_span(&mut self, rule: u16) -> bool {
+        let value_bytes_max = self.reader.value_bytes_max(rule);
         let is_in_span = |at: usize, byte: u8| self.reader.is_in_span(rule, at, byte);
-        let [ours, theirs] = [0, 1].map(|file| self.queues[file].value(is_in_span));
+        let [ours, theirs] =
+            [0, 1].map(|file| self.queues[file].value(value_bytes_max, is_in_span));
         let is_late = |file: usize| self.ends[file].is_none();
         let (ours, theirs) = match (ours, theirs) {
             (Value::Whole(ours), Value::Whole(theirs)) => (ours, theirs),
@@ -335,14 +337,14 @@ impl Queue {
         }
     }
 
-    fn value(&self, is_in_span: impl Fn(usize, u8) -> bool) -> Value {
+    fn value(&self, max: usize, is_in_span: impl Fn(usize, u8) -> bool) -> Value {
         let mut value = Vec::new();
         for item in &self.items {
             let Item::Bytes(bytes) = item else { return Value::Unusable };
             let mut places = (value.len()..).zip(&bytes[..]);
             let end = places.position(|(at, &byte)| !is_in_span(at, byte));
-            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
-            if value.len() > SPAN_BYTES_MAX {
+            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(max + 1)]);
+            if value.len() > max {
                 return Value::Unusable;
             }
             if end.is_some() {
@@ -468,12 +470,12 @@ mod tests {
         let (ours, theirs) = (request("a"), request("192.0.2.99"));
         let (ours, theirs) = ([ours.clone(), ours].concat(), [theirs.clone(), theirs].concat());
         for cut in [1, 2, 5, 100] {
-            let mut lane = Lane::new(SpanReader::requests());
+            let mut lane = Lane::new(Rules::default().requests(true));
             run(&mut lane, (ours.as_bytes(), cut), (theirs.as_bytes(), 7));
             assert_eq!((lane.parting, lane.unknown, lane.masked), (None, 0, 2));
         }
         let other = theirs.replacen("A: b", "A: c", 1);
-        let mut lane = Lane::new(SpanReader::requests());
+        let mut lane = Lane::new(Rules::default().requests(true));
         run(&mut lane, (ours.as_bytes(), 9), (other.as_bytes(), 7));
         let at = [28, 37];
         assert_eq!(lane.parting, Some(Parting { at, how: How::Byte(b'b', b'c') }));

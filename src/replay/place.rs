@@ -7,7 +7,7 @@ use super::ftp::Dialogue;
 use super::talks::Side;
 use super::view::printable;
 use crate::protocol::RawReason;
-use crate::protocol::framing::{Follows, Framing, Part, Seen};
+use crate::protocol::framing::{Follows, Framing, Part, Seen, trim_blanks};
 use crate::protocol::http::{answer_follows, begins_request};
 use crate::protocol::start::{Method, RequestLine, StatusLine};
 
@@ -25,11 +25,16 @@ pub(super) enum Kind {
     Data,
 }
 
+/// The number of an answer of HTTP, and what a field says there.
+type Note = (u64, Vec<u8>);
+
 /// Follows one conversation up to a position.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     kind: Kind,
     dialogue: Dialogue,
+    /// What each side says of cookies, with the number of the answer; none if nobody asks.
+    notes: Option<[Vec<Note>; 2]>,
     sides: [Reading; 2],
     /// The method of each request without the head of an answer so far.
     outstanding: VecDeque<Method>,
@@ -60,6 +65,7 @@ impl Place {
         Self {
             kind,
             dialogue: Dialogue::default(),
+            notes: None,
             sides: [Reading::new(Framing::requests()), Reading::new(Framing::answers())],
             outstanding: VecDeque::new(),
             status: 0,
@@ -67,6 +73,20 @@ impl Place {
             requests: 0,
             answers: 0,
         }
+    }
+
+    /// Notes what is said of cookies: `Set-Cookie` of the server and `Cookie` of the client.
+    pub(super) fn noting(mut self) -> Self {
+        self.notes = Some(Default::default());
+        self
+    }
+
+    /// What a side said of cookies before answer number `before`, counted from 0.
+    pub(super) fn take_notes(&mut self, side: Side, before: u64) -> Vec<Note> {
+        let Some(notes) = &mut self.notes else { return Vec::new() };
+        let notes = &mut notes[side.index()];
+        let count = notes.partition_point(|(answer, _)| *answer < before);
+        notes.drain(..count).collect()
     }
 
     /// Reads on in what one side said.
@@ -79,7 +99,8 @@ impl Place {
         }
     }
 
-    fn read_http(&mut self, side: Side, bytes: &[u8]) {
+    /// The same for HTTP alone, of which lines are not counted.
+    pub(super) fn read_http(&mut self, side: Side, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() {
             let reading = &mut self.sides[side.index()];
@@ -95,6 +116,13 @@ impl Place {
                     reading.messages += 1;
                     reading.is_in_message = true;
                     reading.body_bytes = 0;
+                }
+                if bytes[at] == b'\n'
+                    && reading.framing.part() == Part::Header
+                    && let Some(notes) = &mut self.notes
+                {
+                    let value = cookie_field(side, reading.framing.line());
+                    notes[side.index()].extend(value.map(|value| (self.answers, value.to_vec())));
                 }
                 let seen = reading.framing.push(bytes[at]);
                 at += 1;
@@ -207,8 +235,8 @@ impl Place {
         };
         let line = reading.framing.line();
         // The first request line may not be whole yet.
-        let is_http = self.is_http
-            || self.kind == Kind::Any && begins_request(&[line, next].concat());
+        let is_http =
+            self.is_http || self.kind == Kind::Any && begins_request(&[line, next].concat());
         if !is_http || reading.framing.part() == Part::Lost {
             return match reading.is_binary || next.first().is_some_and(|&b| is_binary(b)) {
                 true => format!("binary data of the {word}s"),
@@ -259,6 +287,17 @@ impl Reading {
         };
         self.is_binary |= bytes.iter().any(|&byte| is_binary(byte));
     }
+}
+
+/// The value of the field about cookies that a header line is, which lacks its LF.
+fn cookie_field(side: Side, line: &[u8]) -> Option<&[u8]> {
+    let name: &[u8] = match side {
+        Side::Client => b"cookie:",
+        Side::Server => b"set-cookie:",
+    };
+    let (begin, value) = line.split_at_checked(name.len())?;
+    let value = value.strip_suffix(b"\r").unwrap_or(value);
+    begin.eq_ignore_ascii_case(name).then(|| trim_blanks(value))
 }
 
 const fn is_binary(byte: u8) -> bool {

@@ -9,17 +9,18 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
-use super::ftp::{News, shown};
+use super::cookies::{Cookie, Jar, Piece, Returning, cookies, replaced, set_cookie};
+use super::desk::{Data, Part};
+use super::ftp::shown;
 use super::lane::{Lane, Parting};
 use super::place::{Kind, Place};
 use super::rules::{Rules, SpanReader};
@@ -104,6 +105,11 @@ pub struct Outcome {
     pub compared_bytes: u64,
     /// Values that differ as the rules allow.
     pub masked: u64,
+    /// Cookies that each server was told as it had set them itself, and those that a server has not
+    /// set and was told as they were captured.
+    pub cookies_followed: u64,
+    /// See `cookies_followed`.
+    pub cookies_unset: u64,
     /// Nanoseconds that each version's answers took, request by request.
     pub latencies_ns: [Vec<u64>; 2],
 }
@@ -130,56 +136,11 @@ pub(super) struct Manner {
     pub(super) factor: Option<f64>,
     /// Longest wait for an answer.
     pub(super) patience: Duration,
-    /// The port of the recorded server.
+    /// The address of the recorded client, and the port of its server.
+    pub(super) client: IpAddr,
     pub(super) port: u16,
-}
-
-/// What a conversation is to others.
-#[derive(Debug)]
-pub(super) enum Part {
-    /// Nothing.
-    Alone,
-    /// A control connection of FTP, which tells what its servers say.
-    Control(watch::Sender<Desk>),
-    /// A data connection, which hears it.
-    Data(Data),
-}
-
-/// What servers said of data connections on one control connection. It is over with its sender.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    /// The ports that each server has named, in order.
-    ports: [Vec<u16>; 2],
-    /// For how many of them the transfer has begun, or never will.
-    begun: [usize; 2],
-}
-
-/// A data connection's view of its control connection.
-#[derive(Debug)]
-pub(super) struct Data {
-    pub(super) desk: watch::Receiver<Desk>,
-    /// Which of the ports it is.
-    pub(super) number: usize,
-    /// What it was asked by.
-    pub(super) command: String,
-}
-
-impl Data {
-    /// The port that a server has named. The control connection has patience, or ends.
-    async fn port(&mut self, file: usize) -> Result<u16, String> {
-        let number = self.number;
-        let desk = self.desk.wait_for(|desk| desk.ports[file].len() > number).await;
-        desk.map(|desk| desk.ports[file][number])
-            .map_err(|_| format!("a server has named no port for {}", self.command))
-    }
-
-    /// Both servers have begun the transfer, or have said that they do not.
-    async fn begun(&mut self, files: [bool; 2]) {
-        let is_begun =
-            |desk: &Desk| [0, 1].iter().all(|&f| !files[f] || desk.begun[f] > self.number);
-        // It is over: nothing more will be said.
-        let _ = self.desk.wait_for(is_begun).await;
-    }
+    /// Cookies to be followed, if there are any.
+    pub(super) jar: Option<Arc<Jar>>,
 }
 
 /// Says one conversation.
@@ -223,6 +184,8 @@ struct Stage {
     agreed: Place,
     agreed_to: u64,
     request: Vec<u8>,
+    /// Where the client returns cookies, if they are followed.
+    returning: Option<Returning>,
     outcome: Outcome,
 }
 
@@ -246,7 +209,12 @@ impl Stage {
         let mut request = Vec::new();
         let kind = match &mut part {
             Part::Alone => Kind::Any,
-            Part::Control(_) => Kind::Control,
+            Part::Control(_, before) => {
+                if let Some(mut before) = before.take() {
+                    while before.changed().await.is_ok() {}
+                }
+                Kind::Control
+            }
             Part::Data(data) => {
                 for file in [0, 1] {
                     if let Some(address) = &mut addresses[file] {
@@ -257,14 +225,20 @@ impl Stage {
                 Kind::Data
             }
         };
+        let follows = manner.jar.is_some() && kind == Kind::Any;
+        let place = || match follows {
+            true => Place::new(kind).noting(),
+            false => Place::new(kind),
+        };
+        let version = || Version::new(place());
         let [first, second] = addresses;
         let (first, second) =
             tokio::join!(connect(first, manner.patience), connect(second, manner.patience));
         Ok(Self {
             sockets: [first?, second?],
             out: Default::default(),
-            versions: [Version::new(kind), Version::new(kind)],
-            recorded: Place::new(kind),
+            versions: [version(), version()],
+            recorded: place(),
             recorded_bytes: 0,
             is_client_over: false,
             is_server_over: false,
@@ -276,6 +250,7 @@ impl Stage {
             agreed: Place::new(kind),
             agreed_to: 0,
             request,
+            returning: follows.then(Returning::new),
             part,
             port: manner.port,
             outcome: Outcome::default(),
@@ -288,7 +263,7 @@ impl Stage {
         began: Instant,
         steps: &mut UnboundedReceiver<(Step, Ticket)>,
     ) -> Result<(), String> {
-        while let Some(step) = self.next_step(steps).await {
+        while let Some(step) = self.next_step(manner, steps).await {
             match step {
                 Step::Say(after, bytes) => {
                     self.hear_what_was_heard(manner).await?;
@@ -301,12 +276,14 @@ impl Stage {
                 Step::Heard(bytes) => {
                     self.recorded.read(Side::Server, &bytes);
                     self.recorded_bytes += bytes.len() as u64;
+                    self.learn_cookies(manner);
                     if matches!(manner.servers, Servers::One(_)) {
                         self.hear_recorded(&bytes, manner).await?;
                     }
                 }
                 Step::Hole(Side::Server, len) => {
                     self.recorded_bytes += len;
+                    self.recorded.dialogue().hole(Side::Server);
                     if matches!(manner.servers, Servers::One(_)) {
                         self.lane.push_missing(0, len);
                         let parted_at = self.lane.parting.map(|parting| parting.at[0]);
@@ -350,12 +327,16 @@ impl Stage {
     }
 
     /// The next step; the servers are heard meanwhile.
-    async fn next_step(&mut self, steps: &mut UnboundedReceiver<(Step, Ticket)>) -> Option<Step> {
+    async fn next_step(
+        &mut self,
+        manner: &Manner,
+        steps: &mut UnboundedReceiver<(Step, Ticket)>,
+    ) -> Option<Step> {
         loop {
             tokio::select! {
                 biased;
                 step = steps.recv() => return step.map(|(step, _)| step),
-                () = self.turn() => {}
+                () = self.turn() => self.learn_cookies(manner),
             }
         }
     }
@@ -364,6 +345,7 @@ impl Stage {
     async fn hear_what_was_heard(&mut self, manner: &Manner) -> Result<(), String> {
         let until = Instant::now() + manner.patience;
         while !self.is_all_heard() {
+            self.learn_cookies(manner);
             if timeout_at(until, self.turn()).await.is_err() {
                 let who = match (manner.servers, self.is_heard(0), self.is_heard(1)) {
                     (Servers::One(_), ..) => "the server has not",
@@ -374,10 +356,33 @@ impl Stage {
                 return Err(format!("{who} answered within {:?}", manner.patience));
             }
         }
+        self.learn_cookies(manner);
         if self.is_exchange_whole() {
             self.close_exchange(&manner.rules, true);
         }
         Ok(())
+    }
+
+    /// What the servers have set where the recorded one had, as soon as all have said it.
+    fn learn_cookies(&mut self, manner: &Manner) {
+        let Some(jar) = &manner.jar else { return };
+        let places = self.versions.iter().map(|version| &version.place);
+        let servers = manner.servers.addresses();
+        let live = places.zip(servers).filter_map(|(place, server)| server.map(|_| place));
+        // Who is not understood any more sets nothing.
+        let heard = live.map(|place| place.answered().unwrap_or(u64::MAX));
+        let before = heard.min().unwrap_or(0).min(self.recorded.answered().unwrap_or(u64::MAX));
+        let theirs =
+            self.versions.each_mut().map(|version| version.place.take_notes(Side::Server, before));
+        for (answer, field) in self.recorded.take_notes(Side::Server, before) {
+            let Some((name, value)) = set_cookie(&field) else { continue };
+            let instead = theirs.each_ref().map(|notes| {
+                let mut set = notes.iter().filter(|(number, _)| *number == answer);
+                set.find_map(|(_, field)| set_cookie(field).filter(|(other, _)| *other == name))
+                    .map(|(_, value)| value.to_vec())
+            });
+            jar.learn(&Cookie::new(manner.client, (name, value)), instead);
+        }
     }
 
     /// Whether the capture has an answer to each request so far.
@@ -406,6 +411,15 @@ impl Stage {
         if let Some(why) = self.recorded.dialogue().dead_end() {
             return Err(why.to_owned());
         }
+        let pieces = match &mut self.returning {
+            Some(returning) => returning.cut(bytes.clone()),
+            None => vec![Piece::Plain(bytes.clone())],
+        };
+        for piece in &pieces {
+            if let Piece::Cookies(field) = piece {
+                self.wait_for_cookies(field, manner).await;
+            }
+        }
         self.wait_for_room(manner).await?;
         if self.request.len() < 256 && !matches!(self.part, Part::Data(_)) {
             self.request.extend_from_slice(&bytes[..bytes.len().min(256)]);
@@ -419,10 +433,52 @@ impl Stage {
             version.place.read(Side::Client, bytes);
             if self.sockets[file].is_some() {
                 version.asked_at.get_or_insert(now);
-                self.out[file].push_back(bytes.clone());
             }
         }
+        for piece in pieces {
+            self.put_out(piece, manner);
+        }
         Ok(())
+    }
+
+    /// Another conversation may be about to learn what was set.
+    async fn wait_for_cookies(&mut self, field: &[u8], manner: &Manner) {
+        let Some(jar) = &manner.jar else { return };
+        let returned: Vec<_> =
+            cookies(field).map(|pair| Cookie::new(manner.client, pair)).collect();
+        let known = timeout(manner.patience, jar.known(&returned));
+        tokio::pin!(known);
+        loop {
+            tokio::select! {
+                _ = &mut known => return,
+                () = self.turn() => self.learn_cookies(manner),
+            }
+        }
+    }
+
+    /// Hands a piece to the servers, cookies to each as it has set them.
+    fn put_out(&mut self, piece: Piece, manner: &Manner) {
+        let outcome = &mut self.outcome;
+        for file in [0, 1].into_iter().filter(|&file| self.sockets[file].is_some()) {
+            let bytes = match (&piece, &manner.jar) {
+                (Piece::Plain(bytes), _) => bytes.clone(),
+                (Piece::Cookies(field), None) => field.clone().into(),
+                (Piece::Cookies(field), Some(jar)) => {
+                    let told = replaced(field, |pair| {
+                        let instead = jar.instead(&Cookie::new(manner.client, pair), file)?;
+                        match &instead {
+                            Some(_) => outcome.cookies_followed += 1,
+                            None => outcome.cookies_unset += 1,
+                        }
+                        instead
+                    });
+                    told.into()
+                }
+            };
+            if !bytes.is_empty() {
+                self.out[file].push_back(bytes);
+            }
+        }
     }
 
     /// Waits until the servers have taken enough of what they were told.
@@ -440,7 +496,8 @@ impl Stage {
                 }
             }
         }
-        let is_full = |out: &VecDeque<Bytes>| out.iter().map(Bytes::len).sum::<usize>() > OUT_BYTES_MAX;
+        let is_full =
+            |out: &VecDeque<Bytes>| out.iter().map(Bytes::len).sum::<usize>() > OUT_BYTES_MAX;
         let mut until = Instant::now() + manner.patience;
         while self.out.iter().any(is_full) {
             let before = self.out.each_ref().map(VecDeque::len);
@@ -514,7 +571,7 @@ impl Stage {
         if is_answered && let Some(asked_at) = version.asked_at.take() {
             self.outcome.latencies_ns[file].push(asked_at.elapsed().as_nanos() as u64);
         }
-        if let Part::Control(desk) = &self.part {
+        if let Part::Control(desk, _) = &self.part {
             let news = self.versions[file].place.dialogue().take_news();
             if !news.is_empty() {
                 desk.send_modify(|desk| news.into_iter().for_each(|news| desk.hear(file, news)));
@@ -590,6 +647,9 @@ impl Stage {
 
     /// What comes behind the last answer: the ends.
     async fn end(&mut self, manner: &Manner) {
+        if let Some(rest) = self.returning.as_mut().and_then(Returning::rest) {
+            self.put_out(rest, manner);
+        }
         let until = Instant::now() + manner.patience;
         while self.out.iter().any(|out| !out.is_empty()) {
             if timeout_at(until, self.turn()).await.is_err() {
@@ -623,19 +683,10 @@ impl Stage {
     }
 }
 
-impl Desk {
-    fn hear(&mut self, file: usize, news: News) {
-        match news {
-            News::Offer(said) => self.ports[file].push(said.port),
-            News::Begun(_) => self.begun[file] = self.ports[file].len(),
-        }
-    }
-}
-
 impl Version {
-    fn new(kind: Kind) -> Self {
+    const fn new(place: Place) -> Self {
         Self {
-            place: Place::new(kind),
+            place,
             bytes: 0,
             base: 0,
             tail: Vec::new(),
@@ -716,7 +767,7 @@ mod tests {
 
     #[test]
     fn what_surrounds_a_difference_is_kept_and_not_what_comes_behind_it() {
-        let mut version = Version::new(Kind::Any);
+        let mut version = Version::new(Place::new(Kind::Any));
         version.remember(b"before", None);
         for _ in 0..1000 {
             version.remember(&[b'x'; 1000], Some(6));
@@ -730,7 +781,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_shown_as_such_and_costs_nothing() {
-        let mut version = Version::new(Kind::Any);
+        let mut version = Version::new(Place::new(Kind::Any));
         version.remember(b"before", None);
         version.pass(3, None);
         version.remember(b"after", None);

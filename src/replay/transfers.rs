@@ -1,5 +1,6 @@
 //! Which conversation of a capture carries a transfer of which control connection of FTP: found
-//! from what the recorded servers said of their passive ports.
+//! from what the recorded servers said of their passive ports. And which session of a client
+//! followed which other one, that may have changed what it finds.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,9 +25,14 @@ pub(super) struct Transfer {
     pub(super) command: String,
 }
 
-/// All transfers, by the conversation that carries each.
+/// The sessions of FTP in a capture.
 #[derive(Debug, Default)]
-pub(super) struct Transfers(BTreeMap<usize, Transfer>);
+pub(super) struct Transfers {
+    /// All transfers, by the conversation that carries each.
+    of: BTreeMap<usize, Transfer>,
+    /// The control connection of the same client that had ended last before one began.
+    before: BTreeMap<usize, usize>,
+}
 
 impl Transfers {
     /// Reads the control connections of a capture, if there are any.
@@ -36,8 +42,9 @@ impl Transfers {
         rules: &Rules,
     ) -> Result<Self, Unreadable> {
         let talks = index.talks.list();
-        let is_control =
-            |id: usize| talks[id].is_certain && rules.is_ftp(talks[id].address(Side::Server).port());
+        let is_control = |id: usize| {
+            talks[id].is_certain && rules.is_ftp(talks[id].address(Side::Server).port())
+        };
         let controls: Vec<bool> = (0..talks.len()).map(is_control).collect();
         if !controls.contains(&true) {
             return Ok(Self::default());
@@ -69,12 +76,28 @@ impl Transfers {
                 }
             }
         }
-        Ok(Self(found))
+        let mut ended: BTreeMap<IpAddr, BTreeMap<u64, usize>> = BTreeMap::new();
+        let clients = || (0..talks.len()).filter(|&id| controls[id]);
+        for id in clients() {
+            let ends = ended.entry(talks[id].address(Side::Client).ip()).or_default();
+            ends.insert(talks[id].end_ns, id);
+        }
+        let before = clients().filter_map(|id| {
+            let ends = ended.get(&talks[id].address(Side::Client).ip())?;
+            let (_, &last) = ends.range(..talks[id].begin_ns).next_back()?;
+            Some((id, last))
+        });
+        Ok(Self { of: found, before: before.collect() })
+    }
+
+    /// The session that a control connection follows.
+    pub(super) fn before(&self, id: usize) -> Option<usize> {
+        self.before.get(&id).copied()
     }
 
     /// What a conversation carries.
     pub(super) fn of(&self, id: usize) -> Option<&Transfer> {
-        self.0.get(&id)
+        self.of.get(&id)
     }
 }
 
@@ -114,5 +137,8 @@ impl Listener for Controls {
                 }
             }
         }
+    }
+    fn missing(&mut self, spot: Spot, _: u64) {
+        self.dialogues.entry(spot.talk).or_default().0.hole(spot.side);
     }
 }

@@ -1,7 +1,7 @@
 //! FTP said again to servers made here: each names ports of its own, and data connections follow.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -19,60 +19,82 @@ struct Server {
     listing: &'static str,
     login: &'static str,
     stored: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Sessions now, and the most at once.
+    sessions: Arc<Mutex<[usize; 2]>>,
 }
 
 impl Server {
     fn new(name: &'static str) -> Self {
-        Self { name, file: content(), listing: LISTING, login: "230 in", stored: Arc::default() }
+        Self {
+            name,
+            file: content(),
+            listing: LISTING,
+            login: "230 in",
+            stored: Arc::default(),
+            sessions: Arc::default(),
+        }
     }
 
     fn begin(&self) -> SocketAddr {
         let server = self.clone();
         serve(move |stream| {
-            let mut replies = stream.try_clone().unwrap();
-            let mut reply =
-                move |text: &str| replies.write_all(format!("{text}\r\n").as_bytes()).is_ok();
-            let mut door = None;
-            reply(&format!("220 {} is here", server.name));
-            for line in BufReader::new(stream).lines() {
-                let Ok(line) = line else { return };
-                let command = line.split(' ').next().unwrap_or_default();
-                let goes_on = match command {
-                    "USER" => reply("331 and now?"),
-                    "PASS" => reply(server.login),
-                    "PASV" | "EPSV" => {
-                        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                        let port = listener.local_addr().unwrap().port();
-                        door = Some(listener);
-                        let [high, low] = port.to_be_bytes();
-                        reply(&match command {
-                            "PASV" => format!("227 Passive (127,0,0,1,{high},{low})"),
-                            _ => format!("229 Passive (|||{port}|)"),
-                        })
-                    }
-                    "RETR" | "LIST" | "STOR" => {
-                        let Some(door) = door.take() else { return };
-                        reply("150 it comes");
-                        let (mut data, _) = door.accept().unwrap();
-                        match command {
-                            "RETR" => drop(data.write_all(&server.file)),
-                            "LIST" => drop(data.write_all(server.listing.as_bytes())),
-                            _ => {
-                                let mut stored = Vec::new();
-                                let _ = data.read_to_end(&mut stored);
-                                server.stored.lock().unwrap().push(stored);
-                            }
-                        }
-                        drop(data);
-                        reply("226 done")
-                    }
-                    _ => reply("221 bye") && false,
-                };
-                if !goes_on {
-                    return;
-                }
-            }
+            let count = |by: isize| {
+                let mut sessions = server.sessions.lock().unwrap();
+                sessions[0] = sessions[0].checked_add_signed(by).unwrap();
+                sessions[1] = sessions[1].max(sessions[0]);
+            };
+            count(1);
+            server.hold(stream);
+            count(-1);
         })
+    }
+
+    /// One control connection.
+    fn hold(&self, stream: TcpStream) {
+        let server = self;
+        let mut replies = stream.try_clone().unwrap();
+        let mut reply =
+            move |text: &str| replies.write_all(format!("{text}\r\n").as_bytes()).is_ok();
+        let mut door = None;
+        reply(&format!("220 {} is here", server.name));
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            let command = line.split(' ').next().unwrap_or_default();
+            let goes_on = match command {
+                "USER" => reply("331 and now?"),
+                "PASS" => reply(server.login),
+                "PASV" | "EPSV" => {
+                    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                    let port = listener.local_addr().unwrap().port();
+                    door = Some(listener);
+                    let [high, low] = port.to_be_bytes();
+                    reply(&match command {
+                        "PASV" => format!("227 Passive (127,0,0,1,{high},{low})"),
+                        _ => format!("229 Passive (|||{port}|)"),
+                    })
+                }
+                "RETR" | "LIST" | "STOR" => {
+                    let Some(door) = door.take() else { return };
+                    reply("150 it comes");
+                    let (mut data, _) = door.accept().unwrap();
+                    match command {
+                        "RETR" => drop(data.write_all(&server.file)),
+                        "LIST" => drop(data.write_all(server.listing.as_bytes())),
+                        _ => {
+                            let mut stored = Vec::new();
+                            let _ = data.read_to_end(&mut stored);
+                            server.stored.lock().unwrap().push(stored);
+                        }
+                    }
+                    drop(data);
+                    reply("226 done")
+                }
+                _ => reply("221 bye") && false,
+            };
+            if !goes_on {
+                return;
+            }
+        }
     }
 }
 
@@ -113,6 +135,7 @@ fn session(client_port: u16) -> (Vec<Said>, Vec<usize>) {
         said.push(Said { server: ([192, 0, 2, 10], 40_000 + number).into(), ..data });
     }
     control.extend([text(Client, "QUIT"), text(Server, "221 bye")]);
+    order.extend([0; 3]);
     let control = Said::new(client_port, control);
     said.insert(0, Said { server: ([192, 0, 2, 10], 21).into(), ..control });
     (said, order)
@@ -150,14 +173,14 @@ fn what_differs_is_found_on_the_connection_where_it_does() {
     let mut file = content();
     file[2_000_000] ^= 1;
     let good = Server::new("one");
-    let other = LISTING.as_bytes().len() as u64 - 3;
+    let other = LISTING.len() as u64 - 3;
     for (changed, request, field, offset) in [
         (Server { file, ..good.clone() }, "RETR a", "binary data of the answers", 2_000_000),
         (Server { file: content()[..9].into(), ..good.clone() }, "RETR a", "", 9),
         (
             Server { listing: &LISTING[..other as usize], ..good.clone() },
             "LIST",
-            "line 1, column 37",
+            "line 1, column 38",
             other,
         ),
         (Server { login: "230 IN", ..good.clone() }, "PASS ****", "answer 2, reply 230", 4),
@@ -188,7 +211,7 @@ fn one_server_is_compared_with_what_was_recorded_and_texts_as_the_rules_have_it(
 #[test]
 fn sessions_that_wait_for_room_are_held_later_with_their_transfers() {
     let dir = tempfile::tempdir().unwrap();
-    // One after another, so that a port is named again.
+    // One after another, so that a port is named again, and files are there.
     let (mut said, mut order) = (Vec::new(), Vec::new());
     for number in 0..6 {
         let (more, their_order) = session(30_000 + 10 * number);
@@ -203,8 +226,14 @@ fn sessions_that_wait_for_room_are_held_later_with_their_transfers() {
     let args = ["replay", "x.pcap", "--one", &address, "--pace", "max", "--patience", "120"];
     let output = shadowvm(dir.path(), &[&args[..], &["--parallel", "2"]].concat());
     assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+    assert_eq!(server.stored.lock().unwrap().len(), 6);
     assert!(out(&output).contains("24 conversations, 24 the same"), "{}", out(&output));
     assert!(server.stored.lock().unwrap().iter().all(|stored| *stored == uploaded()));
+    assert_eq!(
+        server.sessions.lock().unwrap()[1],
+        1,
+        "each session may change what the next finds"
+    );
 }
 
 #[test]

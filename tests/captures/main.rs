@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cookies;
 mod diff;
 mod ftp;
 mod made;

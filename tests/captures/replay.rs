@@ -160,6 +160,7 @@ fn one_server_is_compared_with_what_was_recorded() {
         assert!(xml.contains(&format!("failures=\"{}\"", 30 * expected)), "{xml}");
         assert!(!html.contains("src=") && !html.contains("href="), "it stands alone");
         assert!(html.contains("time to answer") && html.contains("</html>"));
+        assert_eq!(html.matches("<polyline class=").count(), 2, "one over the other");
         if expected == 1 {
             assert!(html.contains("<h2>body: 30</h2>"), "{html}");
             assert!(out(&output).contains("answer 3, body, byte 22"), "{}", out(&output));
