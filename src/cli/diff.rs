@@ -94,7 +94,7 @@ impl RuleArgs {
 }
 
 /// One of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Rule {
     Header(String),
     Cookie(String),
@@ -381,11 +381,12 @@ fn hex(window: &Window) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::rule;
+    use super::{Rule, rule};
 
     #[test]
     fn a_rule_names_a_header() {
-        assert_eq!(rule("http:ETag").as_deref(), Ok("etag"));
+        assert_eq!(rule("http:ETag"), Ok(Rule::Header("etag".into())));
+        assert_eq!(rule("cookie:SID"), Ok(Rule::Cookie("SID".into())));
         for wrong in ["etag", "http:", "http:a b", "ftp:x"] {
             assert!(rule(wrong).is_err(), "{wrong}");
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use serde_json::{Value, json};
 
 use super::diff::{RuleArgs, troubles};
@@ -308,14 +308,26 @@ fn conclusion(replayed: &Replayed) -> String {
     let verdict = word(replayed.verdict());
     let said = replayed.sum(|outcome| outcome.said_bytes);
     let compared = replayed.sum(|outcome| outcome.compared_bytes);
+    let seconds = replayed.elapsed.as_secs_f64();
+    let each_second = |count: u64| (count as f64 / seconds.max(1e-3)) as u64;
     format!(
         "{verdict}: {all} conversations, {} the same, {different} different, {failed} not said to \
-         the end; {} said, {} of answers compared, in {}",
+         the end; {} said, {} of answers compared, in {} ({} conversations and {} a second, {} of \
+         memory)",
         all - different - failed,
         bytes_text(said),
         bytes_text(compared),
-        time_text(replayed.elapsed.as_secs_f64())
+        time_text(seconds),
+        each_second(all as u64),
+        bytes_text(each_second(said + compared)),
+        bytes_text(memory_bytes_max())
     )
+}
+
+/// The most memory that this process has had so far.
+fn memory_bytes_max() -> u64 {
+    let kibibytes = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss());
+    u64::try_from(kibibytes).unwrap_or(0) << 10
 }
 
 fn json_of(replayed: &Replayed, servers: Servers) -> Value {
@@ -364,6 +376,7 @@ fn json_of(replayed: &Replayed, servers: Servers) -> Value {
         "cookies_unset": sum(|outcome| outcome.cookies_unset),
         "unfollowed": replayed.facts.unfollowed,
         "unreadable": replayed.facts.troubles_count,
+        "memory_bytes_max": memory_bytes_max(),
         "seconds": replayed.elapsed.as_secs_f64(),
         "servers": [latency(0), latency(1)],
         "differences": differences.collect::<Vec<_>>(),

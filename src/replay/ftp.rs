@@ -15,6 +15,9 @@ use crate::protocol::{Announced, Normalizer, RawReason};
 /// Bytes of a command that are kept to name it.
 const COMMAND_BYTES: usize = 256;
 
+/// Nobody logs in in the middle.
+const NO_BEGINNING: &str = "the beginning of this session was not captured";
+
 /// What a server's reply means to data connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
@@ -114,6 +117,9 @@ impl Dialogue {
             let replies_count = 1 + commands_count;
             *self = Self { commands_count, replies_count, dead_end, ..Self::default() };
         }
+        if self.replies_count == 0 {
+            return self.dead_end = Some(NO_BEGINNING);
+        }
         if let Err(why) = self.commands.read(&[byte]) {
             return self.lose(why);
         }
@@ -159,6 +165,7 @@ impl Dialogue {
         self.has_begun = false;
         self.replies_count += 1;
         if self.replies_count == 1 {
+            self.dead_end = (code != 220).then_some(NO_BEGINNING);
             return;
         }
         let asked = self.commands.first();
@@ -254,6 +261,8 @@ mod tests {
         use Side::{Client, Server};
         let greeting = (Server, "220 go\r\n");
         for (turns, word) in [
+            (vec![(Client, "PASV\r\n")], "beginning"),
+            (vec![(Server, "226 done\r\n")], "beginning"),
             (vec![greeting, (Client, "PORT 1,2,3,4,5,6\r\n")], "PORT"),
             (vec![greeting, (Client, "AUTH TLS\r\n"), (Server, "234 go\r\n")], "secret"),
             (vec![greeting, (Client, "NOOP\n")], "reads alike"),

@@ -25,7 +25,7 @@ NGINX = """worker_processes 1;
 daemon off;
 pid DIR/nginx.pid;
 error_log DIR/error.log;
-events { worker_connections 512; }
+events { worker_connections 8192; }
 http {
   access_log off;
   types { text/html html; }
