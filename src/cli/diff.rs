@@ -20,12 +20,14 @@ use crate::replay::{Capture, Difference, Ends, How, Options, Report, Rules, Side
   shadowvm diff before.pcap after.pcap         did the new version answer as the old one did?
   shadowvm diff a.pcap b.pcap --port 80        conversations with servers on port 80 only
   shadowvm diff a.pcap b.pcap --rule http:etag the values of ETag may differ, too
+  shadowvm diff a.pcap b.pcap --rule cookie:sid  so may the session that a server begins
   shadowvm diff a.pcap b.pcap --strict         every byte counts, dates as well
   shadowvm diff a.pcapng.gz b.pcap -o json     for programs
 
 What counts is what was said: numbers, times, segments, repetitions and order of packets do not.
 Conversations are paired by the client's address and port; where the captures have other ones, by
-what the client says first and the order. The servers' addresses and ports may differ.
+what the client says first and the order. The servers' addresses and ports may differ, and so may
+the ports that servers of FTP name for transfers.
 
 Exit status: 0 the same, 1 different, 2 it cannot be told (unreadable, or bytes are missing).")]
 pub struct Args {

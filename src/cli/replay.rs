@@ -25,9 +25,9 @@ use crate::replay::{
   shadowvm replay day.pcap --primary 10.0.0.1:80 --backup 10.0.0.2:80   do both answer alike?
   shadowvm replay day.pcap --one 10.0.0.2:80                            as they answered then?
   shadowvm replay day.pcap --one web:80 --pace max --parallel 2000      as fast as can be
-  shadowvm replay day.pcap --one web:80 --rule cookie:sid               sessions have names of their own
+  shadowvm replay day.pcap --one web:80 --rule cookie:sid               sessions named anew
   shadowvm replay day.pcap --one web:80 --report r.html --junit r.xml   for people and machines
-  shadowvm replay ftp.pcap --primary a:21 --backup b:21                 transfers follow their session
+  shadowvm replay day.pcap --primary a:21 --backup b:21                 transfers of FTP, too
 
 Each request is said when its time has come and what it waited for was answered: request by request
 for HTTP and FTP, by bytes otherwise. Cookies that servers set and passive ports that they name are

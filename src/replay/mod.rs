@@ -5,9 +5,9 @@
 //! way through a capture) · [`rules`] and [`lane`] (what may differ, and where two versions part)
 //! · [`pairs`] (which conversation of one capture is which of the other) · [`mod@diff`] · [`place`]
 //! and [`view`] (what a position is called, and how it is shown) · [`survey`], [`split`] and
-//! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`ftp`], [`transfers`] and [`desk`] (what
-//! belongs together in FTP) · [`cookies`] (what servers set and clients return) · [`player`] and [`run`] (the conversations said again to live
-//! servers).
+//! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`ftp`], [`transfers`] and
+//! [`desk`] (what belongs together in FTP) · [`cookies`] (what servers set and clients return) ·
+//! [`player`] and [`run`] (the conversations said again to live servers).
 //!
 //! Nothing here keeps a capture: what a step needs again is read again.
 

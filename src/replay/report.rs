@@ -292,7 +292,7 @@ mod tests {
             ("answer 2, header `etag`", "header `etag`"),
             ("answer 12, body, byte 17", "body"),
             ("answer 1, status line", "status line"),
-            ("line 2, column 9", "column 9"),
+            ("line 2, column 9", "text"),
         ] {
             assert_eq!(kind(&parted(field, How::Byte(1, 2))), name);
         }

@@ -242,7 +242,7 @@ def ftp(bed):
     ])
     bed.expect(path, [f"{SAME}:21", f"{OTHER}:21"], 0, [])
     bed.expect(path, [f"{SAME}:21"], 0, [])
-    sent = [p.read_bytes() for p in (bed.folder / f"ftp-{OTHER}/root/put").iterdir()]
+    sent = [p.read_bytes() for p in (bed.folder / f"ftp-{OTHER}" / "root" / "put").iterdir()]
     if sent != [(bed.folder / "up").read_bytes()] * 2:
         raise Wrong("what clients sent is not what the server has")
     told = bed.expect(path, [f"{SAME}:21", "10.1.0.4:21"], 1,

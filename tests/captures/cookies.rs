@@ -26,14 +26,10 @@ fn web(name: &'static str) -> SocketAddr {
                 let answer = match head.starts_with("GET /login ") {
                     true => {
                         let number = sessions.fetch_add(1, Ordering::Relaxed);
-                        // A browser that begins two sessions at once is slow to hear of them.
+                        // Who returns it on another connection has to wait for it.
                         std::thread::sleep(std::time::Duration::from_millis(50));
-                        page(
-                            &format!(
-                                "Set-Cookie: kind=web; Path=/\r\nSet-Cookie: sid={name}{number}; HttpOnly\r\n"
-                            ),
-                            "welcome",
-                        )
+                        let sid = format!("Set-Cookie: sid={name}{number}; HttpOnly\r\n");
+                        page(&format!("Set-Cookie: kind=web; Path=/\r\n{sid}"), "welcome")
                     }
                     false => {
                         let sid = format!("sid={name}");
