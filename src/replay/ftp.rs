@@ -98,7 +98,7 @@ impl Dialogue {
         let begun = self.replies.line().iter().chain(next).copied();
         let code = match self.replies.open() {
             Some(code) => code.to_vec(),
-            None if self.replies.len() < 3 => Vec::new(),
+            None if self.replies.line_len() < 3 => Vec::new(),
             None => begun.take(3).collect(),
         };
         let number = match self.replies_count {

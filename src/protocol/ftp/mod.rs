@@ -280,7 +280,7 @@ impl Normalizer for Ftp {
         let begun = self.replies.line().iter().chain(ahead).copied();
         let code = match self.replies.open() {
             Some(code) => code.to_vec(),
-            None if self.replies.len() < 3 => return Some(Field::ReplyCode),
+            None if self.replies.line_len() < 3 => return Some(Field::ReplyCode),
             None => begun.take(3).collect(),
         };
         let code = std::str::from_utf8(&code).ok().and_then(|code| code.parse().ok());
