@@ -89,7 +89,10 @@ impl Server {
                     drop(data);
                     reply("226 done")
                 }
-                _ => reply("221 bye") && false,
+                _ => {
+                    reply("221 bye");
+                    false
+                }
             };
             if !goes_on {
                 return;
