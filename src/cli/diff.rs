@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::door::{answer, bytes_text, say};
 use super::{Format, config_error, exit};
 use crate::config::Config;
+use crate::protocol::framing::is_token;
 use crate::replay::view::{View, Window, side_by_side};
 use crate::replay::walk::{Facts, Moment};
 use crate::replay::{Capture, Difference, Ends, How, Options, Report, Rules, Side, Verdict, diff};
@@ -19,12 +20,14 @@ use crate::replay::{Capture, Difference, Ends, How, Options, Report, Rules, Side
   shadowvm diff before.pcap after.pcap         did the new version answer as the old one did?
   shadowvm diff a.pcap b.pcap --port 80        conversations with servers on port 80 only
   shadowvm diff a.pcap b.pcap --rule http:etag the values of ETag may differ, too
+  shadowvm diff a.pcap b.pcap --rule cookie:sid  so may the session that a server begins
   shadowvm diff a.pcap b.pcap --strict         every byte counts, dates as well
   shadowvm diff a.pcapng.gz b.pcap -o json     for programs
 
 What counts is what was said: numbers, times, segments, repetitions and order of packets do not.
 Conversations are paired by the client's address and port; where the captures have other ones, by
-what the client says first and the order. The servers' addresses and ports may differ.
+what the client says first and the order. The servers' addresses and ports may differ, and so may
+the ports that servers of FTP name for transfers.
 
 Exit status: 0 the same, 1 different, 2 it cannot be told (unreadable, or bytes are missing).")]
 pub struct Args {
@@ -53,15 +56,19 @@ pub struct Args {
 /// What may differ.
 #[derive(Debug, clap::Args)]
 pub struct RuleArgs {
-    /// A value that may differ: http:HEADER; may be repeated
+    /// A value that may differ: http:HEADER, or cookie:NAME where servers set it (cookie:* for
+    /// all); may be repeated
     #[arg(long, value_name = "RULE", value_parser = rule)]
-    rule: Vec<String>,
+    rule: Vec<Rule>,
     /// Take the rules of a gateway's configuration
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Every byte counts: not even dates may differ
+    /// Every byte counts, not even dates may differ; of FTP only the ports of data connections
     #[arg(long, conflicts_with_all = ["rule", "config"])]
     strict: bool,
+    /// Servers of FTP have this port in the capture, besides 21; may be repeated
+    #[arg(long, value_name = "PORT")]
+    ftp_port: Vec<u16>,
 }
 
 impl RuleArgs {
@@ -72,27 +79,41 @@ impl RuleArgs {
 
     /// The rules that are meant.
     pub(super) fn rules(&self) -> Result<Rules, ExitCode> {
+        let with_ports = |rules| {
+            self.ftp_port.iter().fold(rules, |rules: Rules, &port| rules.and_ftp_port(port))
+        };
         if self.strict {
-            return Ok(Rules::none());
+            return Ok(with_ports(Rules::none()));
         }
         let rules = match &self.config {
             None => Rules::default(),
             Some(file) => {
                 let config = Config::load(file).map_err(|error| config_error(&error))?.engine();
-                Rules::new(config.rules.http.iter().map(|header| &**header))
+                Rules::from(config.rules)
             }
         };
-        Ok(self.rule.iter().fold(rules, |rules, name| rules.and(name)))
+        let rules = self.rule.iter().fold(rules, |rules, rule| match rule {
+            Rule::Header(name) => rules.and(name),
+            Rule::Cookie(name) => rules.and_cookie(name),
+        });
+        Ok(with_ports(rules))
     }
 }
 
-/// `http:HEADER`
-fn rule(text: &str) -> Result<String, String> {
-    let name = text.strip_prefix("http:").map(str::trim).unwrap_or_default();
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    match !name.is_empty() && name.bytes().all(is_name) {
-        true => Ok(name.to_ascii_lowercase()),
-        false => Err("a rule is http:HEADER, as in http:etag".into()),
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rule {
+    Header(String),
+    Cookie(String),
+}
+
+/// `http:HEADER` or `cookie:NAME`
+fn rule(text: &str) -> Result<Rule, String> {
+    let is_name = |name: &str| is_token(name.as_bytes());
+    match text.split_once(':').map(|(kind, name)| (kind, name.trim())) {
+        Some(("http", name)) if is_name(name) => Ok(Rule::Header(name.to_ascii_lowercase())),
+        Some(("cookie", name)) if is_name(name) => Ok(Rule::Cookie(name.to_owned())),
+        _ => Err("a rule is http:HEADER or cookie:NAME, as in http:etag or cookie:sid".into()),
     }
 }
 
@@ -373,11 +394,12 @@ fn hex(window: &Window) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::rule;
+    use super::{Rule, rule};
 
     #[test]
     fn a_rule_names_a_header() {
-        assert_eq!(rule("http:ETag").as_deref(), Ok("etag"));
+        assert_eq!(rule("http:ETag"), Ok(Rule::Header("etag".into())));
+        assert_eq!(rule("cookie:SID"), Ok(Rule::Cookie("SID".into())));
         for wrong in ["etag", "http:", "http:a b", "ftp:x"] {
             assert!(rule(wrong).is_err(), "{wrong}");
         }

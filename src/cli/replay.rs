@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use serde_json::{Value, json};
 
 use super::diff::{RuleArgs, troubles};
@@ -16,7 +16,9 @@ use super::door::{answer, bytes_text, say, time_text};
 use super::{Format, exit};
 use crate::replay::report::{html, junit, kind, latencies, names, quantile, word};
 use crate::replay::view::{View, side_by_side};
-use crate::replay::{Capture, How, Order, Progress, Replayed, Servers, Verdict, replay};
+use crate::replay::{
+    Capture, How, Order, Outcome, Parted, Progress, Replayed, Servers, Verdict, replay,
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -24,12 +26,15 @@ use crate::replay::{Capture, How, Order, Progress, Replayed, Servers, Verdict, r
   shadowvm replay day.pcap --primary 10.0.0.1:80 --backup 10.0.0.2:80   do both answer alike?
   shadowvm replay day.pcap --one 10.0.0.2:80                            as they answered then?
   shadowvm replay day.pcap --one web:80 --pace max --parallel 2000      as fast as can be
+  shadowvm replay day.pcap --one web:80 --rule cookie:sid               sessions named anew
   shadowvm replay day.pcap --one web:80 --report r.html --junit r.xml   for people and machines
+  shadowvm replay day.pcap --primary a:21 --backup b:21                 transfers of FTP, too
   shadowvm replay --engine bug.pcapng                      evidence of a gateway, decided again
   shadowvm replay --engine links.pcapng -c shadowvm.toml   a capture of its three links, decided
 
 Each request is said when its time has come and what it waited for was answered: request by request
-for HTTP, by bytes otherwise. Answers are compared as the gateway compares them.
+for HTTP and FTP, by bytes otherwise. Cookies that servers set and passive ports that they name are
+each server's own. Answers are compared as the gateway compares them.
 
 Exit status: 0 the same, 1 different, 2 it cannot be told (no capture, no server, no answer).")]
 pub struct Args {
@@ -65,6 +70,10 @@ pub struct Args {
     /// Say conversations with servers on this port of the capture only; may be repeated
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
+    /// Return cookies as they were captured; otherwise each server gets back what it has set
+    /// itself
+    #[arg(long)]
+    keep_cookies: bool,
     #[command(flatten)]
     rules: RuleArgs,
     /// Differences that are shown
@@ -130,6 +139,7 @@ pub fn run(args: Args) -> ExitCode {
         factor,
         parallel_max: args.parallel as usize,
         patience: Duration::from_secs(args.patience.into()),
+        follows_cookies: !args.keep_cookies,
     };
     let parallel_max = allow_sockets(order.parallel_max);
     if parallel_max < order.parallel_max {
@@ -261,7 +271,37 @@ fn text(replayed: &Replayed, servers: Servers, show: usize) -> String {
             );
         }
     }
+    if replayed.silent > 0 && !replayed.talks.is_empty() {
+        let _ = writeln!(
+            out,
+            "{} conversations are left out: the capture has nothing that a client said in them",
+            replayed.silent
+        );
+    }
+    out.push_str(&about_cookies(replayed));
     let _ = writeln!(out, "{}", conclusion(replayed));
+    out
+}
+
+/// What was done with cookies, and what can be done about them.
+fn about_cookies(replayed: &Replayed) -> String {
+    let mut out = String::new();
+    let followed = replayed.sum(|outcome| outcome.cookies_followed);
+    let unset = replayed.sum(|outcome| outcome.cookies_unset);
+    if followed > 0 {
+        let _ =
+            writeln!(out, "{followed} cookies were returned as each server had set them itself");
+    }
+    if unset > 0 {
+        let _ = writeln!(
+            out,
+            "{unset} cookies were returned as captured: the server has not set them this time"
+        );
+    }
+    let is_set = |parted: &Parted| kind(parted).eq_ignore_ascii_case("header `set-cookie`");
+    if replayed.talks.iter().flat_map(|(_, outcome)| &outcome.differences).any(is_set) {
+        out.push_str("cookies that servers choose may differ with --rule cookie:NAME\n");
+    }
     out
 }
 
@@ -277,16 +317,28 @@ fn conclusion(replayed: &Replayed) -> String {
     }
     let (different, failed) = (replayed.different(), replayed.failed());
     let verdict = word(replayed.verdict());
-    let said: u64 = replayed.talks.iter().map(|(_, outcome)| outcome.said_bytes).sum();
-    let compared: u64 = replayed.talks.iter().map(|(_, outcome)| outcome.compared_bytes).sum();
+    let said = replayed.sum(|outcome| outcome.said_bytes);
+    let compared = replayed.sum(|outcome| outcome.compared_bytes);
+    let seconds = replayed.elapsed.as_secs_f64();
+    let each_second = |count: u64| (count as f64 / seconds.max(1e-3)) as u64;
     format!(
         "{verdict}: {all} conversations, {} the same, {different} different, {failed} not said to \
-         the end; {} said, {} of answers compared, in {}",
+         the end; {} said, {} of answers compared, in {} ({} conversations and {} a second, {} of \
+         memory)",
         all - different - failed,
         bytes_text(said),
         bytes_text(compared),
-        time_text(replayed.elapsed.as_secs_f64())
+        time_text(seconds),
+        each_second(all as u64),
+        bytes_text(each_second(said + compared)),
+        bytes_text(memory_bytes_max())
     )
+}
+
+/// The most memory that this process has had so far.
+fn memory_bytes_max() -> u64 {
+    let kibibytes = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss());
+    u64::try_from(kibibytes).unwrap_or(0) << 10
 }
 
 fn json_of(replayed: &Replayed, servers: Servers) -> Value {
@@ -321,9 +373,7 @@ fn json_of(replayed: &Replayed, servers: Servers) -> Value {
             "p99_seconds": quantile(&times, 0.99),
         })
     };
-    let sum = |of: fn(&crate::replay::Outcome) -> u64| {
-        replayed.talks.iter().map(|(_, outcome)| of(outcome)).sum::<u64>()
-    };
+    let sum = |of: fn(&Outcome) -> u64| replayed.sum(of);
     json!({
         "conversations": replayed.talks.len(),
         "different": replayed.different(),
@@ -333,8 +383,11 @@ fn json_of(replayed: &Replayed, servers: Servers) -> Value {
         "said_bytes": sum(|outcome| outcome.said_bytes),
         "compared_bytes": sum(|outcome| outcome.compared_bytes),
         "masked": sum(|outcome| outcome.masked),
+        "cookies_followed": sum(|outcome| outcome.cookies_followed),
+        "cookies_unset": sum(|outcome| outcome.cookies_unset),
         "unfollowed": replayed.facts.unfollowed,
         "unreadable": replayed.facts.troubles_count,
+        "memory_bytes_max": memory_bytes_max(),
         "seconds": replayed.elapsed.as_secs_f64(),
         "servers": [latency(0), latency(1)],
         "differences": differences.collect::<Vec<_>>(),

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use super::capture::{Capture, Unreadable};
 use super::lane::{How, Lane, Parting};
 use super::pairs::{self, Pairs};
-use super::place::Place;
-use super::rules::{Rules, SpanReader};
+use super::place::{Kind, Place};
+use super::rules::Rules;
 use super::talks::{Side, Talk};
 use super::view::Window;
 use super::voices::End;
@@ -134,7 +134,7 @@ pub fn diff(captures: [&Capture; 2], options: &Options) -> Result<Report, Unread
     report.talks = indexes
         .each_ref()
         .map(|index| index.talks.list().iter().filter(|talk| is_meant(talk)).count());
-    show(captures, indexes.each_ref(), &pairs, &lanes, options.shown_max, &mut report)?;
+    show(captures, indexes.each_ref(), &pairs, &lanes, options, &mut report)?;
     report.facts = indexes.map(|index| index.facts);
     Ok(report)
 }
@@ -151,12 +151,10 @@ fn compare(
 ) -> Result<Vec<Lanes>, Unreadable> {
     let fresh = |&[a, b]: &[usize; 2]| -> Lanes {
         let [ours, theirs] = [&indexes[0].talks.list()[a], &indexes[1].talks.list()[b]];
-        // Who asks another server may call it by another name.
-        let requests = match ours.address(Side::Server) == theirs.address(Side::Server) {
-            true => SpanReader::Plain,
-            false => SpanReader::requests(),
-        };
-        [Lane::new(requests), Lane::new(options.rules.answers())]
+        let is_another = ours.address(Side::Server) != theirs.address(Side::Server);
+        let requests = options.rules.requests(is_another);
+        let port = ours.address(Side::Server).port();
+        [Lane::new(requests), Lane::new(options.rules.answers(port))]
     };
     let mut done: Vec<Option<Lanes>> = pairs.both.iter().map(|_| None).collect();
     let mut pending: Vec<usize> = (0..pairs.both.len()).collect();
@@ -341,24 +339,28 @@ fn show(
     indexes: [&Index; 2],
     pairs: &Pairs,
     lanes: &[Lanes],
-    shown_max: usize,
+    Options { rules, shown_max, .. }: &Options,
     report: &mut Report,
 ) -> Result<(), Unreadable> {
     let partings = pairs.both.iter().zip(lanes).flat_map(|(talks, lanes)| {
         let sides = Side::BOTH.into_iter().zip(lanes);
         sides.filter_map(move |(side, lane)| Some((*talks, side, lane.parting?)))
     });
-    let partings: Vec<_> = partings.take(shown_max).collect();
+    let partings: Vec<_> = partings.take(*shown_max).collect();
     if partings.is_empty() {
         return Ok(());
     }
     for file in [0, 1] {
+        let kind = |[first, _]: [usize; 2]| {
+            let port = indexes[0].talks.list()[first].address(Side::Server).port();
+            if rules.is_ftp(port) { Kind::Control } else { Kind::Any }
+        };
         let target = |&(talks, side, parting): &([usize; 2], Side, Parting)| Target {
             spot: Spot { talk: talks[file], side, at: parting.at[file] },
             is_end: parting.how == How::Ends(file),
             window: Window::around(parting.at[file]),
             moment: None,
-            place: Place::default(),
+            place: Place::new(kind(talks)),
             is_reached: false,
         };
         let mut finder = Finder { targets: partings.iter().map(target).collect() };

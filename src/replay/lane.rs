@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::rules::SpanReader;
 use super::voices::End;
-use crate::protocol::{SPAN_BYTES_MAX, Step};
+use crate::protocol::Step;
 
 /// What a piece takes that waits, besides its bytes.
 const ITEM_BYTES: usize = 64;
@@ -39,8 +39,8 @@ pub(super) struct Lane {
     at: [u64; 2],
     ends: [Option<End>; 2],
     reader: SpanReader,
-    /// A span that may differ begins here.
-    is_in_span: bool,
+    /// A span that may differ begins here, by this rule.
+    span: Option<u16>,
     /// Spans that differed and may.
     pub(super) masked: u64,
     /// Bytes compared, and bytes that one capture or both do not have.
@@ -56,7 +56,7 @@ impl Lane {
             at: [0; 2],
             ends: [None; 2],
             reader,
-            is_in_span: false,
+            span: None,
             masked: 0,
             compared: 0,
             unknown: 0,
@@ -91,7 +91,7 @@ impl Lane {
             return;
         }
         // The usual case: the other capture was ahead, and nothing has to be kept.
-        while !self.is_in_span && self.queues[file].is_empty() && !bytes.is_empty() {
+        while self.span.is_none() && self.queues[file].is_empty() && !bytes.is_empty() {
             let Front::Bytes(theirs) = self.queues[1 - file].front() else { break };
             let len = bytes.len().min(theirs.len());
             let theirs = theirs.slice(..len);
@@ -128,7 +128,7 @@ impl Lane {
     /// Both captures are over: what one has more than the other is a difference if the other one's
     /// stream had an end, and unknown if only its capture had.
     pub(super) fn finish(&mut self) {
-        if std::mem::take(&mut self.is_in_span) {
+        if self.span.take().is_some() {
             // A value without an end is compared as it is.
             self.reader = SpanReader::Plain;
         }
@@ -150,8 +150,8 @@ impl Lane {
     }
 
     fn step(&mut self) -> bool {
-        if self.is_in_span {
-            return self.pass_span();
+        if let Some(rule) = self.span {
+            return self.pass_span(rule);
         }
         let [ours, theirs] = [self.queues[0].front(), self.queues[1].front()];
         let hole = match (&ours, &theirs) {
@@ -163,7 +163,7 @@ impl Lane {
                 let (ours, theirs) = (ours.slice(..len), theirs.slice(..len));
                 let taken = self.compare([&ours, &theirs]);
                 self.take([taken; 2]);
-                return taken > 0 || self.is_in_span;
+                return taken > 0 || self.span.is_some();
             }
             (Front::Missing(a), Front::Missing(b)) => *a.min(b),
             (Front::Missing(hole), Front::Bytes(bytes))
@@ -202,17 +202,17 @@ impl Lane {
         };
         let taken = match self.reader.read(&ours[..same]) {
             Step::Plain => same,
-            Step::Span { after, .. } => {
-                self.is_in_span = true;
+            Step::Span { after, rule } => {
+                self.span = Some(rule);
                 after
             }
         };
         self.compared += taken as u64;
         self.at = self.at.map(|at| at + taken as u64);
-        if !self.is_in_span && taken < ours.len() {
+        if self.span.is_none() && taken < ours.len() {
             let (a, b) = (ours[taken], theirs[taken]);
             match self.reader.begins_span(a) {
-                Some(reader) => (self.reader, self.is_in_span) = (reader, true),
+                Some((reader, rule)) => (self.reader, self.span) = (reader, Some(rule)),
                 None => self.parting = Some(Parting { at: self.at, how: How::Byte(a, b) }),
             }
         }
@@ -221,8 +221,11 @@ impl Lane {
 
     /// A span that may differ: passed once both have it whole; compared as it is if the rule does
     /// not apply.
-    fn pass_span(&mut self) -> bool {
-        let [ours, theirs] = [0, 1].map(|file| self.queues[file].value());
+    fn pass_span(&mut self, rule: u16) -> bool {
+        let value_bytes_max = self.reader.value_bytes_max(rule);
+        let is_in_span = |at: usize, byte: u8| self.reader.is_in_span(rule, at, byte);
+        let [ours, theirs] =
+            [0, 1].map(|file| self.queues[file].value(value_bytes_max, is_in_span));
         let is_late = |file: usize| self.ends[file].is_none();
         let (ours, theirs) = match (ours, theirs) {
             (Value::Whole(ours), Value::Whole(theirs)) => (ours, theirs),
@@ -230,12 +233,13 @@ impl Lane {
             (_, Value::Open) if is_late(1) => return false,
             _ => return self.compare_plainly(),
         };
-        if ours.is_empty() || theirs.is_empty() {
+        let may_differ = || self.reader.may_differ(rule, &ours, &theirs);
+        if ours.is_empty() || theirs.is_empty() || (ours != theirs && !may_differ()) {
             return self.compare_plainly();
         }
         self.masked += u64::from(ours != theirs);
         self.compared += ours.len() as u64;
-        self.is_in_span = false;
+        self.span = None;
         self.reader.on_span(ours.len());
         for (file, len) in [ours.len(), theirs.len()].into_iter().enumerate() {
             self.queues[file].take(len);
@@ -245,7 +249,7 @@ impl Lane {
     }
 
     fn compare_plainly(&mut self) -> bool {
-        self.is_in_span = false;
+        self.span = None;
         self.reader = SpanReader::Plain;
         true
     }
@@ -272,7 +276,7 @@ enum Front {
     Missing(u64),
 }
 
-/// A value that ends before the next CR or LF.
+/// A value that may differ, up to the first byte that is none of it.
 enum Value {
     /// Its end is not there yet.
     Open,
@@ -333,13 +337,14 @@ impl Queue {
         }
     }
 
-    fn value(&self) -> Value {
+    fn value(&self, max: usize, is_in_span: impl Fn(usize, u8) -> bool) -> Value {
         let mut value = Vec::new();
         for item in &self.items {
             let Item::Bytes(bytes) = item else { return Value::Unusable };
-            let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
-            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
-            if value.len() > SPAN_BYTES_MAX {
+            let mut places = (value.len()..).zip(&bytes[..]);
+            let end = places.position(|(at, &byte)| !is_in_span(at, byte));
+            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(max + 1)]);
+            if value.len() > max {
                 return Value::Unusable;
             }
             if end.is_some() {
@@ -359,7 +364,7 @@ mod tests {
 
     /// Compares two answers to one request, each cut into pieces of its own length.
     fn answers(ours: (&[u8], usize), theirs: (&[u8], usize)) -> Lane {
-        let mut lane = Lane::new(Rules::default().answers());
+        let mut lane = Lane::new(Rules::default().answers(80));
         lane.on_request(REQUEST);
         run(&mut lane, ours, theirs);
         lane
@@ -434,7 +439,7 @@ mod tests {
         let lane = answers((&ours, 9), (&ours[..ours.len() - 2], 9));
         let at = [ours.len() as u64 - 2; 2];
         assert_eq!(lane.parting, Some(Parting { at, how: How::Ends(1) }));
-        let mut lane = Lane::new(Rules::default().answers());
+        let mut lane = Lane::new(Rules::default().answers(80));
         lane.push(0, b"more");
         lane.push(1, b"mo");
         lane.end(0, End::Closed);
@@ -445,7 +450,7 @@ mod tests {
 
     #[test]
     fn holes_are_counted_and_passed() {
-        let mut lane = Lane::new(Rules::default().answers());
+        let mut lane = Lane::new(Rules::default().answers(80));
         lane.on_request(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
         let (ours, theirs) = (dated("Mon 1", "hello"), dated("Tue 2", "hello"));
         lane.push(0, &ours);
@@ -465,12 +470,12 @@ mod tests {
         let (ours, theirs) = (request("a"), request("192.0.2.99"));
         let (ours, theirs) = ([ours.clone(), ours].concat(), [theirs.clone(), theirs].concat());
         for cut in [1, 2, 5, 100] {
-            let mut lane = Lane::new(SpanReader::requests());
+            let mut lane = Lane::new(Rules::default().requests(true));
             run(&mut lane, (ours.as_bytes(), cut), (theirs.as_bytes(), 7));
             assert_eq!((lane.parting, lane.unknown, lane.masked), (None, 0, 2));
         }
         let other = theirs.replacen("A: b", "A: c", 1);
-        let mut lane = Lane::new(SpanReader::requests());
+        let mut lane = Lane::new(Rules::default().requests(true));
         run(&mut lane, (ours.as_bytes(), 9), (other.as_bytes(), 7));
         let at = [28, 37];
         assert_eq!(lane.parting, Some(Parting { at, how: How::Byte(b'b', b'c') }));

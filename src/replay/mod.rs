@@ -5,14 +5,18 @@
 //! way through a capture) · [`rules`] and [`lane`] (what may differ, and where two versions part)
 //! · [`pairs`] (which conversation of one capture is which of the other) · [`mod@diff`] · [`place`]
 //! and [`view`] (what a position is called, and how it is shown) · [`survey`], [`split`] and
-//! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`player`] and [`run`] (the
-//! conversations said again to live servers).
+//! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`ftp`], [`transfers`] and
+//! [`desk`] (what belongs together in FTP) · [`cookies`] (what servers set and clients return) ·
+//! [`player`] and [`run`] (the conversations said again to live servers).
 //!
 //! Nothing here keeps a capture: what a step needs again is read again.
 
 pub mod anonymize;
 pub mod capture;
+mod cookies;
+mod desk;
 pub mod diff;
+mod ftp;
 mod lane;
 pub mod pairs;
 mod place;
@@ -23,6 +27,7 @@ mod run;
 pub mod split;
 pub mod survey;
 pub mod talks;
+mod transfers;
 pub mod view;
 mod voices;
 pub mod walk;

@@ -3,19 +3,38 @@
 
 use std::collections::VecDeque;
 
+use super::ftp::Dialogue;
 use super::talks::Side;
 use super::view::printable;
 use crate::protocol::RawReason;
-use crate::protocol::framing::{Follows, Framing, Part, Seen};
+use crate::protocol::framing::{Follows, Framing, Part, Seen, trim_blanks};
 use crate::protocol::http::{answer_follows, begins_request};
 use crate::protocol::start::{Method, RequestLine, StatusLine};
 
 /// Requests that are remembered until their answers come.
 const OUTSTANDING_MAX: usize = 1 << 16;
 
+/// What a conversation is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// HTTP, or whatever it shows itself to be.
+    Any,
+    /// A control connection of FTP.
+    Control,
+    /// Bytes: a data connection of FTP.
+    Data,
+}
+
+/// The number of an answer of HTTP, and what a field says there.
+type Note = (u64, Vec<u8>);
+
 /// Follows one conversation up to a position.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
+    kind: Kind,
+    dialogue: Dialogue,
+    /// What each side says of cookies, with the number of the answer; none if nobody asks.
+    notes: Option<[Vec<Note>; 2]>,
     sides: [Reading; 2],
     /// The method of each request without the head of an answer so far.
     outstanding: VecDeque<Method>,
@@ -40,9 +59,13 @@ struct Reading {
     is_binary: bool,
 }
 
-impl Default for Place {
-    fn default() -> Self {
+impl Place {
+    /// Follows from the beginning.
+    pub(super) fn new(kind: Kind) -> Self {
         Self {
+            kind,
+            dialogue: Dialogue::default(),
+            notes: None,
             sides: [Reading::new(Framing::requests()), Reading::new(Framing::answers())],
             outstanding: VecDeque::new(),
             status: 0,
@@ -51,12 +74,33 @@ impl Default for Place {
             answers: 0,
         }
     }
-}
 
-impl Place {
+    /// Notes what is said of cookies: `Set-Cookie` of the server and `Cookie` of the client.
+    pub(super) fn noting(mut self) -> Self {
+        self.notes = Some(Default::default());
+        self
+    }
+
+    /// What a side said of cookies before answer number `before`, counted from 0.
+    pub(super) fn take_notes(&mut self, side: Side, before: u64) -> Vec<Note> {
+        let Some(notes) = &mut self.notes else { return Vec::new() };
+        let notes = &mut notes[side.index()];
+        let count = notes.partition_point(|(answer, _)| *answer < before);
+        notes.drain(..count).collect()
+    }
+
     /// Reads on in what one side said.
     pub(super) fn read(&mut self, side: Side, bytes: &[u8]) {
         self.sides[side.index()].read_lines(bytes);
+        match self.kind {
+            Kind::Any => self.read_http(side, bytes),
+            Kind::Control => self.dialogue.read(side, bytes),
+            Kind::Data => {}
+        }
+    }
+
+    /// The same for HTTP alone, of which lines are not counted.
+    pub(super) fn read_http(&mut self, side: Side, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() {
             let reading = &mut self.sides[side.index()];
@@ -73,6 +117,13 @@ impl Place {
                     reading.is_in_message = true;
                     reading.body_bytes = 0;
                 }
+                if bytes[at] == b'\n'
+                    && reading.framing.part() == Part::Header
+                    && let Some(notes) = &mut self.notes
+                {
+                    let value = cookie_field(side, reading.framing.line());
+                    notes[side.index()].extend(value.map(|value| (self.answers, value.to_vec())));
+                }
                 let seen = reading.framing.push(bytes[at]);
                 at += 1;
                 self.on_seen(seen, side);
@@ -85,8 +136,29 @@ impl Place {
         }
     }
 
+    /// How much was answered: whole answers, and whether one more has begun that something waits
+    /// for; none where the protocol does not tell.
+    pub(super) fn progress(&self) -> Option<(u64, bool)> {
+        match self.kind {
+            Kind::Any => self.answered_http().map(|answers| (answers, false)),
+            Kind::Control => self.dialogue.progress(),
+            Kind::Data => None,
+        }
+    }
+
     /// Whole answers to requests; none where the protocol does not tell.
     pub(super) fn answered(&self) -> Option<u64> {
+        let (answers, _) = self.progress()?;
+        // Nobody asks for a greeting.
+        Some(answers.saturating_sub(u64::from(self.kind == Kind::Control)))
+    }
+
+    /// A control connection of FTP.
+    pub(super) const fn dialogue(&mut self) -> &mut Dialogue {
+        &mut self.dialogue
+    }
+
+    fn answered_http(&self) -> Option<u64> {
         let is_told =
             |reading: &Reading| !matches!(reading.framing.part(), Part::Lost | Part::UntilClose);
         (self.is_http && self.sides.iter().all(is_told)).then_some(self.answers)
@@ -94,6 +166,9 @@ impl Place {
 
     /// Requests without a whole answer; none where the protocol does not tell.
     pub(super) fn outstanding(&self) -> Option<u64> {
+        if self.kind == Kind::Control {
+            return self.dialogue.outstanding();
+        }
         let client = &self.sides[Side::Client.index()].framing;
         let is_begun = client.part() == Part::Start && !client.is_between_messages();
         Some((self.requests + u64::from(is_begun)).saturating_sub(self.answered()?))
@@ -149,6 +224,10 @@ impl Place {
 
     /// What the next byte of a side is; `next` are the bytes from there on.
     pub(super) fn describe(&self, side: Side, next: &[u8]) -> String {
+        let is_read = self.kind == Kind::Control && self.dialogue.dead_end().is_none();
+        if is_read && side == Side::Server {
+            return self.dialogue.describe(next);
+        }
         let reading = &self.sides[side.index()];
         let word = match side {
             Side::Client => "request",
@@ -156,7 +235,8 @@ impl Place {
         };
         let line = reading.framing.line();
         // The first request line may not be whole yet.
-        let is_http = self.is_http || begins_request(&[line, next].concat());
+        let is_http =
+            self.is_http || self.kind == Kind::Any && begins_request(&[line, next].concat());
         if !is_http || reading.framing.part() == Part::Lost {
             return match reading.is_binary || next.first().is_some_and(|&b| is_binary(b)) {
                 true => format!("binary data of the {word}s"),
@@ -209,6 +289,17 @@ impl Reading {
     }
 }
 
+/// The value of the field about cookies that a header line is, which lacks its LF.
+fn cookie_field(side: Side, line: &[u8]) -> Option<&[u8]> {
+    let name: &[u8] = match side {
+        Side::Client => b"cookie:",
+        Side::Server => b"set-cookie:",
+    };
+    let (begin, value) = line.split_at_checked(name.len())?;
+    let value = value.strip_suffix(b"\r").unwrap_or(value);
+    begin.eq_ignore_ascii_case(name).then(|| trim_blanks(value))
+}
+
 const fn is_binary(byte: u8) -> bool {
     byte < 0x20 && !matches!(byte, b'\r' | b'\n' | b'\t') || byte == 0x7f
 }
@@ -238,7 +329,7 @@ mod tests {
         let answers =
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nA: b\r\n\r\n";
         let at = |side: Side, all: &[u8], at: usize| {
-            let mut place = Place::default();
+            let mut place = Place::new(Kind::Any);
             if side == Side::Server {
                 place.read(Side::Client, requests);
             }
@@ -265,7 +356,7 @@ mod tests {
 
     #[test]
     fn other_protocols_have_lines_or_bytes() {
-        let mut place = Place::default();
+        let mut place = Place::new(Kind::Any);
         place.read(Side::Server, b"220 welcome\r\n331 pass");
         assert_eq!(place.describe(Side::Server, b"word"), "line 2, column 9");
         place.read(Side::Server, b"\x01");

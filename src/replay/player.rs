@@ -1,14 +1,15 @@
 //! One conversation of a capture said again, to one server or to two at once.
 //!
 //! What the client said is said when its time has come and what it waited for has been heard: as
-//! many whole answers of HTTP, otherwise as many bytes. What the servers answer is compared as it
-//! comes: answer by answer for HTTP, so that one difference hides no other, as one stream
-//! otherwise.
+//! many whole answers of HTTP or FTP, otherwise as many bytes. What the servers answer is compared
+//! as it comes: answer by answer for HTTP and FTP, so that one difference hides no other, as one
+//! stream otherwise. A data connection of FTP is a conversation of its own, held with each server
+//! at the port that this server named.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,9 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+use super::cookies::{Cookie, Jar, Piece, Returning, cookies, replaced, set_cookie};
+use super::desk::{Data, Part};
+use super::ftp::shown;
 use super::lane::{Lane, Parting};
-use super::place::Place;
-use super::rules::Rules;
+use super::place::{Kind, Place};
+use super::rules::{Rules, SpanReader};
 use super::talks::Side;
 use super::view::{Window, printable};
 use super::voices::End;
@@ -30,6 +34,8 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 const TAIL_BYTES: usize = AHEAD_BYTES_MAX + READ_BYTES + Window::BEFORE as usize;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
+/// Bytes that wait to be written to a server before more is said.
+const OUT_BYTES_MAX: usize = 256 << 10;
 
 /// What is compared with what: the first version and the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +105,11 @@ pub struct Outcome {
     pub compared_bytes: u64,
     /// Values that differ as the rules allow.
     pub masked: u64,
+    /// Cookies that each server was told as it had set them itself, and those that a server has not
+    /// set and was told as they were captured.
+    pub cookies_followed: u64,
+    /// See `cookies_followed`.
+    pub cookies_unset: u64,
     /// Nanoseconds that each version's answers took, request by request.
     pub latencies_ns: [Vec<u64>; 2],
 }
@@ -125,12 +136,21 @@ pub(super) struct Manner {
     pub(super) factor: Option<f64>,
     /// Longest wait for an answer.
     pub(super) patience: Duration,
+    /// The address of the recorded client, and the port of its server.
+    pub(super) client: IpAddr,
+    pub(super) port: u16,
+    /// Cookies to be followed, if there are any.
+    pub(super) jar: Option<Arc<Jar>>,
 }
 
 /// Says one conversation.
-pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Ticket)>) -> Outcome {
+pub(super) async fn play(
+    manner: Manner,
+    part: Part,
+    mut steps: UnboundedReceiver<(Step, Ticket)>,
+) -> Outcome {
     let began = Instant::now();
-    let mut stage = match Stage::open(&manner).await {
+    let mut stage = match Stage::open(&manner, part).await {
         Ok(stage) => stage,
         Err(failure) => return Outcome { failure: Some(failure), ..Outcome::default() },
     };
@@ -143,6 +163,9 @@ pub(super) async fn play(manner: Manner, mut steps: UnboundedReceiver<(Step, Tic
 
 /// A conversation while it is said.
 struct Stage {
+    part: Part,
+    /// The recorded server's port.
+    port: u16,
     sockets: [Option<TcpStream>; 2],
     /// What is to be written to each.
     out: [VecDeque<Bytes>; 2],
@@ -153,17 +176,20 @@ struct Stage {
     /// The client has said all, and so had the server.
     is_client_over: bool,
     is_server_over: bool,
+    /// The server had said all before the client had.
+    is_server_first: bool,
     /// The answers under way.
     lane: Lane,
     /// Follows what both versions agree on.
     agreed: Place,
     agreed_to: u64,
     request: Vec<u8>,
+    /// Where the client returns cookies, if they are followed.
+    returning: Option<Returning>,
     outcome: Outcome,
 }
 
 /// One version of the answers.
-#[derive(Default)]
 struct Version {
     place: Place,
     /// Bytes heard, and how many of them before the answers under way.
@@ -178,22 +204,55 @@ struct Version {
 }
 
 impl Stage {
-    async fn open(manner: &Manner) -> Result<Self, String> {
-        let [first, second] = manner.servers.addresses();
+    async fn open(manner: &Manner, mut part: Part) -> Result<Self, String> {
+        let mut addresses = manner.servers.addresses();
+        let mut request = Vec::new();
+        let kind = match &mut part {
+            Part::Alone => Kind::Any,
+            Part::Control(_, before) => {
+                if let Some(mut before) = before.take() {
+                    while before.changed().await.is_ok() {}
+                }
+                Kind::Control
+            }
+            Part::Data(data) => {
+                for file in [0, 1] {
+                    if let Some(address) = &mut addresses[file] {
+                        address.set_port(data.port(file).await?);
+                    }
+                }
+                request.extend_from_slice(data.command.as_bytes());
+                Kind::Data
+            }
+        };
+        let follows = manner.jar.is_some() && kind == Kind::Any;
+        let place = || match follows {
+            true => Place::new(kind).noting(),
+            false => Place::new(kind),
+        };
+        let version = || Version::new(place());
+        let [first, second] = addresses;
         let (first, second) =
             tokio::join!(connect(first, manner.patience), connect(second, manner.patience));
         Ok(Self {
             sockets: [first?, second?],
             out: Default::default(),
-            versions: Default::default(),
-            recorded: Place::default(),
+            versions: [version(), version()],
+            recorded: place(),
             recorded_bytes: 0,
             is_client_over: false,
             is_server_over: false,
-            lane: Lane::new(manner.rules.answers()),
-            agreed: Place::default(),
+            is_server_first: false,
+            lane: Lane::new(match kind {
+                Kind::Data => SpanReader::Plain,
+                Kind::Any | Kind::Control => manner.rules.answers(manner.port),
+            }),
+            agreed: Place::new(kind),
             agreed_to: 0,
-            request: Vec::new(),
+            request,
+            returning: follows.then(Returning::new),
+            part,
+            port: manner.port,
             outcome: Outcome::default(),
         })
     }
@@ -204,7 +263,7 @@ impl Stage {
         began: Instant,
         steps: &mut UnboundedReceiver<(Step, Ticket)>,
     ) -> Result<(), String> {
-        while let Some(step) = self.next_step(steps).await {
+        while let Some(step) = self.next_step(manner, steps).await {
             match step {
                 Step::Say(after, bytes) => {
                     self.hear_what_was_heard(manner).await?;
@@ -212,17 +271,19 @@ impl Stage {
                         let due = began + after.div_f64(factor.max(1e-6));
                         while timeout_at(due, self.turn()).await.is_ok() {}
                     }
-                    self.say(&bytes);
+                    self.say(&bytes, manner).await?;
                 }
                 Step::Heard(bytes) => {
                     self.recorded.read(Side::Server, &bytes);
                     self.recorded_bytes += bytes.len() as u64;
+                    self.learn_cookies(manner);
                     if matches!(manner.servers, Servers::One(_)) {
                         self.hear_recorded(&bytes, manner).await?;
                     }
                 }
                 Step::Hole(Side::Server, len) => {
                     self.recorded_bytes += len;
+                    self.recorded.dialogue().hole(Side::Server);
                     if matches!(manner.servers, Servers::One(_)) {
                         self.lane.push_missing(0, len);
                         let parted_at = self.lane.parting.map(|parting| parting.at[0]);
@@ -236,7 +297,10 @@ impl Stage {
                     ));
                 }
                 Step::Over(Side::Client, how) => self.is_client_over |= how == End::Closed,
-                Step::Over(Side::Server, how) => self.is_server_over |= how == End::Closed,
+                Step::Over(Side::Server, how) => {
+                    self.is_server_over |= how == End::Closed;
+                    self.is_server_first = self.is_server_over && !self.is_client_over;
+                }
             }
         }
         self.hear_what_was_heard(manner).await?;
@@ -263,12 +327,16 @@ impl Stage {
     }
 
     /// The next step; the servers are heard meanwhile.
-    async fn next_step(&mut self, steps: &mut UnboundedReceiver<(Step, Ticket)>) -> Option<Step> {
+    async fn next_step(
+        &mut self,
+        manner: &Manner,
+        steps: &mut UnboundedReceiver<(Step, Ticket)>,
+    ) -> Option<Step> {
         loop {
             tokio::select! {
                 biased;
                 step = steps.recv() => return step.map(|(step, _)| step),
-                () = self.turn() => {}
+                () = self.turn() => self.learn_cookies(manner),
             }
         }
     }
@@ -277,6 +345,7 @@ impl Stage {
     async fn hear_what_was_heard(&mut self, manner: &Manner) -> Result<(), String> {
         let until = Instant::now() + manner.patience;
         while !self.is_all_heard() {
+            self.learn_cookies(manner);
             if timeout_at(until, self.turn()).await.is_err() {
                 let who = match (manner.servers, self.is_heard(0), self.is_heard(1)) {
                     (Servers::One(_), ..) => "the server has not",
@@ -287,10 +356,33 @@ impl Stage {
                 return Err(format!("{who} answered within {:?}", manner.patience));
             }
         }
+        self.learn_cookies(manner);
         if self.is_exchange_whole() {
             self.close_exchange(&manner.rules, true);
         }
         Ok(())
+    }
+
+    /// What the servers have set where the recorded one had, as soon as all have said it.
+    fn learn_cookies(&mut self, manner: &Manner) {
+        let Some(jar) = &manner.jar else { return };
+        let places = self.versions.iter().map(|version| &version.place);
+        let servers = manner.servers.addresses();
+        let live = places.zip(servers).filter_map(|(place, server)| server.map(|_| place));
+        // Who is not understood any more sets nothing.
+        let heard = live.map(|place| place.answered().unwrap_or(u64::MAX));
+        let before = heard.min().unwrap_or(0).min(self.recorded.answered().unwrap_or(u64::MAX));
+        let theirs =
+            self.versions.each_mut().map(|version| version.place.take_notes(Side::Server, before));
+        for (answer, field) in self.recorded.take_notes(Side::Server, before) {
+            let Some((name, value)) = set_cookie(&field) else { continue };
+            let instead = theirs.each_ref().map(|notes| {
+                let mut set = notes.iter().filter(|(number, _)| *number == answer);
+                set.find_map(|(_, field)| set_cookie(field).filter(|(other, _)| *other == name))
+                    .map(|(_, value)| value.to_vec())
+            });
+            jar.learn(&Cookie::new(manner.client, (name, value)), instead);
+        }
     }
 
     /// Whether the capture has an answer to each request so far.
@@ -307,17 +399,31 @@ impl Stage {
         if self.sockets[file].is_none() {
             return true;
         }
-        match (self.recorded.answered(), version.place.answered()) {
+        match (self.recorded.progress(), version.place.progress()) {
             (Some(recorded), Some(answered)) => answered >= recorded,
             _ => version.bytes >= self.recorded_bytes,
         }
     }
 
-    fn say(&mut self, bytes: &Bytes) {
-        if self.request.len() < 256 {
+    /// Says it as soon as there is room for it.
+    async fn say(&mut self, bytes: &Bytes, manner: &Manner) -> Result<(), String> {
+        self.recorded.read(Side::Client, bytes);
+        if let Some(why) = self.recorded.dialogue().dead_end() {
+            return Err(why.to_owned());
+        }
+        let pieces = match &mut self.returning {
+            Some(returning) => returning.cut(bytes.clone()),
+            None => vec![Piece::Plain(bytes.clone())],
+        };
+        for piece in &pieces {
+            if let Piece::Cookies(field) = piece {
+                self.wait_for_cookies(field, manner).await;
+            }
+        }
+        self.wait_for_room(manner).await?;
+        if self.request.len() < 256 && !matches!(self.part, Part::Data(_)) {
             self.request.extend_from_slice(&bytes[..bytes.len().min(256)]);
         }
-        self.recorded.read(Side::Client, bytes);
         self.agreed.read(Side::Client, bytes);
         self.lane.on_request(bytes);
         self.outcome.said_bytes += bytes.len() as u64;
@@ -327,9 +433,82 @@ impl Stage {
             version.place.read(Side::Client, bytes);
             if self.sockets[file].is_some() {
                 version.asked_at.get_or_insert(now);
-                self.out[file].push_back(bytes.clone());
             }
         }
+        for piece in pieces {
+            self.put_out(piece, manner);
+        }
+        Ok(())
+    }
+
+    /// Another conversation may be about to learn what was set.
+    async fn wait_for_cookies(&mut self, field: &[u8], manner: &Manner) {
+        let Some(jar) = &manner.jar else { return };
+        let returned: Vec<_> =
+            cookies(field).map(|pair| Cookie::new(manner.client, pair)).collect();
+        let known = timeout(manner.patience, jar.known(&returned));
+        tokio::pin!(known);
+        loop {
+            tokio::select! {
+                _ = &mut known => return,
+                () = self.turn() => self.learn_cookies(manner),
+            }
+        }
+    }
+
+    /// Hands a piece to the servers, cookies to each as it has set them.
+    fn put_out(&mut self, piece: Piece, manner: &Manner) {
+        let outcome = &mut self.outcome;
+        for file in [0, 1].into_iter().filter(|&file| self.sockets[file].is_some()) {
+            let bytes = match (&piece, &manner.jar) {
+                (Piece::Plain(bytes), _) => bytes.clone(),
+                (Piece::Cookies(field), None) => field.clone().into(),
+                (Piece::Cookies(field), Some(jar)) => {
+                    let told = replaced(field, |pair| {
+                        let instead = jar.instead(&Cookie::new(manner.client, pair), file)?;
+                        match &instead {
+                            Some(_) => outcome.cookies_followed += 1,
+                            None => outcome.cookies_unset += 1,
+                        }
+                        instead
+                    });
+                    told.into()
+                }
+            };
+            if !bytes.is_empty() {
+                self.out[file].push_back(bytes);
+            }
+        }
+    }
+
+    /// Waits until the servers have taken enough of what they were told.
+    async fn wait_for_room(&mut self, manner: &Manner) -> Result<(), String> {
+        if let Part::Data(data) = &self.part {
+            let files = self.sockets.each_ref().map(Option::is_some);
+            let (desk, command) = (data.desk.clone(), data.command.clone());
+            let mut data = Data { desk, number: data.number, command };
+            let begun = data.begun(files);
+            tokio::pin!(begun);
+            loop {
+                tokio::select! {
+                    () = &mut begun => break,
+                    () = self.turn() => {}
+                }
+            }
+        }
+        let is_full =
+            |out: &VecDeque<Bytes>| out.iter().map(Bytes::len).sum::<usize>() > OUT_BYTES_MAX;
+        let mut until = Instant::now() + manner.patience;
+        while self.out.iter().any(is_full) {
+            let before = self.out.each_ref().map(VecDeque::len);
+            if timeout_at(until, self.turn()).await.is_err() {
+                return Err(format!("nothing was taken from the client for {:?}", manner.patience));
+            }
+            if before != self.out.each_ref().map(VecDeque::len) {
+                until = Instant::now() + manner.patience;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for one thing to happen on a socket, and does what follows.
@@ -392,6 +571,12 @@ impl Stage {
         if is_answered && let Some(asked_at) = version.asked_at.take() {
             self.outcome.latencies_ns[file].push(asked_at.elapsed().as_nanos() as u64);
         }
+        if let Part::Control(desk, _) = &self.part {
+            let news = self.versions[file].place.dialogue().take_news();
+            if !news.is_empty() {
+                desk.send_modify(|desk| news.into_iter().for_each(|news| desk.hear(file, news)));
+            }
+        }
         self.lane.push(file, bytes);
         self.follow();
     }
@@ -437,14 +622,14 @@ impl Stage {
             let line = self.request.split(|byte| matches!(byte, b'\r' | b'\n')).next();
             let line = line.filter(|line| !line.is_empty());
             outcome.differences.push(Parted {
-                request: line.map(printable),
+                request: line.map(|line| shown(&printable(line))),
                 parting,
                 field: self.agreed.describe(Side::Server, windows[0].rest()),
                 windows,
             });
         }
         if is_whole {
-            self.lane = Lane::new(rules.answers());
+            self.lane = Lane::new(rules.next_answers(self.port));
             self.agreed = self.versions[0].place.clone();
             self.agreed_to = 0;
             self.request.clear();
@@ -462,6 +647,9 @@ impl Stage {
 
     /// What comes behind the last answer: the ends.
     async fn end(&mut self, manner: &Manner) {
+        if let Some(rest) = self.returning.as_mut().and_then(Returning::rest) {
+            self.put_out(rest, manner);
+        }
         let until = Instant::now() + manner.patience;
         while self.out.iter().any(|out| !out.is_empty()) {
             if timeout_at(until, self.turn()).await.is_err() {
@@ -470,6 +658,15 @@ impl Stage {
         }
         if !self.is_client_over && !self.is_server_over {
             return;
+        }
+        // A server may stop saying what its client does not wait for.
+        while self.is_server_first
+            && matches!(self.part, Part::Data(_))
+            && self.sockets.iter().any(Option::is_some)
+        {
+            if timeout_at(until, self.turn()).await.is_err() {
+                return;
+            }
         }
         for socket in self.sockets.iter_mut().flatten() {
             let _ = tokio::io::AsyncWriteExt::shutdown(socket).await;
@@ -487,6 +684,18 @@ impl Stage {
 }
 
 impl Version {
+    const fn new(place: Place) -> Self {
+        Self {
+            place,
+            bytes: 0,
+            base: 0,
+            tail: Vec::new(),
+            tail_from: 0,
+            asked_at: None,
+            is_closed: false,
+        }
+    }
+
     /// Keeps what comes for as long as it may surround a difference: where the versions have parted
     /// already, at `parted_at`, no more than that, however much comes.
     fn remember(&mut self, bytes: &[u8], parted_at: Option<u64>) {
@@ -558,7 +767,7 @@ mod tests {
 
     #[test]
     fn what_surrounds_a_difference_is_kept_and_not_what_comes_behind_it() {
-        let mut version = Version::default();
+        let mut version = Version::new(Place::new(Kind::Any));
         version.remember(b"before", None);
         for _ in 0..1000 {
             version.remember(&[b'x'; 1000], Some(6));
@@ -572,7 +781,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_shown_as_such_and_costs_nothing() {
-        let mut version = Version::default();
+        let mut version = Version::new(Place::new(Kind::Any));
         version.remember(b"before", None);
         version.pass(3, None);
         version.remember(b"after", None);

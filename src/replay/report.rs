@@ -18,6 +18,9 @@ pub fn kind(parted: &Parted) -> String {
     if matches!(parted.parting.how, How::Ends(_)) {
         return "the end".to_owned();
     }
+    if parted.field.starts_with("line ") {
+        return "text".to_owned();
+    }
     // "answer 3, header `etag`" and "answer 3, body, byte 17".
     let field = parted.field.split_once(", ").map_or(&*parted.field, |(_, rest)| rest);
     field.split(", byte ").next().unwrap_or(field).to_owned()
@@ -69,6 +72,11 @@ pub fn html(replayed: &Replayed, capture: &str, servers: Servers) -> String {
          <table><tr><th>conversations</th><td>{all}</td></tr>\
          <tr><th>the same</th><td>{}</td></tr><tr><th>different</th><td>{different}</td></tr>\
          <tr><th>not said to the end</th><td>{failed}</td></tr>\
+         <tr><th>without a client's side, left out</th><td>{}</td></tr>\
+         <tr><th>parts of the capture that cannot be read</th><td>{}</td></tr>\
+         <tr><th>bytes said, and compared</th><td>{}, {}</td></tr>\
+         <tr><th>values that differ as the rules allow</th><td>{}</td></tr>\
+         <tr><th>cookies returned as each server had set them</th><td>{}</td></tr>\
          <tr><th>time</th><td>{:.1} s</td></tr></table>",
         escaped(capture),
         if verdict == Verdict::Same { "good" } else { "bad" },
@@ -76,6 +84,12 @@ pub fn html(replayed: &Replayed, capture: &str, servers: Servers) -> String {
         escaped(&names[0]),
         escaped(&names[1]),
         all - different - failed,
+        replayed.silent,
+        replayed.facts.troubles_count,
+        replayed.sum(|outcome| outcome.said_bytes),
+        replayed.sum(|outcome| outcome.compared_bytes),
+        replayed.sum(|outcome| outcome.masked),
+        replayed.sum(|outcome| outcome.cookies_followed),
         replayed.elapsed.as_secs_f64(),
     );
     page.push_str(&histogram(replayed, &names));
@@ -278,7 +292,7 @@ mod tests {
             ("answer 2, header `etag`", "header `etag`"),
             ("answer 12, body, byte 17", "body"),
             ("answer 1, status line", "status line"),
-            ("line 2, column 9", "column 9"),
+            ("line 2, column 9", "text"),
         ] {
             assert_eq!(kind(&parted(field, How::Byte(1, 2))), name);
         }

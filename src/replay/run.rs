@@ -4,8 +4,7 @@
 //! tasks. Who cannot run yet because as many as may do is put off to another way through the
 //! capture: so no conversation waits for one that does not run, and memory has an end.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -13,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use super::capture::{Capture, Unreadable};
+use super::cookies::{Cookies, Jar};
+use super::desk::{Data, Desk, Part};
 use super::diff::{Ends, Verdict};
 use super::player::{Manner, Outcome, Servers, Step, Ticket, play};
 use super::rules::Rules;
 use super::talks::Side;
+use super::transfers::Transfers;
 use super::voices::End;
 use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
 
@@ -44,6 +47,8 @@ pub struct Order {
     pub parallel_max: usize,
     /// Longest wait for an answer.
     pub patience: Duration,
+    /// Clients return the cookies that each server has set instead of those that were captured.
+    pub follows_cookies: bool,
 }
 
 /// How far it is.
@@ -87,6 +92,11 @@ impl Replayed {
         }
     }
 
+    /// Of all conversations together.
+    pub fn sum(&self, of: impl Fn(&Outcome) -> u64) -> u64 {
+        self.talks.iter().map(|(_, outcome)| of(outcome)).sum()
+    }
+
     /// Conversations with a difference.
     pub fn different(&self) -> usize {
         self.talks.iter().filter(|(_, outcome)| !outcome.differences.is_empty()).count()
@@ -111,6 +121,7 @@ struct Shared {
     failed: AtomicU64,
     said_bytes: AtomicU64,
     outcomes: Mutex<BTreeMap<usize, Outcome>>,
+    jar: Option<Arc<Jar>>,
 }
 
 /// Says the conversations of `capture` again. `tell` hears of the progress now and then.
@@ -121,18 +132,29 @@ pub fn replay(
 ) -> Result<Replayed, ReplayError> {
     let index = Index::of(capture)?;
     let began = Instant::now();
-    let is_meant =
-        |server: SocketAddr| order.ports.is_empty() || order.ports.contains(&server.port());
-    let meant: Vec<bool> = index
-        .talks
-        .list()
-        .iter()
-        .map(|talk| talk.is_certain && !talk.is_empty() && is_meant(talk.address(Side::Server)))
+    let transfers = Transfers::find(capture, &index, &order.rules)?;
+    let talks = index.talks.list();
+    let is_meant = |id: usize| {
+        let port = talks[id].address(Side::Server).port();
+        let is_meant = order.ports.is_empty() || order.ports.contains(&port);
+        talks[id].is_certain && !talks[id].is_empty() && is_meant
+    };
+    let is_asked = |id: usize| is_meant(id) && talks[id].sender(Side::Client).payload_bytes > 0;
+    // What is transferred is asked for on the control connection.
+    let asked: Vec<usize> = (0..talks.len())
+        .filter(|&id| is_asked(transfers.of(id).map_or(id, |transfer| transfer.control)))
         .collect();
-    let is_asked =
-        |&id: &usize| meant[id] && index.talks.list()[id].sender(Side::Client).payload_bytes > 0;
-    let asked: Vec<usize> = (0..meant.len()).filter(is_asked).collect();
-    let silent = meant.iter().filter(|meant| **meant).count() - asked.len();
+    let is_silent = |&id: &usize| transfers.of(id).is_none() && is_meant(id) && !is_asked(id);
+    let silent = (0..talks.len()).filter(is_silent).count();
+    let is_web = |id: usize| {
+        is_asked(id)
+            && transfers.of(id).is_none()
+            && !order.rules.is_ftp(talks[id].address(Side::Server).port())
+    };
+    let cookies = match order.follows_cookies {
+        true => Cookies::find(capture, &index, is_web)?,
+        false => Cookies::default(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shared = Arc::new(Shared {
         running: Mutex::new(0),
@@ -143,6 +165,7 @@ pub fn replay(
         failed: AtomicU64::new(0),
         said_bytes: AtomicU64::new(0),
         outcomes: Mutex::new(BTreeMap::new()),
+        jar: (!cookies.is_empty()).then(|| Arc::new(Jar::new(&cookies))),
     });
     let all = asked.len() as u64;
     let progress = |shared: &Shared| Progress {
@@ -160,11 +183,14 @@ pub fn replay(
         let mut hand = Hand {
             order,
             index: &index,
+            transfers: &transfers,
+            cookies: &cookies,
+            desks: BTreeMap::new(),
             runtime: runtime.handle().clone(),
             shared: Arc::clone(&shared),
             runners: BTreeMap::new(),
             wanted: wanted.clone(),
-            put_off: Vec::new(),
+            put_off: BTreeSet::new(),
             began,
             first_ns: index.facts.times.map_or(0, |(first, _)| first),
         };
@@ -176,7 +202,7 @@ pub fn replay(
                 tell(progress(&shared));
             }
         }
-        left = std::mem::take(&mut hand.put_off);
+        left = std::mem::take(&mut hand.put_off).into_iter().collect();
         drop(hand);
         // The next way begins once there is room for as many as make it worth while.
         let room = if left.is_empty() { 0 } else { order.parallel_max / 2 };
@@ -223,6 +249,9 @@ impl Shared {
     }
 
     fn finish(&self, id: usize, outcome: Outcome) {
+        if let Some(jar) = &self.jar {
+            jar.over(id);
+        }
         self.done.fetch_add(1, Ordering::Relaxed);
         let is_different = !outcome.differences.is_empty();
         let is_failed = outcome.failure.is_some() && !is_different;
@@ -239,13 +268,17 @@ impl Shared {
 struct Hand<'r> {
     order: &'r Order,
     index: &'r Index,
+    transfers: &'r Transfers,
+    cookies: &'r Cookies,
+    /// What the servers of the control connections say, for the data connections.
+    desks: BTreeMap<usize, watch::Receiver<Desk>>,
     runtime: tokio::runtime::Handle,
     shared: Arc<Shared>,
     /// Who runs, and takes steps.
     runners: BTreeMap<usize, Runner>,
     /// Who is meant on this way, and neither put off nor over.
     wanted: Vec<bool>,
-    put_off: Vec<usize>,
+    put_off: BTreeSet<usize>,
     began: Instant,
     first_ns: u64,
 }
@@ -282,23 +315,83 @@ impl Hand<'_> {
         if self.runners.contains_key(&id) {
             return true;
         }
-        let mut running = self.shared.lock_running();
-        if *running >= self.order.parallel_max {
-            self.wanted[id] = false;
-            self.put_off.push(id);
-            return false;
+        let part = match self.transfers.of(id) {
+            Some(transfer) => self.control(transfer.control).map(|desk| {
+                let (number, command) = (transfer.number, transfer.command.clone());
+                Part::Data(Data { desk, number, command })
+            }),
+            // It returns what one has to be given that does not run, or follows it.
+            None if self
+                .cookies
+                .needs(id)
+                .chain(self.transfers.before(id))
+                .any(|other| self.put_off.contains(&other)) =>
+            {
+                None
+            }
+            None if !self.has_room() => None,
+            None if self.order.rules.is_ftp(self.port(id)) => {
+                let (tells, hears) = watch::channel(Desk::default());
+                self.desks.insert(id, hears);
+                let before = self.transfers.before(id).and_then(|id| self.desks.get(&id));
+                Some(Part::Control(tells, before.cloned()))
+            }
+            None => Some(Part::Alone),
+        };
+        match part {
+            Some(part) => self.begin(id, part),
+            None => {
+                self.wanted[id] = false;
+                self.put_off.insert(id);
+                return false;
+            }
         }
-        *running += 1;
-        drop(running);
+        true
+    }
+
+    /// What the servers of a control connection say, if it runs or has run: a data connection runs
+    /// whenever that does, which waits for it.
+    fn control(&mut self, id: usize) -> Option<watch::Receiver<Desk>> {
+        if !self.desks.contains_key(&id) && self.wanted[id] {
+            self.is_running(id);
+        }
+        self.desks.get(&id).cloned()
+    }
+
+    /// Whether one more may run. As fast as can be, it waits for one that has all its steps, and so
+    /// ends without another one; in time others would be late.
+    fn has_room(&self) -> bool {
+        let mut running = self.shared.lock_running();
+        while *running >= self.order.parallel_max {
+            let takes_steps = |runner: &&Runner| !runner.steps.is_closed();
+            let need_more = self.runners.values().filter(takes_steps).count();
+            if self.order.factor.is_some() || *running <= need_more {
+                return false;
+            }
+            let wait = self.shared.freed.wait_timeout(running, Duration::from_millis(50));
+            running = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn port(&self, id: usize) -> u16 {
+        self.index.talks.list()[id].address(Side::Server).port()
+    }
+
+    fn begin(&mut self, id: usize, part: Part) {
+        *self.shared.lock_running() += 1;
         let (steps, taken) = unbounded_channel();
         let manner = Manner {
             servers: self.order.servers,
             rules: self.order.rules.clone(),
             factor: self.order.factor,
             patience: self.order.patience,
+            client: self.index.talks.list()[id].address(Side::Client).ip(),
+            port: self.port(id),
+            jar: self.shared.jar.clone(),
         };
         let shared = Arc::clone(&self.shared);
-        let task = self.runtime.spawn(play(manner, taken));
+        let task = self.runtime.spawn(play(manner, part, taken));
         self.runtime.spawn(async move {
             let outcome = task.await.unwrap_or_else(|error| Outcome {
                 failure: Some(format!("a bug of this program: {error}")),
@@ -307,7 +400,6 @@ impl Hand<'_> {
             shared.finish(id, outcome);
         });
         self.runners.insert(id, Runner { steps, sides_over: 0 });
-        true
     }
 
     /// Waits until a packet's time is near.

@@ -1,5 +1,6 @@
 //! Captures made for tests: what was said is given, how it travelled is drawn from a seed.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -153,6 +154,30 @@ pub fn travel(said: &[Said], way: &Way) -> Vec<Sent> {
         }
     }
     packets
+}
+
+/// The packets of conversations that depend on one another: in `order` each stands for its next
+/// turn, the last of which is its end.
+pub fn in_turn(said: &[Said], way: &Way, order: &[usize]) -> Vec<Sent> {
+    let mut random = Random(way.seed);
+    let mut queues: Vec<VecDeque<Vec<Sent>>> = Vec::new();
+    for (talk, said) in said.iter().enumerate() {
+        let mut turns = VecDeque::from(vec![Vec::new()]);
+        let (mut turn, mut left) = (0, said.turns.first().map_or(0, |(_, bytes)| bytes.len()));
+        for packet in one(talk, said, way, &mut random) {
+            let is_end = packet.flags.has(TcpFlags::FIN) && turn < said.turns.len();
+            if is_end || (!packet.payload.is_empty() && left == 0) {
+                turn = if is_end { said.turns.len() } else { turn + 1 };
+                left = said.turns.get(turn).map_or(0, |(_, bytes)| bytes.len());
+                turns.push_back(Vec::new());
+            }
+            left = left.saturating_sub(packet.payload.len());
+            turns.back_mut().expect("one at least").push(packet);
+        }
+        queues.push(turns);
+    }
+    let taken: Vec<_> = order.iter().filter_map(|&talk| queues[talk].pop_front()).collect();
+    taken.into_iter().chain(queues.into_iter().flatten()).flatten().collect()
 }
 
 /// One conversation's packets.

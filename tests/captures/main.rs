@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cookies;
 mod diff;
+mod ftp;
 mod made;
 mod pcap;
 mod replay;

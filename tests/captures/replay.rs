@@ -40,7 +40,7 @@ fn web(answer: Answer) -> SocketAddr {
 }
 
 /// A server that does as `serve` says with each connection.
-fn serve(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
+pub fn serve(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -79,7 +79,7 @@ fn save(dir: &Path, said: &[Said], way: &Way) {
 }
 
 /// The answer in JSON of a replay to two servers at any speed, and its exit status.
-fn between(dir: &Path, servers: [SocketAddr; 2]) -> (i32, serde_json::Value) {
+pub fn between(dir: &Path, servers: [SocketAddr; 2]) -> (i32, serde_json::Value) {
     let [first, second] = servers.map(|server| server.to_string());
     let args = ["replay", "x.pcap", "--primary", &first, "--backup", &second];
     let how = ["--pace", "max", "--patience", "120", "-o", "json"];
@@ -160,6 +160,7 @@ fn one_server_is_compared_with_what_was_recorded() {
         assert!(xml.contains(&format!("failures=\"{}\"", 30 * expected)), "{xml}");
         assert!(!html.contains("src=") && !html.contains("href="), "it stands alone");
         assert!(html.contains("time to answer") && html.contains("</html>"));
+        assert_eq!(html.matches("<polyline class=").count(), 2, "one over the other");
         if expected == 1 {
             assert!(html.contains("<h2>body: 30</h2>"), "{html}");
             assert!(out(&output).contains("answer 3, body, byte 22"), "{}", out(&output));

@@ -5,8 +5,8 @@
 //! reply to the command that asks for it. After anything ambiguous (a bare LF, a reply that nobody
 //! has asked for) every byte is compared as it is. RFC 959 4.2, RFC 2428, RFC 1123 4.1.2.
 
-pub(crate) mod commands;
-pub(crate) mod replies;
+pub mod commands;
+pub mod replies;
 #[cfg(test)]
 mod tests;
 
@@ -284,7 +284,7 @@ impl Normalizer for Ftp {
         let begun = self.replies.line().iter().chain(ahead).copied();
         let code = match self.replies.open() {
             Some(code) => code.to_vec(),
-            None if self.replies.len() < 3 => return Some(Field::ReplyCode),
+            None if self.replies.line_len() < 3 => return Some(Field::ReplyCode),
             None => begun.take(3).collect(),
         };
         let code = std::str::from_utf8(&code).ok().and_then(|code| code.parse().ok());

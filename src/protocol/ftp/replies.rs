@@ -59,7 +59,7 @@ impl Replies {
     }
 
     /// Bytes of the line so far.
-    pub const fn len(&self) -> usize {
+    pub const fn line_len(&self) -> usize {
         self.len
     }
 

@@ -1,0 +1,144 @@
+//! Which conversation of a capture carries a transfer of which control connection of FTP: found
+//! from what the recorded servers said of their passive ports. And which session of a client
+//! followed which other one, that may have changed what it finds.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::capture::{Capture, Unreadable};
+use super::ftp::{Dialogue, News};
+use super::rules::Rules;
+use super::talks::Side;
+use super::walk::{Index, Listener, Moment, Spot, Walk};
+
+/// A capture may have a connection's first packet so many packets before the reply that led to it.
+const DISORDER_PACKETS: u64 = 64;
+
+/// One transfer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Transfer {
+    /// The control connection.
+    pub(super) control: usize,
+    /// Which of the ports that the server named there, counted from 0.
+    pub(super) number: usize,
+    /// What it was asked by.
+    pub(super) command: String,
+}
+
+/// The sessions of FTP in a capture.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    /// All transfers, by the conversation that carries each.
+    of: BTreeMap<usize, Transfer>,
+    /// The control connection of the same client that had ended last before one began.
+    before: BTreeMap<usize, usize>,
+}
+
+impl Transfers {
+    /// Reads the control connections of a capture, if there are any.
+    pub(super) fn find(
+        capture: &Capture,
+        index: &Index,
+        rules: &Rules,
+    ) -> Result<Self, Unreadable> {
+        let talks = index.talks.list();
+        let is_control = |id: usize| {
+            talks[id].is_certain && rules.is_ftp(talks[id].address(Side::Server).port())
+        };
+        let controls: Vec<bool> = (0..talks.len()).map(is_control).collect();
+        if !controls.contains(&true) {
+            return Ok(Self::default());
+        }
+        let mut listener = Controls { dialogues: BTreeMap::new(), offers: Vec::new() };
+        let mut walk = Walk::begin(capture, Some(index))?.only(controls.clone());
+        while walk.step(&mut listener) {}
+        let mut carriers: BTreeMap<(IpAddr, SocketAddr), Vec<usize>> = BTreeMap::new();
+        for id in (0..talks.len()).filter(|&id| talks[id].is_certain && !controls[id]) {
+            let key = (talks[id].address(Side::Client).ip(), talks[id].address(Side::Server));
+            carriers.entry(key).or_default().push(id);
+        }
+        let mut found = BTreeMap::new();
+        // The later a port was named the more certain is whose it is.
+        for offer in listener.offers.iter().rev() {
+            let control = &talks[offer.transfer.control];
+            let client = control.address(Side::Client).ip();
+            let named = [Some(control.address(Side::Server).ip()), offer.address];
+            for server in named.into_iter().flatten() {
+                let key = (client, SocketAddr::new(server, offer.port));
+                let Some(carriers) = carriers.get_mut(&key) else { continue };
+                let is_later =
+                    |&id: &usize| talks[id].first_packet + DISORDER_PACKETS > offer.packet;
+                if let Some(at) = carriers.iter().position(is_later) {
+                    let carrier = carriers[at];
+                    carriers.truncate(at);
+                    found.insert(carrier, offer.transfer.clone());
+                    break;
+                }
+            }
+        }
+        let mut ended: BTreeMap<IpAddr, BTreeMap<u64, usize>> = BTreeMap::new();
+        let clients = || (0..talks.len()).filter(|&id| controls[id]);
+        for id in clients() {
+            let ends = ended.entry(talks[id].address(Side::Client).ip()).or_default();
+            ends.insert(talks[id].end_ns, id);
+        }
+        let before = clients().filter_map(|id| {
+            let ends = ended.get(&talks[id].address(Side::Client).ip())?;
+            let (_, &last) = ends.range(..talks[id].begin_ns).next_back()?;
+            Some((id, last))
+        });
+        Ok(Self { of: found, before: before.collect() })
+    }
+
+    /// The session that a control connection follows.
+    pub(super) fn before(&self, id: usize) -> Option<usize> {
+        self.before.get(&id).copied()
+    }
+
+    /// What a conversation carries.
+    pub(super) fn of(&self, id: usize) -> Option<&Transfer> {
+        self.of.get(&id)
+    }
+}
+
+/// A port that was named.
+struct Offer {
+    transfer: Transfer,
+    address: Option<IpAddr>,
+    port: u16,
+    packet: u64,
+}
+
+struct Controls {
+    /// The dialogues, and how many ports were named in each.
+    dialogues: BTreeMap<usize, (Dialogue, usize)>,
+    /// In the order of the capture.
+    offers: Vec<Offer>,
+}
+
+impl Listener for Controls {
+    fn bytes(&mut self, spot: Spot, bytes: &[u8], moment: Moment) {
+        let (dialogue, count) = self.dialogues.entry(spot.talk).or_default();
+        dialogue.read(spot.side, bytes);
+        for news in dialogue.take_news() {
+            match news {
+                News::Offer(said) => {
+                    let command = String::new();
+                    let transfer = Transfer { control: spot.talk, number: *count, command };
+                    let (address, port, packet) = (said.address, said.port, moment.packet);
+                    self.offers.push(Offer { transfer, address, port, packet });
+                    *count += 1;
+                }
+                News::Begun(command) => {
+                    let mut offers = self.offers.iter_mut().rev();
+                    if let Some(offer) = offers.find(|o| o.transfer.control == spot.talk) {
+                        offer.transfer.command = command;
+                    }
+                }
+            }
+        }
+    }
+    fn missing(&mut self, spot: Spot, _: u64) {
+        self.dialogues.entry(spot.talk).or_default().0.hole(spot.side);
+    }
+}
