@@ -23,15 +23,14 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// How much worse is taken for a change, in percent.
 const WORSE_MAX_PERCENT: f64 = 5.0;
 
-/// Told to the copy of this program that valgrind runs.
-const STEPS_ONLY: &str = "--steps-only";
+/// Told to the copy of this program that valgrind runs, before the name of the step.
+const ONLY: &str = "--only";
 
 fn main() -> ExitCode {
-    let is_told = |what: &str| std::env::args().any(|arg| arg == what);
-    if is_told(STEPS_ONLY) {
-        for step in STEPS {
-            run(step, |_| {});
-        }
+    let args: Vec<String> = std::env::args().collect();
+    let is_told = |what: &str| args.iter().any(|arg| arg == what);
+    if is_told(ONLY) {
+        STEPS.iter().filter(|step| is_told(step.name)).for_each(|step| drop(run(step, |_| {})));
         return ExitCode::SUCCESS;
     }
     // `cargo test --benches` passes --test: the steps themselves work.
@@ -60,13 +59,15 @@ struct Cost {
 
 /// Counts both for every step.
 fn measure() -> Result<Vec<Cost>, String> {
-    let instructions = count_instructions()?;
-    let costs = STEPS.iter().zip(instructions).map(|(step, instructions)| {
+    let folder = Folder::new().map_err(|e| format!("cannot make a folder: {e}"))?;
+    let costs = STEPS.iter().map(|step| {
+        let instructions = count_instructions(step, &folder.0.join("out"))?;
         let (allocations, packets) = count_allocations(step);
         let per = |count: u64| count as f64 / packets as f64;
-        Cost { name: step.name, instructions: per(instructions), allocations: per(allocations) }
+        let (instructions, allocations) = (per(instructions), per(allocations));
+        Ok(Cost { name: step.name, instructions, allocations })
     });
-    Ok(costs.collect())
+    costs.collect()
 }
 
 /// Prepares a step, does it between two looks of `watch`, and forgets it; its packets.
@@ -78,8 +79,7 @@ fn run(step: &Step, mut watch: impl FnMut(bool)) -> u64 {
     packets
 }
 
-/// What callgrind counts: it begins when this is entered and writes down what it has counted when
-/// this is left.
+/// What callgrind counts: it begins when this is entered and ends when it is left.
 #[inline(never)]
 fn the_step_alone(work: &mut dyn FnMut() -> u64) -> u64 {
     std::hint::black_box(work())
@@ -99,22 +99,19 @@ fn count_allocations(step: &Step) -> (u64, u64) {
     (counted, packets)
 }
 
-/// Of every step, in order.
-fn count_instructions() -> Result<Vec<u64>, String> {
-    let folder = Folder::new().map_err(|e| format!("cannot make a folder: {e}"))?;
+fn count_instructions(step: &Step, out: &Path) -> Result<u64, String> {
     let myself = std::env::current_exe().map_err(|e| format!("where is this program? {e}"))?;
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no"])
-        .args(["--toggle-collect=*the_step_alone*", "--dump-after=*the_step_alone*"])
-        .arg(format!("--callgrind-out-file={}", folder.0.join("out").display()))
+        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*the_step_alone*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(myself)
-        .arg(STEPS_ONLY)
+        .args([ONLY, step.name])
         .output()
         .map_err(|e| format!("cannot run valgrind (Debian's package valgrind): {e}"))?;
-    if !output.status.success() {
-        return Err(format!("valgrind: {}", String::from_utf8_lossy(&output.stderr)));
+    match output.status.success() {
+        true => total(out),
+        false => Err(format!("valgrind: {}", String::from_utf8_lossy(&output.stderr))),
     }
-    (1..=STEPS.len()).map(|number| total(&folder.0.join(format!("out.{number}")))).collect()
 }
 
 /// The sum that a file of callgrind ends with.

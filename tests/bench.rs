@@ -115,3 +115,18 @@ fn scale_is_told_as_lines_of_values() {
         assert!(value > 0.0, "{line}");
     }
 }
+
+#[test]
+fn comparing_alone_is_told_also_without_a_peer() {
+    let output = Command::new(env!("CARGO_BIN_EXE_shadowvm"))
+        .args(["bench", "compare", "--runs", "1", "--packets", "2000", "-o", "json"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    let told: Value = serde_json::from_str(&out(&output)).unwrap();
+    let names = names(&told, 1);
+    for name in ["shadowvm from memory, rate", "shadowvm by sockets, processor for a packet"] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+    assert!(told["unavailable"].to_string().contains("qemu-system-x86"), "{told}");
+}

@@ -4,7 +4,7 @@
 //! two days.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -15,6 +15,7 @@ use super::stage::StageError;
 use crate::lab::Haven;
 use table::{Row, Table, Unit};
 
+mod compare;
 mod crowd;
 mod failover;
 mod flood;
@@ -40,6 +41,7 @@ mod table;
   shadowvm bench crowd --connections 10000 --failovers 100
   shadowvm bench crowd --connections 100000            memory of idle connections
   shadowvm bench flood --rate 50000
+  shadowvm bench compare
   shadowvm bench scale --flows 10,100000
   shadowvm bench sync --files 10000 --dir /var/tmp    the mirror beside rsync
 
@@ -81,6 +83,8 @@ enum What {
     Crowd(crowd::Args),
     /// One download beside a flood of SYNs from addresses that do not exist
     Flood(flood::Args),
+    /// Comparing alone: the engine from memory and by sockets, and QEMU's colo-compare
+    Compare(compare::Args),
     /// The engine alone with more and more connections: what a packet and a connection cost
     Scale(scale::Args),
     /// A sync by the mirror beside rsync: the first copy, one changed byte, nothing changed
@@ -89,10 +93,13 @@ enum What {
 
 /// Measures.
 pub fn run(args: Args) -> ExitCode {
-    if let What::Scale(what) = &args.what
-        && let Some(told) = what.alone()
-    {
-        return match told {
+    let part = match &args.what {
+        What::Scale(what) => what.alone(),
+        What::Compare(what) => what.serve(),
+        _ => None,
+    };
+    if let Some(done) = part {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(source) => refused(&StageError::Io { what: "measuring", source }),
         };
@@ -101,6 +108,7 @@ pub fn run(args: Args) -> ExitCode {
         // In the host's own file systems, without a world.
         What::Sync(what) => sync::run(what),
         What::Scale(what) => scale::run(what),
+        What::Compare(what) => in_a_haven(|dir| compare::run(what, dir)),
         What::Latency(what) => what.check().and_then(|()| in_a_world(&args.what)),
         What::Throughput(what) => what.check().and_then(|()| in_a_world(&args.what)),
         what => in_a_world(what),
@@ -135,21 +143,28 @@ fn refused(error: &StageError) -> ExitCode {
 
 fn in_a_world(what: &What) -> Result<Table, StageError> {
     take_powers()?;
-    let haven =
-        Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
-    match what {
-        What::Latency(what) => paths::latency(what, haven.dir()),
-        What::Throughput(what) => paths::throughput(what, haven.dir()),
-        What::Failover(what) => failover::run(what, haven.dir()),
-        What::Crowd(what) => crowd::run(what, haven.dir()),
-        What::Flood(what) => flood::run(what, haven.dir()),
+    in_a_haven(|dir| match what {
+        What::Latency(what) => paths::latency(what, dir),
+        What::Throughput(what) => paths::throughput(what, dir),
+        What::Failover(what) => failover::run(what, dir),
+        What::Crowd(what) => crowd::run(what, dir),
+        What::Flood(what) => flood::run(what, dir),
+        What::Compare(what) => compare::run(what, dir),
         What::Scale(what) => scale::run(what),
         What::Sync(what) => sync::run(what),
-    }
+    })
+}
+
+fn in_a_haven(
+    measure: impl FnOnce(&Path) -> Result<Table, StageError>,
+) -> Result<Table, StageError> {
+    let haven =
+        Haven::new().map_err(|source| StageError::Io { what: "making a folder", source })?;
+    measure(haven.dir())
 }
 
 /// A folder of its own for one stage.
-fn folder(dir: &std::path::Path, name: &str) -> Result<std::path::PathBuf, StageError> {
+fn folder(dir: &Path, name: &str) -> Result<PathBuf, StageError> {
     let made = dir.join(name);
     match std::fs::create_dir(&made) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(made),

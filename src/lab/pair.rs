@@ -80,28 +80,34 @@ impl Pair {
 
     /// A frame comes in; whatever follows from it goes out.
     pub fn put(&mut self, link: Link, frame: Frame) {
+        self.put_and_see(link, frame, |_, _| {});
+    }
+
+    /// The same; `see` is shown what goes out.
+    pub fn put_and_see(&mut self, link: Link, frame: Frame, mut see: impl FnMut(Link, &Frame)) {
         self.now = Instant::from_nanos(self.now.nanos() + self.step_ns);
         self.engine.handle(self.now, Input::Frame(link, frame));
-        self.drain();
+        self.drain(&mut see);
         if self.engine.poll_timeout().is_some_and(|at| at <= self.now) {
             self.engine.handle(self.now, Input::Timeout);
-            self.drain();
+            self.drain(&mut see);
         }
     }
 
     /// Something happens to a server.
     pub fn signal(&mut self, leg: LegId, signal: Signal) {
         self.engine.handle(self.now, Input::Signal(Link::Server(leg), signal));
-        self.drain();
+        self.drain(&mut |_, _| {});
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, see: &mut impl FnMut(Link, &Frame)) {
         while let Some(output) = self.engine.poll_output() {
             if let Output::Transmit(link, frame) = output {
                 self.frames_out += 1;
                 if link == Link::Client {
                     self.bytes_out += frame.body().len() as u64;
                 }
+                see(link, &frame);
             }
         }
     }

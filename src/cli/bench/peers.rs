@@ -29,7 +29,7 @@ pub(super) enum Baseline {
     Route,
     /// HAProxy in TCP mode, one server
     Haproxy,
-    /// nginx as an HTTP proxy with kept connections, one server
+    /// nginx as an HTTP proxy with kept connections, one server (no uploads with --real)
     Nginx,
 }
 
@@ -45,6 +45,7 @@ pub(super) const GATEWAY: &str = "shadowvm";
 /// How long a program may take to serve.
 const READY_WAIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+const HAPROXY_LOG: &str = "haproxy.log";
 
 /// One way from the client to the servers, running.
 #[derive(Debug)]
@@ -116,8 +117,12 @@ pub(super) fn find(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).map(|dir| dir.join(program));
     places.find(|file| file.is_file()).ok_or_else(|| {
-        let package = if program == "nginx" { "nginx-light" } else { program };
-        format!("{program}: not in PATH; Debian's package {package} brings it to /usr/sbin")
+        let package = match program {
+            "nginx" => "nginx-light",
+            "qemu-system-x86_64" => "qemu-system-x86",
+            other => other,
+        };
+        format!("{program}: not in PATH; Debian's package {package} brings it")
     })
 }
 
@@ -168,17 +173,19 @@ impl Place {
             }
         };
         let place = Self { name: baseline.to_string(), target, stage, proxy };
-        place.wait_served()?;
+        place.wait_served(dir)?;
         Ok(place)
     }
 
     /// Until a connection is taken.
-    fn wait_served(&self) -> Result<(), StageError> {
+    fn wait_served(&self, dir: &Path) -> Result<(), StageError> {
         let deadline = Instant::now() + READY_WAIT;
         let connect = || TcpStream::connect_timeout(&self.target, READY_WAIT);
         while let Err(e) = self.stage.world.enter(HostId::Client, connect)? {
             if Instant::now() > deadline {
-                return Err(StageError::NotReady("path to compare with", e.to_string()));
+                let log = std::fs::read_to_string(dir.join(HAPROXY_LOG)).unwrap_or_default();
+                let why = format!("{}: {e}\n{log}", self.name);
+                return Err(StageError::NotReady("path to compare with", why));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -223,13 +230,14 @@ fn start_server(
 fn start_haproxy(world: &World, server: Ipv4Addr, dir: &Path) -> Result<Child, StageError> {
     let config = dir.join("haproxy.cfg");
     let text = format!(
-        "global\n  maxconn 20000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+        "defaults\n  mode tcp\n  timeout connect 5s\n  \
          timeout client 1m\n  timeout server 1m\nlisten service\n  bind :{PORT}\n  \
          server a {server}:{PORT}\n"
     );
-    std::fs::write(&config, text)
+    let log = std::fs::write(&config, text)
+        .and_then(|()| std::fs::File::create(dir.join(HAPROXY_LOG)))
         .map_err(|source| StageError::Io { what: "configuring haproxy", source })?;
-    // In the foreground, quietly.
-    let program = Program::new("haproxy").args(["-db", "-q", "-f"]).arg(&config);
-    Ok(world.spawn(HostId::Gateway, program.stdout(Io::Null).stderr(Io::Null))?)
+    // In the foreground.
+    let program = Program::new("haproxy").args(["-db", "-f"]).arg(&config);
+    Ok(world.spawn(HostId::Gateway, program.stdout(Io::Null).stderr(Io::File(log)))?)
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::super::stage::StageError;
 use super::table::{Table, Unit};
 use crate::engine::{LegId, Link};
 use crate::lab::pair::Pair;
+use crate::lab::web::load::thread_cpu;
 use crate::wire::TcpFlags;
 
 /// `bench scale`.
@@ -107,21 +108,21 @@ fn one(flows: u32) -> io::Result<Value> {
     }
     pair.step_ns = 1000;
     let requests = REQUESTS_MIN.max(2 * flows);
-    let (mut nanos, mut frames, mut asked) = (0, 0, 0);
+    let (mut took, mut frames, mut asked) = (Duration::ZERO, 0, 0);
     while asked < requests {
         let most = MADE.min(requests - asked);
         let made: Vec<_> =
             (asked..asked + most).flat_map(|n| request(&mut pair, n, flows)).collect();
         (asked, frames) = (asked + most, frames + made.len());
-        let begin = Instant::now();
+        let begin = thread_cpu()?;
         made.into_iter().for_each(|(link, frame)| pair.put(link, frame));
-        nanos += begin.elapsed().as_nanos();
+        took += thread_cpu()?.saturating_sub(begin);
     }
     if pair.bytes_out != u64::from(requests) * u64::from(ANSWER) {
         return Err(io::Error::other("not every answer was released"));
     }
     Ok(json!({
-        "packet_ns": nanos as f64 / frames as f64,
+        "packet_ns": took.as_nanos() as f64 / frames as f64,
         "bytes_per_flow": with.saturating_sub(before) as f64 / f64::from(flows),
     }))
 }

@@ -136,16 +136,17 @@ impl<'a> Run<'a> {
         let mut buffer = vec![0; PIECE_MAX];
         loop {
             let now = Instant::now();
-            let is_over = now >= end;
-            if !is_over {
+            let is_fixed = matches!(self.load.pace, Pace::PerSecond(_));
+            if is_fixed || now < end {
                 self.ask(now, end)?;
             }
+            let is_over = if is_fixed { self.due >= end } else { now >= end };
             if is_over && self.lines.iter().all(|line| line.asked.is_empty()) {
                 break;
             }
-            let wait = match self.load.pace {
-                Pace::PerSecond(_) if self.due < end => self.due.saturating_duration_since(now),
-                _ => PATIENCE,
+            let wait = match is_fixed && !is_over {
+                true => self.due.saturating_duration_since(now),
+                false => PATIENCE,
             };
             for index in self.ready(wait)? {
                 self.take(index, &mut buffer)?;
@@ -405,7 +406,8 @@ fn record(to: &mut Histogram<u64>, time: Duration) {
     to.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
 }
 
-fn thread_cpu() -> io::Result<Duration> {
+/// Processor time of this thread so far: what others do on the machine is not in it.
+pub fn thread_cpu() -> io::Result<Duration> {
     Ok(ClockId::CLOCK_THREAD_CPUTIME_ID.now()?.into())
 }
 
