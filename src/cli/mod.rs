@@ -48,7 +48,9 @@ pub mod exit {
     /// Wrong usage, or input that cannot be read.
     pub const USAGE: u8 = 2;
     /// No daemon answers.
-    pub const NO_DAEMON: u8 = 69;
+    pub const NO_DAEMON: u8 = UNAVAILABLE;
+    /// Something that is needed is not there.
+    pub const UNAVAILABLE: u8 = 69;
     /// A bug of this program.
     pub const BUG: u8 = 70;
     /// Busy: try again later.
@@ -75,7 +77,7 @@ const EXAMPLES: &str = "Examples:
   shadowvm run -c shadowvm.toml         run the gateway
   shadowvm status                       ask it how it is
 
-Exit status: 0 good, 1 the answer is no, 2 usage, 69 no daemon, 70 bug, 75 busy,
+Exit status: 0 good, 1 the answer is no, 2 usage, 69 no daemon or not installed, 70 bug, 75 busy,
 77 permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]

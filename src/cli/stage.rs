@@ -38,6 +38,8 @@ pub(super) enum StageError {
     Gateway(#[from] ClientError),
     #[error("the {0} did not start: {1}")]
     NotReady(&'static str, String),
+    #[error("UNAVAILABLE {0}")]
+    Unavailable(String),
     #[error("{what} did not happen within {wait:?}{log}")]
     NotSeen { what: String, wait: Duration, log: String },
 }
@@ -141,6 +143,18 @@ impl Stage {
         let gateway = self.gateway.as_ref().ok_or(WorldError::Gone(HostId::Gateway))?;
         let read = gateway.resident_bytes();
         read.map_err(|source| StageError::Io { what: "reading the gateway's memory", source })
+    }
+
+    /// Processor time that the gateway, if there is one, and both servers have used so far.
+    pub(super) fn cpu_times(&self) -> io::Result<(Option<Duration>, Duration)> {
+        let gateway = self.gateway.as_ref().map(Child::cpu_time).transpose()?;
+        let servers = self.servers.iter().flatten().map(Child::cpu_time);
+        Ok((gateway, servers.sum::<io::Result<Duration>>()?))
+    }
+
+    /// Takes a server that was started by others.
+    pub(super) fn adopt_server(&mut self, leg: LegId, child: Child) {
+        self.servers[leg.index()] = Some(child);
     }
 
     /// Swaps the roles, if both servers are equal.

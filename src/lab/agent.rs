@@ -57,6 +57,8 @@ pub(crate) enum Request {
     SetUp { name: String, is_up: bool },
     /// Make frames vanish at an interface while the carrier stays.
     Cut { name: String, outgoing: bool, incoming: bool, mac: Mac },
+    /// Join interfaces by a bridge of the kernel.
+    AddBridge { name: String, ports: Vec<String> },
     /// Write a sysctl.
     Sysctl { key: String, value: String },
     /// Run a program; carries its three standard streams.
@@ -329,6 +331,7 @@ impl Init {
                 });
                 named("a veth pair", pair)?;
             }
+            Request::AddBridge { name, ports } => named("a bridge", add_bridge(&name, &ports))?,
             Request::DeleteLink { name } => {
                 named("deleting a link", Netlink::open().and_then(|mut n| n.delete_link(&name)))?;
             }
@@ -429,6 +432,13 @@ fn configure(interface: &Interface) -> Named<()> {
         named("a route", netlink.add_route(name, (to, prefix), via, interface.metrics))?;
     }
     Ok(())
+}
+
+fn add_bridge(name: &str, ports: &[String]) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    netlink.add_bridge(name)?;
+    ports.iter().try_for_each(|port| netlink.set_master(port, name))?;
+    netlink.set_up(name, true)
 }
 
 /// Nothing leaves (a queue of no length), nothing is heard (frames are to another Ethernet

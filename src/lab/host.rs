@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::pipe2;
+use nix::time::clock_getcpuclockid;
+use nix::unistd::{Pid, pipe2};
 
 use super::agent::{self, Reply, Request};
 use super::impair::Impairment;
@@ -195,11 +196,21 @@ impl Child {
 
     /// Memory that it has in use, in bytes (`VmRSS`).
     pub fn resident_bytes(&self) -> io::Result<u64> {
-        // Its number in our namespace is another than in its host.
-        let info = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
-        let pid = field(&std::fs::read_to_string(info)?, "Pid:")?;
+        let pid = self.outer_pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         Ok(field(&status, "VmRSS:")? * 1024)
+    }
+
+    /// Processor time that all its threads have used, and the kernel on their behalf.
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        let pid = i32::try_from(self.outer_pid()?).map_err(io::Error::other)?;
+        Ok(clock_getcpuclockid(Pid::from_raw(pid))?.now()?.into())
+    }
+
+    /// Its number in our namespace, which is another than in its host.
+    fn outer_pid(&self) -> io::Result<u64> {
+        let info = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        field(&std::fs::read_to_string(info)?, "Pid:")
     }
 
     /// Its exit status if it has ended.

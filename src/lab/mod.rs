@@ -3,7 +3,8 @@
 //! Read [`world`] first. [`agent`] holds the processes of a world, [`netlink`] its links,
 //! [`impair`] a link that treats frames badly, [`sections`] what a gateway is told about a world,
 //! [`web`] and [`ftp`] servers and a client that know what every byte should be, [`haven`] a folder
-//! for their files. Nothing here is on the gateway's own path.
+//! for their files. [`pair`] is an engine between two servers without any world. Nothing here is on
+//! the gateway's own path.
 
 pub(crate) mod agent;
 pub mod ftp;
@@ -12,6 +13,7 @@ pub mod host;
 pub mod impair;
 pub(crate) mod message;
 pub(crate) mod netlink;
+pub mod pair;
 mod sections;
 pub mod web;
 pub mod world;

@@ -84,6 +84,23 @@ impl Netlink {
         self.ask(m)
     }
 
+    /// Makes a bridge without ports.
+    pub(crate) fn add_bridge(&mut self, name: &str) -> io::Result<()> {
+        let mut m = Message::new(libc::RTM_NEWLINK, CREATE);
+        m.link_header(0, 0, 0);
+        m.text(libc::IFLA_IFNAME, name);
+        m.nest(libc::IFLA_LINKINFO, |m| m.bytes(libc::IFLA_INFO_KIND, b"bridge"));
+        self.ask(m)
+    }
+
+    /// Makes a link a port of a bridge.
+    pub(crate) fn set_master(&mut self, name: &str, bridge: &str) -> io::Result<()> {
+        let mut m = Message::new(libc::RTM_NEWLINK, 0);
+        m.link_header(index_of(name)?, 0, 0);
+        m.bytes(libc::IFLA_MASTER, &index_of(bridge)?.to_ne_bytes());
+        self.ask(m)
+    }
+
     /// Deletes a link, and with it its peer.
     pub(crate) fn delete_link(&mut self, name: &str) -> io::Result<()> {
         let mut m = Message::new(libc::RTM_DELLINK, 0);

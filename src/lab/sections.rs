@@ -8,10 +8,8 @@ use crate::engine::{LegId, Source};
 pub fn sections(world: &World, ports: &str) -> String {
     let (v4, v6) = SERVICE;
     let [service, a, b, network] = match world.topology() {
-        Topology::Clone | Topology::Routed => {
-            ["addressing = \"clone\"\n", "", "", ""].map(str::to_owned)
-        }
         Topology::Vip(source) => vip(world, source),
+        _ => ["addressing = \"clone\"\n", "", "", ""].map(str::to_owned),
     };
     format!(
         "[links]\nclient = \"client\"\na = \"a\"\nb = \"b\"\n\

@@ -63,8 +63,14 @@ pub enum Topology {
     /// One subnet; the servers share their addresses; the gateway has none.
     #[default]
     Clone,
-    /// Three subnets that the gateway's kernel routes between: the path to compare with.
+    /// Three subnets that the gateway's kernel routes between: a path to compare with.
     Routed,
+    /// As [`Topology::Clone`], with the client's and server A's links joined by a bridge of the
+    /// gateway's kernel: a path to compare with. Server B is not reached.
+    Bridged,
+    /// As [`Topology::Clone`], but client and server A are joined without anything between: a path
+    /// to compare with. The gateway has no link but the one to server B.
+    Direct,
     /// The same three subnets with the gateway between them: it has [`SERVICE`] on the client's and
     /// host 254 on each server's. The servers know a way to the clients if they see them.
     Vip(Source),
@@ -255,7 +261,7 @@ impl World {
     /// A server's own addresses.
     pub fn server_addresses(&self, leg: LegId) -> (Ipv4Addr, Ipv6Addr) {
         match self.options.topology {
-            Topology::Clone => SERVICE,
+            Topology::Clone | Topology::Bridged | Topology::Direct => SERVICE,
             Topology::Routed | Topology::Vip(_) => routed(leg, 10),
         }
     }
@@ -268,9 +274,14 @@ impl World {
     /// The addresses that clients know the servers by.
     pub fn service_addresses(&self, leg: LegId) -> (Ipv4Addr, Ipv6Addr) {
         match self.options.topology {
-            Topology::Clone | Topology::Vip(_) => SERVICE,
             Topology::Routed => routed(leg, 10),
+            _ => SERVICE,
         }
+    }
+
+    /// The address of the gateway on the client's subnet in [`Topology::Routed`].
+    pub fn router_address(&self) -> Ipv4Addr {
+        routed_client(254).0
     }
 
     /// The addresses of the gateway on a server's subnet in [`Topology::Vip`].
@@ -280,8 +291,8 @@ impl World {
 
     fn server_mac(&self, leg: LegId) -> Mac {
         match self.options.topology {
-            Topology::Clone | Topology::Routed => SERVER_MAC,
             Topology::Vip(_) => [2, 0, 0, 0, 0, 0x11 + leg.index() as u8],
+            _ => SERVER_MAC,
         }
     }
 
@@ -456,7 +467,10 @@ impl World {
     }
 
     fn build(&self) -> Result<(), WorldError> {
-        let [towards_client, ..] = GATEWAY_INTERFACES;
+        let [towards_client, towards_a, _] = GATEWAY_INTERFACES;
+        if self.options.topology == Topology::Direct {
+            return self.make_legs();
+        }
         let ends = (towards_client, [2, 0, 0, 0, 1, 0], CLIENT_MAC);
         self.gateway.add_veth(ends.0, ends.1, (&self.client, HOST_INTERFACE, ends.2))?;
         self.client.tell(&Request::Configure(self.client_interface()))?;
@@ -467,15 +481,31 @@ impl World {
             }
         }
         self.gateway.tell(&Request::Configure(self.gateway_end(None)))?;
-        for leg in LegId::ALL {
-            *lock(&self.legs[leg.index()]) = Some(self.make_leg(leg)?);
+        self.make_legs()?;
+        if self.options.topology == Topology::Bridged {
+            let ports = [towards_client, towards_a].map(str::to_owned).into();
+            self.gateway.tell(&Request::AddBridge { name: "bridge".into(), ports })?;
         }
         // What the gateway will need, asked for now so that a refusal has its name.
         self.gateway.packet_socket(towards_client).map(drop)
     }
 
+    fn make_legs(&self) -> Result<(), WorldError> {
+        for leg in LegId::ALL {
+            *lock(&self.legs[leg.index()]) = Some(self.make_leg(leg)?);
+        }
+        Ok(())
+    }
+
     fn make_leg(&self, leg: LegId) -> Result<Leg, WorldError> {
         let server = self.root.agent.new_host(HostId::Server(leg))?;
+        if (self.options.topology, leg) == (Topology::Direct, LegId::A) {
+            let end = (&server, HOST_INTERFACE, self.server_mac(leg));
+            self.client.add_veth(HOST_INTERFACE, CLIENT_MAC, end)?;
+            self.client.tell(&Request::Configure(self.client_interface()))?;
+            server.tell(&Request::Configure(self.server_interface(leg)))?;
+            return Ok(Leg { server, wire: None });
+        }
         let name = gateway_interface(leg);
         let near: Mac = [2, 0, 0, 0, 1, 1 + leg.index() as u8];
         let mac = self.server_mac(leg);
@@ -502,7 +532,6 @@ impl World {
 
     fn client_interface(&self) -> Interface {
         let routes = match self.options.topology {
-            Topology::Clone | Topology::Vip(_) => Vec::new(),
             Topology::Routed => {
                 let (v4, v6) = routed_client(254);
                 vec![
@@ -510,6 +539,7 @@ impl World {
                     (Ipv6Addr::UNSPECIFIED.into(), 0, Some(v6.into())),
                 ]
             }
+            _ => Vec::new(),
         };
         self.interface(HOST_INTERFACE, CLIENT, 1, routes)
     }
@@ -520,8 +550,9 @@ impl World {
         if self.options.is_client_router {
             routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(CLIENT.0.into())));
         }
-        let is_routed = Topology::Vip(Source::Gateway) != self.options.topology;
-        if is_routed && self.options.topology != Topology::Clone {
+        let is_routed =
+            matches!(self.options.topology, Topology::Routed | Topology::Vip(Source::Client));
+        if is_routed {
             let (v4, v6) = routed(leg, 254);
             routes.push((Ipv4Addr::UNSPECIFIED.into(), 0, Some(v4.into())));
             routes.push((Ipv6Addr::UNSPECIFIED.into(), 0, Some(v6.into())));
@@ -536,11 +567,11 @@ impl World {
     fn gateway_end(&self, leg: Option<LegId>) -> Interface {
         let name = leg.map_or(GATEWAY_INTERFACES[0], gateway_interface);
         match self.options.topology {
-            Topology::Clone | Topology::Vip(_) => bare(name),
             Topology::Routed => {
                 let addresses = leg.map_or(routed_client(254), |leg| routed(leg, 254));
                 self.interface(name, addresses, 0xfe, Vec::new())
             }
+            _ => bare(name),
         }
     }
 

@@ -183,9 +183,9 @@ impl Cell {
     pub fn name(&self) -> String {
         let pair = format!("{:?}", self.pair).replace(['(', ')'], "");
         let addressing = match self.addressing {
-            Topology::Clone | Topology::Routed => "",
             Topology::Vip(Source::Client) => "-vip",
             Topology::Vip(Source::Gateway) => "-vip-gateway",
+            _ => "",
         };
         format!(
             "{:?}-{:?}-of-{}-{:?}-{}-{pair}-{}{addressing}",

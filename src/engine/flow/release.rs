@@ -283,13 +283,24 @@ impl Flow {
         if !self.visible.has_sack || !self.request.slice_at(ack).is_empty() {
             return Vec::new();
         }
+        let is_both = self.needs_both() && self.has_both();
+        // Nearly always: who has nothing beyond the ack leaves nothing to say.
+        let has_none = |leg: &Leg| leg.sacked.is_empty() && leg.acked <= ack;
+        let is_none = match is_both {
+            true if on(Bug::SackUnion) => self.legs.iter().all(has_none),
+            true => self.legs.iter().any(has_none),
+            false => has_none(self.leg(self.primary)),
+        };
+        if is_none {
+            return Vec::new();
+        }
         let with_acked = |id: LegId| {
             let leg = self.leg(id);
             let mut ranges = leg.sacked.clone();
             ranges.insert(Offset::new(0), leg.acked);
             ranges
         };
-        let mut both = match self.needs_both() && self.has_both() {
+        let mut both = match is_both {
             true if on(Bug::SackUnion) => {
                 let mut either = with_acked(LegId::A);
                 for (from, to) in with_acked(LegId::B).iter() {

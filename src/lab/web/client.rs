@@ -363,7 +363,7 @@ pub(in crate::lab) fn connect(plan: &Plan, target: SocketAddr) -> io::Result<Tcp
 }
 
 /// Times from a nanosecond to an hour, to a tenth of a percent.
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     const HOUR_NS: u64 = 3_600_000_000_000;
     // The bounds are in order and the precision is one that exists.
     Histogram::new_with_bounds(1, HOUR_NS, 3).unwrap_or_else(|e| unreachable!("{e}"))

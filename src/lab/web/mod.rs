@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod load;
 pub mod server;
 
 use std::sync::OnceLock;

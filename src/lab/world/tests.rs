@@ -106,6 +106,16 @@ fn routed_worlds_route() {
 }
 
 #[test]
+fn worlds_without_a_gateway_carry_in_both_families() {
+    for topology in [Topology::Bridged, Topology::Direct] {
+        let options = WorldOptions { kind: Kind::Root, topology, ..WorldOptions::default() };
+        let world = World::new(&options).unwrap();
+        transfer(&world, SERVICE.0.into(), 5_000_000);
+        transfer(&world, SERVICE.1.into(), 100_000);
+    }
+}
+
+#[test]
 fn a_cut_is_silent_and_keeps_the_carrier() {
     let world = World::new(&WorldOptions::default()).unwrap();
     let carrier = || shell(&world, HostId::Gateway, "cat /sys/class/net/a/carrier");
