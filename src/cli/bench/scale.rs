@@ -102,7 +102,7 @@ fn one(flows: u32) -> io::Result<Value> {
         pair.open();
     }
     let with = resident_bytes()?;
-    let is_paired = pair.engine.status().flows[1] as u32 == flows;
+    let is_paired = pair.engine.status().flows[1] == flows;
     if !is_paired {
         return Err(io::Error::other("not every connection is served by both"));
     }

@@ -416,13 +416,13 @@ pub fn thread_cpu() -> io::Result<Duration> {
 mod tests {
     use std::net::TcpListener;
 
-    use super::super::server::{self, Faults};
+    use super::super::server::{self, Faults, Service};
     use super::*;
 
     fn server() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || server::serve(vec![listener], Faults::default()));
+        std::thread::spawn(move || server::serve(vec![(Service::Web, listener)], Faults::default()));
         address
     }
 
