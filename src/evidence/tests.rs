@@ -278,7 +278,9 @@ fn a_plain_capture_of_the_links_is_judged_too() {
             writer.interface(ethernet, Some(name)).expect("an interface");
         }
         for packet in packets {
-            let (at, data) = (packet.at.nanos(), packet.frame.to_vec());
+            let mut frame = packet.frame.clone();
+            crate::wire::checksum::complete(&mut frame);
+            let (at, data) = (packet.at.nanos(), frame.to_vec());
             let index = packet.link.index() as u32;
             writer.packet(index, at, &data, data.len(), None).expect("it is written");
         }
