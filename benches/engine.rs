@@ -2,8 +2,9 @@
 //! call.
 //!
 //! Run: `cargo bench --bench engine`. Each line is the median of 15 runs, with the fastest and the
-//! slowest, in processor time of the one thread: what others do on the machine is not in it. Frames
-//! are made beforehand; what they carry lies in memory that no cache holds, unless the line says so.
+//! slowest, in processor time of the one thread: what others do on the machine is not in it.
+//! Frames are made beforehand; what they carry lies in memory that no cache holds, unless the line
+//! says so.
 
 use bytes::Bytes;
 use shadowvm::engine::{LegId, Link};

@@ -241,8 +241,8 @@ pub(super) fn throughput(args: &ThroughputArgs, dir: &Path) -> Result<Table, Sta
     Ok(table)
 }
 
-/// nginx as a server answers before it has read what it throws away, and a proxy that sees an answer
-/// sends no more of the request.
+/// nginx as a server answers before it has read what it throws away, and a proxy that sees an
+/// answer sends no more of the request.
 fn is_fair(place: &Place, work: Work, common: &Common) -> bool {
     !(work == Work::Upload && common.real && place.name == Baseline::Nginx.to_string())
 }

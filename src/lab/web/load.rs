@@ -422,7 +422,9 @@ mod tests {
     fn server() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || server::serve(vec![(Service::Web, listener)], Faults::default()));
+        std::thread::spawn(move || {
+            server::serve(vec![(Service::Web, listener)], Faults::default())
+        });
         address
     }
 
