@@ -44,6 +44,8 @@ VSFTPD = """listen=YES
 listen_address=ADDRESS
 background=NO
 anonymous_enable=YES
+ftp_username=daemon
+nopriv_user=nobody
 anon_root=ROOT
 write_enable=YES
 anon_upload_enable=YES
@@ -87,7 +89,7 @@ def tree(root, change=None):
     (root / "empty").write_bytes(b"")
     if change:
         change(root)
-    user = pwd.getpwnam("ftp")
+    user = pwd.getpwnam("daemon")
     os.chown(root / "put", user.pw_uid, user.pw_gid)
     for path in [*root.rglob("*"), root]:
         os.utime(path, (WHEN, WHEN))
