@@ -183,7 +183,7 @@ impl Gateway {
         let at = |name: &str| dir.join(name);
         let text = format!(
             "{GOOD}[admin]\nsocket = {:?}\n[state]\nfile = {:?}\n[log]\nevents = {:?}\n\
-             [evidence]\ndir = {:?}\n{extra}",
+             [evidence]\nwrite = true\ndir = {:?}\n{extra}",
             at("admin.sock"),
             at("state"),
             at("events"),

@@ -179,7 +179,10 @@ fn list(place: &Place, unacked: bool) -> Result<ExitCode, ExitCode> {
     let value: Vec<Value> = all.iter().map(|(found, case)| json_of(found, case)).collect();
     Ok(answer(place.output, &value, || {
         if all.is_empty() {
-            return format!("no evidence in {}: nothing has happened\n", store.dir.display());
+            return format!(
+                "no evidence in {}: nothing has happened, or [evidence] write is false\n",
+                store.dir.display()
+            );
         }
         let head = ["ID", "KIND", "CONNECTION", "WHERE", "KNOWN"].map(str::to_owned).to_vec();
         table(&std::iter::once(head).chain(all.iter().map(row)).collect::<Vec<_>>())

@@ -524,6 +524,7 @@ socket = \"FOLDER/admin.sock\"
 [state]
 file = \"FOLDER/state\"
 [evidence]
+write = true
 dir = \"FOLDER/evidence\"
 [log]
 level = \"debug\"
