@@ -1,5 +1,5 @@
 //! What two equal servers may say differently, as the gateway has it: the one place where the
-//! comparison of captures meets the normalizers of [`protocol`](crate::protocol).
+//! comparison of captures meets the normalizers of [`protocol`].
 
 use std::sync::Arc;
 

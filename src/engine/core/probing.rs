@@ -60,6 +60,11 @@ impl Engine {
                     health.neighbour.answered(now);
                 }
             }
+            // Whoever answers others, an earlier process too, will be missed when it is silent.
+            Packet::Arp(arp) if !arp.is_request => {
+                health.neighbour.answered_at.get_or_insert(now);
+                return false;
+            }
             _ => return false,
         }
         self.on_answer(leg);

@@ -45,7 +45,10 @@ impl Flow {
     fn on_client_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
         if seg.seq == self.client.iss.raw() {
             match self.state {
-                FlowState::Opening => self.send_syn(cx),
+                FlowState::Opening => {
+                    self.expires_at = cx.now + limits::OPENING_MAX;
+                    self.send_syn(cx);
+                }
                 _ => self.repeat_syn_ack(cx),
             }
             return;
