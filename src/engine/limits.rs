@@ -44,7 +44,7 @@ pub const RESENDS_AT_ONCE: u32 = 500;
 pub const SYNACK_HOLD: Duration = ms(100);
 /// How long one refusal waits for the other leg.
 pub const REFUSAL_HOLD: Duration = ms(1000);
-/// A handshake without any answer to the client's last SYN is forgotten; the client's next SYN begins it again.
+/// A handshake without any answer to the client's last SYN is forgotten; the next begins it again.
 pub const OPENING_MAX: Duration = ms(3000);
 
 /// How long a reset of one leg waits for the other's.

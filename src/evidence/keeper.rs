@@ -114,7 +114,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
         let mut body = (&mut input).take(len);
         let kept = store.make().and_then(|()| {
             store.tidy(limits, len);
-            store.write(&id, &mut body)
+            store.write(&id, &mut body, len)
         });
         // What was not taken is passed over.
         io::copy(&mut body, &mut io::sink())?;

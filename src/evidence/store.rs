@@ -144,15 +144,18 @@ impl Store {
         fs::rename(&found.path, self.dir.join(format!("{}{ACKED}", found.id)))
     }
 
-    /// Takes a file whole; half of one is never seen.
-    pub(super) fn write(&self, id: &str, body: &mut impl Read) -> io::Result<()> {
+    /// Takes a file of `len` bytes whole; half of one is never seen, also where whoever sent it was
+    /// killed.
+    pub(super) fn write(&self, id: &str, body: &mut impl Read, len: u64) -> io::Result<()> {
         let unfinished = self.dir.join(UNFINISHED);
         let mut write = || -> io::Result<()> {
             // One of a process that was killed in the middle.
             let _ = fs::remove_file(&unfinished);
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
-            io::copy(body, &mut file)?;
+            if io::copy(body, &mut file)? < len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             fs::rename(&unfinished, self.free_name(id))
         };
         write().inspect_err(|_| drop(fs::remove_file(&unfinished)))
@@ -215,10 +218,12 @@ mod tests {
         let store = Store { dir: dir.path().join("a/b") };
         store.make().expect("it is made");
         for n in 1..=5 {
-            store.write(&format!("{n}-x"), &mut &[0u8; 100][..]).expect("it is written");
+            store.write(&format!("{n}-x"), &mut &[0u8; 100][..], 100).expect("it is written");
         }
         store.ack(&store.find("3").expect("it is there")).expect("it is acked");
-        store.write("5-x", &mut &[0u8; 100][..]).expect("a second one of that name");
+        store.write("5-x", &mut &[0u8; 100][..], 100).expect("a second one of that name");
+        let cut = store.write("6-x", &mut &[0u8; 100][..], 101);
+        assert_eq!(cut.expect_err("it is cut").kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(ids(&store), ["1-x", "2-x", "3-x*", "4-x", "5-x", "5-x-b"]);
         assert_eq!(store.find("5-x").expect("the whole name").id, "5-x");
         assert!(matches!(store.find("5"), Err(NotFound::Many(_, 2))));

@@ -355,7 +355,8 @@ impl Run<'_> {
 
 /// Connects as `plan` has it.
 pub(in crate::lab) fn connect(plan: &Plan, target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, plan.patience)?;
+    let told = |error: io::Error| io::Error::new(error.kind(), format!("{target}: {error}"));
+    let stream = TcpStream::connect_timeout(&target, plan.patience).map_err(told)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(plan.patience))?;
     stream.set_write_timeout(Some(plan.patience))?;
