@@ -368,6 +368,8 @@ impl<'b> Session<'b> {
         if sha256(&got) != sha256(expected) {
             return Err(format!("{name}: {} bytes that are not the file's", got.len()));
         }
+        // As clients do: some servers say that they are done only after that.
+        drop(data);
         self.reply(226).map(drop)
     }
 
@@ -400,6 +402,7 @@ impl<'b> Session<'b> {
         if !text.contains(name) {
             return Err(format!("LIST says {text:?}"));
         }
+        drop(data);
         self.reply(226).map(drop)
     }
 }
