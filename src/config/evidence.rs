@@ -37,7 +37,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl Default for Evidence {
     fn default() -> Self {
         Self {
-            // It takes up to half as much processor time again: whoever wants it asks for it.
+            // It takes up to twice the processor time on bulk: whoever wants it asks for it.
             is_written: false,
             dir: DEFAULT_DIR.into(),
             files_max: 100,
