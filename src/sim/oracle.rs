@@ -295,7 +295,8 @@ impl Oracle {
         }
         let end = at + seg.data.len() as u64;
         let had = leg.said.end_from(1);
-        if !seg.data.is_empty() && end <= had {
+        // Acks to one that is sought wait, and the first was made before this.
+        if !seg.data.is_empty() && end <= had && !self.is_sought[id.index()] {
             leg.pending_duplicate = match leg.pending_duplicate {
                 Some((f, t)) if at <= t && f <= end => Some((f.min(at), t.max(end))),
                 _ => Some((at, end)),
