@@ -80,10 +80,15 @@ pub struct Alignment {
 
 impl Alignment {
     /// The visible position of `own`.
+    #[inline]
     pub fn shown(&self, own: Own, round: Round) -> Offset {
-        if self.splices.is_empty() {
-            return own.0.moved(self.base);
+        match self.splices.is_empty() {
+            true => own.0.moved(self.base),
+            false => self.shown_behind(own, round),
         }
+    }
+
+    fn shown_behind(&self, own: Own, round: Round) -> Offset {
         let next = self.splices.partition_point(|s| s.own_end() <= own);
         match (self.splices.get(next), round) {
             (Some(s), Round::Down) if s.own < own => s.shown,
@@ -93,10 +98,15 @@ impl Alignment {
     }
 
     /// The own position of `shown`.
+    #[inline]
     pub fn own(&self, shown: Offset, round: Round) -> Own {
-        if self.splices.is_empty() {
-            return Own(shown.moved(-self.base));
+        match self.splices.is_empty() {
+            true => Own(shown.moved(-self.base)),
+            false => self.own_behind(shown, round),
         }
+    }
+
+    fn own_behind(&self, shown: Offset, round: Round) -> Own {
         let next = self.splices.partition_point(|s| s.shown_end() <= shown);
         match (self.splices.get(next), round) {
             (Some(s), Round::Down) if s.shown < shown => s.own,

@@ -24,6 +24,8 @@ pub struct FlowTable {
     /// What all flows share: what may differ.
     rules: Rules,
     free: Vec<FlowId>,
+    /// For each flow that has a deadline: that one, or an earlier one. Nearly every packet puts a
+    /// deadline off; the set hears of it when the earlier one has come.
     timers: BTreeSet<(Instant, FlowId)>,
     /// Flows that wait for a leg, oldest first.
     pins: [BTreeSet<(Instant, FlowId)>; 2],
@@ -44,10 +46,32 @@ enum Slot {
 struct Entry {
     flow: Flow,
     state: FlowState,
+    /// As it stands in the set.
     timer: Option<Instant>,
     pinned: [Option<Instant>; 2],
     half_open: Option<Instant>,
     held: usize,
+}
+
+impl Entry {
+    /// Has the flow's deadline stand in the set as it is.
+    fn move_timer(
+        &mut self,
+        timers: &mut BTreeSet<(Instant, FlowId)>,
+        id: FlowId,
+        to: Option<Instant>,
+    ) {
+        if self.timer == to {
+            return;
+        }
+        if let Some(old) = self.timer {
+            timers.remove(&(old, id));
+        }
+        if let Some(new) = to {
+            timers.insert((new, id));
+        }
+        self.timer = to;
+    }
 }
 
 impl FlowTable {
@@ -136,6 +160,7 @@ impl FlowTable {
                 Some(Slot::Awake(entry)) if entry.flow.is_packable() => {
                     1u8.pack(w);
                     entry.flow.pack(w);
+                    entry.timer.pack(w);
                 }
                 Some(Slot::AtRest(place)) => {
                     2u8.pack(w);
@@ -156,19 +181,22 @@ impl FlowTable {
         let (len, free): (usize, Vec<FlowId>) = Pack::unpack(r);
         self.free = free;
         for id in 0..len {
-            let (flow, at_rest) = match u8::unpack(r) {
+            let (flow, timer, at_rest) = match u8::unpack(r) {
                 _ if !r.is_good_so_far() => return,
                 0 => {
                     self.slots.push(None);
                     continue;
                 }
-                1 => (Flow::unpack(r), None),
+                1 => {
+                    let flow = Flow::unpack(r);
+                    (flow, Option::unpack(r), None)
+                }
                 _ => {
                     let bytes = r.string();
                     let Some(flow) = Flow::wake_foreign(bytes, &self.rules) else {
                         return r.damaged();
                     };
-                    (flow, Some(bytes))
+                    (flow, None, Some(bytes))
                 }
             };
             self.slots.push(None);
@@ -179,6 +207,11 @@ impl FlowTable {
             self.place(id, flow);
             if let Some(bytes) = at_rest {
                 self.slots[id as usize] = Some(Slot::AtRest(self.shelf.put(id, bytes)));
+            } else if let Some(Slot::Awake(entry)) = &mut self.slots[id as usize]
+                && timer.is_some()
+                && timer <= entry.timer
+            {
+                entry.move_timer(&mut self.timers, id, timer);
             }
         }
     }
@@ -223,6 +256,8 @@ impl FlowTable {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
         let Slot::Awake(entry) = slot else { return };
         if let Some(flow) = entry.flow.rest(now) {
+            let timer = entry.flow.timer();
+            entry.move_timer(&mut self.timers, id, timer);
             #[cfg(test)]
             assert_eq!(
                 format!("{:?}", Flow::wake(&flow, &self.rules)),
@@ -248,14 +283,9 @@ impl FlowTable {
         let (timer, held) = (entry.flow.timer(), entry.flow.held());
         let is_gone = entry.flow.is_gone();
         let timer = timer.filter(|_| !is_gone);
-        if timer != entry.timer {
-            if let Some(old) = entry.timer {
-                self.timers.remove(&(old, id));
-            }
-            if let Some(new) = timer {
-                self.timers.insert((new, id));
-            }
-            entry.timer = timer;
+        let is_put_off = timer.is_some() && entry.timer.is_some_and(|old| Some(old) <= timer);
+        if !is_put_off {
+            entry.move_timer(&mut self.timers, id, timer);
         }
         for leg in LegId::ALL {
             let i = leg.index();
@@ -295,14 +325,26 @@ impl FlowTable {
         }
     }
 
-    /// The earliest deadline.
+    /// When to ask for [`Self::due`], at the latest.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|&(at, _)| at)
     }
 
     /// The flows whose deadline has passed, oldest first.
-    pub fn due(&self, now: Instant) -> Vec<FlowId> {
-        self.timers.iter().take_while(|&&(at, _)| at <= now).map(|&(_, id)| id).collect()
+    pub fn due(&mut self, now: Instant) -> Vec<FlowId> {
+        let come = self.timers.iter().take_while(|&&(at, _)| at <= now).copied();
+        let mut due: Vec<(Instant, FlowId)> = come.collect();
+        due.retain_mut(|(at, id)| {
+            let Some(Some(Slot::Awake(entry))) = self.slots.get_mut(*id as usize) else {
+                return true; // at rest nothing is put off
+            };
+            let timer = entry.flow.timer();
+            entry.move_timer(&mut self.timers, *id, timer);
+            *at = timer.unwrap_or(*at);
+            timer.is_some_and(|at| at <= now)
+        });
+        due.sort_unstable();
+        due.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Flows that have waited for `leg` since `before` or earlier, oldest first.

@@ -37,6 +37,9 @@ impl Ranges {
 
     /// Forgets everything below `floor`.
     pub fn trim(&mut self, floor: Offset) {
+        if self.map.is_empty() {
+            return;
+        }
         while let Some((&f, &t)) = self.map.first_key_value() {
             if f >= floor {
                 break;

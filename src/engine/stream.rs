@@ -67,12 +67,16 @@ impl Stream {
         }
         while !bytes.is_empty() {
             let next = self.chunks.range(at..).next().map(|(&f, c)| (f, f + c.len() as u64));
-            let room = next.map_or(bytes.len(), |(f, _)| (f.since(at) as usize).min(bytes.len()));
+            let Some((from, end)) = next else {
+                self.held += bytes.len();
+                self.chunks.insert(at, bytes);
+                break;
+            };
+            let room = (from.since(at) as usize).min(bytes.len());
             if room > 0 {
                 self.chunks.insert(at, bytes.slice(..room));
                 self.held += room;
             }
-            let Some((_, end)) = next else { break };
             let skip = (end.since(at) as usize).min(bytes.len());
             bytes = bytes.slice(skip..);
             at = end;

@@ -80,6 +80,7 @@ impl Aliases {
     pub fn forget(&mut self, is_recorded: impl Fn(&Tuple) -> bool) {
         self.clients.retain(|client, _| is_recorded(client));
         self.ports.retain(|_, client| is_recorded(client));
+        self.numbers.clear(); // what waited for an address is gone with it
     }
 
     /// The gateway's Ethernet address on a link.

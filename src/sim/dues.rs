@@ -215,9 +215,11 @@ impl FlowTrack {
         // A server may say a little only when the client has acknowledged what it said before
         // (Nagle), and what is lost on the way to the client only the servers can repeat.
         let is_heard = self.c_una >= released;
+        // Of an edge that it granted once the client may have left less than its scale can say.
+        let unit = 1 << self.c_scale.filter(|_| self.leg(backup).scale.is_some()).unwrap_or(0);
         let waits = self.said(self.primary) > self.said(backup)
             && self.said(self.primary) > released
-            && self.c_edge > released
+            && self.c_edge >= released + unit
             && is_heard;
         let (leg, other) = (self.leg(backup), self.leg(self.primary));
         let is_ending = leg.fin.is_some() || leg.was_reset; // another rule's matter

@@ -49,25 +49,30 @@ const TCP_CHECKSUM_FIELD: u16 = 16;
 pub fn tcp(l2: &L2, l3: &L3, fields: &TcpFields, payload: Bytes, mss: u16) -> Frame {
     let header_len = 20 + tcp_options_len(&fields.options);
     let len = header_len + payload.len();
-    let mut head = BytesMut::with_capacity(HEADROOM + header_len);
-    put_ethernet(&mut head, l2, ip_ethertype(l3));
-    put_ip(&mut head, l3, protocol::TCP, len);
-    let start = head.len();
-    head.put_u16(fields.src_port);
-    head.put_u16(fields.dst_port);
-    head.put_u32(fields.seq);
-    head.put_u32(fields.ack);
-    head.put_u8((header_len as u8 / 4) << 4);
-    head.put_u8(fields.flags.0);
-    head.put_u16(fields.window);
-    head.put_u16(pseudo_header(l3.src, l3.dst, protocol::TCP, len).fold());
-    head.put_u16(fields.urgent);
-    put_tcp_options(&mut head, &fields.options);
-    debug_assert_eq!(head.len(), start + header_len, "the options take what they were said to");
+    // In an array on the stack, of known size: appending each field to a buffer that may grow costs
+    // several times as much.
+    let mut headers = [0; HEADERS_LEN_MAX];
+    let mut rest = &mut headers[..];
+    put_ethernet(&mut rest, l2, ip_ethertype(l3));
+    put_ip(&mut rest, l3, protocol::TCP, len);
+    let start = HEADERS_LEN_MAX - rest.len();
+    rest.put_u16(fields.src_port);
+    rest.put_u16(fields.dst_port);
+    rest.put_u32(fields.seq);
+    rest.put_u32(fields.ack);
+    rest.put_u8((header_len as u8 / 4) << 4);
+    rest.put_u8(fields.flags.0);
+    rest.put_u16(fields.window);
+    rest.put_u16(pseudo_header(l3.src, l3.dst, protocol::TCP, len).fold());
+    rest.put_u16(fields.urgent);
+    put_tcp_options(&mut rest, &fields.options);
+    let end = HEADERS_LEN_MAX - rest.len();
+    debug_assert_eq!(end, start + header_len, "the options take what they were said to");
+    let head = BytesMut::from(&headers[..end]);
     let gso = (payload.len() > usize::from(mss) && mss > 0).then_some(Gso {
         kind: if l3.src.is_ipv4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 },
         size: mss,
-        hdr_len: head.len() as u16,
+        hdr_len: end as u16,
     });
     let spot = CsumSpot { start: start as u16, offset: TCP_CHECKSUM_FIELD };
     let offload = Offload { needs_csum: Some(spot), data_valid: false, gso };
@@ -154,6 +159,8 @@ pub fn icmp_too_big(l2: &L2, l3: &L3, mtu: u16, original: &Frame) -> Option<Fram
 
 /// Room for Ethernet, two tags and IPv6 without extension headers.
 const HEADROOM: usize = 14 + 8 + 40;
+/// The same and a TCP header with all its options.
+const HEADERS_LEN_MAX: usize = HEADROOM + 20 + OPTIONS_LEN_MAX;
 /// Neighbour discovery: types, flags, options (RFC 4861 4).
 const NEIGHBOUR_SOLICIT: u8 = 135;
 const NEIGHBOUR_ADVERTISE: u8 = 136;
@@ -166,7 +173,7 @@ pub(super) const fn ip_ethertype(l3: &L3) -> u16 {
     if l3.src.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 }
 }
 
-pub(super) fn put_ethernet(head: &mut BytesMut, l2: &L2, ethertype: u16) {
+pub(super) fn put_ethernet(head: &mut impl BufMut, l2: &L2, ethertype: u16) {
     head.put_slice(&l2.dst.0);
     head.put_slice(&l2.src.0);
     for (tag, control) in [l2.vlans.outer, l2.vlans.inner].into_iter().flatten() {
@@ -177,7 +184,7 @@ pub(super) fn put_ethernet(head: &mut BytesMut, l2: &L2, ethertype: u16) {
 }
 
 /// The header before `len` bytes of `protocol`, checksum included.
-pub(super) fn put_ip(head: &mut BytesMut, l3: &L3, protocol: u8, len: usize) {
+pub(super) fn put_ip(head: &mut impl BufMut, l3: &L3, protocol: u8, len: usize) {
     match (l3.src, l3.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => put_v4(head, l3, (src, dst), protocol, len),
         (IpAddr::V6(src), IpAddr::V6(dst)) => put_v6(head, l3, (src, dst), protocol, len),
@@ -185,23 +192,31 @@ pub(super) fn put_ip(head: &mut BytesMut, l3: &L3, protocol: u8, len: usize) {
     }
 }
 
-fn put_v4(head: &mut BytesMut, l3: &L3, ends: (Ipv4Addr, Ipv4Addr), protocol: u8, len: usize) {
-    let start = head.len();
-    head.put_u8(0x45);
-    head.put_u8(l3.tos);
-    head.put_u16(u16::try_from(20 + len).unwrap_or(0));
-    head.put_u16(l3.id);
-    head.put_u16(if l3.dont_fragment { 0x4000 } else { 0 });
-    head.put_u8(l3.ttl);
-    head.put_u8(protocol);
-    head.put_u16(0);
-    head.put_slice(&ends.0.octets());
-    head.put_slice(&ends.1.octets());
-    let check = Sum::new().bytes(&head[start..]).check();
-    head[start + 10..start + 12].copy_from_slice(&check.to_be_bytes());
+fn put_v4(
+    head: &mut impl BufMut,
+    l3: &L3,
+    ends: (Ipv4Addr, Ipv4Addr),
+    protocol: u8,
+    len: usize,
+) {
+    let mut header = [0; 20];
+    let mut rest = &mut header[..];
+    rest.put_u8(0x45);
+    rest.put_u8(l3.tos);
+    rest.put_u16(u16::try_from(20 + len).unwrap_or(0));
+    rest.put_u16(l3.id);
+    rest.put_u16(if l3.dont_fragment { 0x4000 } else { 0 });
+    rest.put_u8(l3.ttl);
+    rest.put_u8(protocol);
+    rest.put_u16(0);
+    rest.put_slice(&ends.0.octets());
+    rest.put_slice(&ends.1.octets());
+    let check = Sum::new().bytes(&header).check();
+    header[10..12].copy_from_slice(&check.to_be_bytes());
+    head.put_slice(&header);
 }
 
-fn put_v6(head: &mut BytesMut, l3: &L3, ends: (Ipv6Addr, Ipv6Addr), protocol: u8, len: usize) {
+fn put_v6(head: &mut impl BufMut, l3: &L3, ends: (Ipv6Addr, Ipv6Addr), protocol: u8, len: usize) {
     head.put_u32(6 << 28 | u32::from(l3.tos) << 20 | l3.flow_label & 0x000f_ffff);
     head.put_u16(u16::try_from(len).unwrap_or(0));
     head.put_u8(protocol);
@@ -226,7 +241,7 @@ fn sack_count(options: &TcpOptions, fixed: usize) -> usize {
 }
 
 /// Linux's order and padding, so that a handshake looks like the servers' own.
-fn put_tcp_options(head: &mut BytesMut, options: &TcpOptions) {
+fn put_tcp_options(head: &mut impl BufMut, options: &TcpOptions) {
     use option_kind::{MSS, NOP, SACK, SACK_PERMITTED, TIMESTAMPS, WINDOW_SCALE};
     if let Some(mss) = options.mss {
         head.put_slice(&[MSS, 4]);

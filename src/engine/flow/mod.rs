@@ -493,6 +493,7 @@ impl Flow {
             self.resolve_divergence(cx);
         }
         self.settle(cx);
+        self.give_back();
     }
 
     /// Something was heard: the flow is kept for as long as its phase deserves.
@@ -584,6 +585,10 @@ impl Flow {
         }
         let streams = self.legs.iter().map(|l| l.voice.held()).sum::<usize>();
         self.held = streams + self.request.held() + self.shown.held();
+    }
+
+    /// Gives back the room of bytes that are gone: when time passes, not after each of them.
+    fn give_back(&mut self) {
         if self.held == 0 {
             self.legs.iter_mut().for_each(|leg| leg.voice.give_back());
             [&mut self.request, &mut self.shown].into_iter().for_each(Stream::give_back);
