@@ -192,13 +192,7 @@ pub(super) fn put_ip(head: &mut impl BufMut, l3: &L3, protocol: u8, len: usize) 
     }
 }
 
-fn put_v4(
-    head: &mut impl BufMut,
-    l3: &L3,
-    ends: (Ipv4Addr, Ipv4Addr),
-    protocol: u8,
-    len: usize,
-) {
+fn put_v4(head: &mut impl BufMut, l3: &L3, ends: (Ipv4Addr, Ipv4Addr), protocol: u8, len: usize) {
     let mut header = [0; 20];
     let mut rest = &mut header[..];
     rest.put_u8(0x45);

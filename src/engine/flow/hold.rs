@@ -26,8 +26,7 @@ impl Flow {
             self.behind[i] = self.says_less(id).then(|| self.behind[i].unwrap_or(cx.now));
             self.owes[i] = self.takes_less(id).then(|| self.owes[i].unwrap_or(cx.now));
             let is_late = self.behind[i].is_some() || self.owes[i].is_some();
-            let may_wait =
-                is_late && self.may_wait_until(id).is_some_and(|until| cx.now < until);
+            let may_wait = is_late && self.may_wait_until(id).is_some_and(|until| cx.now < until);
             let behind = self.behind[i].filter(|_| !may_wait);
             let owes = self.owes[i].filter(|_| self.leg(id).is_learned || !may_wait);
             let since = behind.into_iter().chain(owes).min();
