@@ -13,7 +13,7 @@ use super::link_monitor::{self, LinkMonitor};
 use super::socket::{self, OpenError, PacketSocket};
 use super::{Batch, Driver, clock};
 use crate::engine::{Duration, Instant, Link, LinkCaps, Signal};
-use crate::wire::train::Train;
+use crate::wire::train::{self, Train};
 use crate::wire::{Frame, Mac, build, segmentize};
 
 /// Frames queued for a link that does not take them; what comes on top is dropped and counted.
@@ -481,14 +481,12 @@ impl Port {
         self.socket.take().map(|_| Signal::LinkGone)
     }
 
-    /// Queues a frame, joined to the last one where it follows it.
+    /// Queues a frame, joined to what it follows.
     fn enqueue(&mut self, frame: Frame) {
-        let has_offloads = self.caps.has_gso && self.caps.has_csum;
-        let rest = match self.queue.back_mut().filter(|_| has_offloads) {
-            Some(last) => last.join(frame),
-            None => Some(frame),
-        };
-        self.queue.extend(rest.map(Train::from));
+        match self.caps.has_gso && self.caps.has_csum {
+            true => train::enqueue(&mut self.queue, frame),
+            false => self.queue.push_back(Train::from(frame)),
+        }
     }
 
     /// Sends what is queued, as far as the kernel takes it.

@@ -4,11 +4,13 @@
 //! PACKET_IGNORE_OUTGOING; promiscuous; buffers as large as the system allows (packet(7)).
 #![allow(unsafe_code)]
 
+use std::array;
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 
 use crate::wire::train::{PIECES_MAX, Train};
@@ -18,6 +20,8 @@ use crate::wire::{Frame, vnet_hdr};
 pub const BATCH: usize = 32;
 /// Largest frame: 64 KiB of IP, Ethernet, two VLAN tags, some room.
 const FRAME_BYTES_MAX: usize = 68 << 10;
+/// Parts of a message: its virtio header, a frame's headers, its payload and what was joined to it.
+const PARTS_MAX: usize = 2 + PIECES_MAX;
 /// Up to this size a frame is copied out, and the buffer stays.
 const COPY_BYTES_MAX: usize = 4096;
 
@@ -143,22 +147,18 @@ impl PacketSocket {
     /// An empty queue is `Ok((0, 0))`.
     pub fn recv(&mut self, mut frame: impl FnMut(Frame)) -> io::Result<(usize, usize)> {
         let mut headers = [[0u8; vnet_hdr::LEN]; BATCH];
-        let mut controls = [Control([0; 64]); BATCH];
-        // SAFETY: mmsghdr and iovec are plain old data for which all zeroes is a valid value.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut parts: [[libc::iovec; 2]; BATCH] = unsafe { mem::zeroed() };
-        for i in 0..BATCH {
-            parts[i][0].iov_base = headers[i].as_mut_ptr().cast();
-            parts[i][0].iov_len = vnet_hdr::LEN;
-            parts[i][1].iov_base = self.buffers[i].as_mut_ptr().cast();
-            parts[i][1].iov_len = FRAME_BYTES_MAX;
-            let header = &mut messages[i].msg_hdr;
-            header.msg_iov = parts[i].as_mut_ptr();
-            header.msg_iovlen = 2;
-            header.msg_control = controls[i].0.as_mut_ptr().cast();
-            header.msg_controllen = controls[i].0.len() as _;
-        }
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+        let mut parts: [[libc::iovec; 2]; BATCH] = array::from_fn(|i| {
+            let header = (headers[i].as_mut_ptr().cast(), vnet_hdr::LEN);
+            let frame = (self.buffers[i].as_mut_ptr().cast(), FRAME_BYTES_MAX);
+            [header, frame].map(|(iov_base, iov_len)| libc::iovec { iov_base, iov_len })
+        });
+        let mut messages: [libc::mmsghdr; BATCH] = array::from_fn(|i| {
+            let mut message = message(&mut parts[i]);
+            message.msg_hdr.msg_control = controls[i].as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
+            message
+        });
         // SAFETY: every pointer in `messages` refers to a buffer that lives until the call
         // returns, with its true length; `buffers` have FRAME_BYTES_MAX bytes of capacity.
         let n = unsafe {
@@ -203,33 +203,33 @@ impl PacketSocket {
     /// Sends frames in order, as many as the kernel takes in one call; returns how many were
     /// taken. `Err` is about the first frame.
     pub fn send<'a>(&self, trains: impl Iterator<Item = &'a Train>) -> io::Result<usize> {
+        // Filled as far as it is needed: to clear all of it costs more than a small frame does.
         let mut headers = [[0u8; vnet_hdr::LEN]; BATCH];
-        // SAFETY: mmsghdr and iovec are plain old data for which all zeroes is a valid value.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut parts: [[libc::iovec; 2 + PIECES_MAX]; BATCH] = unsafe { mem::zeroed() };
-        let mut count = 0;
-        for (i, train) in trains.take(BATCH).enumerate() {
+        let mut parts = ArrayVec::<libc::iovec, { BATCH * PARTS_MAX }>::new();
+        let mut ends = ArrayVec::<usize, BATCH>::new();
+        for (train, header) in trains.zip(&mut headers) {
             let frame = train.frame();
-            headers[i] = vnet_hdr::write(frame);
-            let first: [&[u8]; 3] = [&headers[i], frame.head(), frame.body()];
+            *header = vnet_hdr::write(frame);
+            let first: [&[u8]; 3] = [header, frame.head(), frame.body()];
             let pieces = first.into_iter().chain(train.more().iter().map(|piece| &piece[..]));
-            let mut used = 0;
-            for (part, piece) in parts[i].iter_mut().zip(pieces) {
-                part.iov_base = piece.as_ptr().cast_mut().cast();
-                part.iov_len = piece.len();
-                used += 1;
-            }
-            let header = &mut messages[i].msg_hdr;
-            header.msg_iov = parts[i].as_mut_ptr();
-            header.msg_iovlen = used;
-            count = i + 1;
+            parts.extend(pieces.take(PARTS_MAX).map(|piece| libc::iovec {
+                iov_base: piece.as_ptr().cast_mut().cast(),
+                iov_len: piece.len(),
+            }));
+            ends.push(parts.len());
+        }
+        let (mut rest, mut from) = (&mut parts[..], 0);
+        let mut messages = ArrayVec::<libc::mmsghdr, BATCH>::new();
+        for end in ends {
+            let (own, others) = rest.split_at_mut(end - from);
+            messages.push(message(own));
+            (rest, from) = (others, end);
         }
         // SAFETY: every pointer in `messages` refers to memory that outlives the call; the kernel
         // only reads it, so the cast from a shared slice is sound.
         let n = unsafe {
             let flags = libc::MSG_DONTWAIT as _;
-            libc::sendmmsg(self.raw_fd(), messages.as_mut_ptr(), count as _, flags)
+            libc::sendmmsg(self.raw_fd(), messages.as_mut_ptr(), messages.len() as _, flags)
         };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
     }
@@ -250,6 +250,15 @@ impl PacketSocket {
         };
         if done == 0 { u64::from(stats.drops) } else { 0 }
     }
+}
+
+/// A message of these parts, without an address or control data.
+fn message(parts: &mut [libc::iovec]) -> libc::mmsghdr {
+    // SAFETY: mmsghdr is plain old data for which all zeroes is a valid value.
+    let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+    message.msg_hdr.msg_iov = parts.as_mut_ptr();
+    message.msg_hdr.msg_iovlen = parts.len() as _;
+    message
 }
 
 fn set<T>(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {

@@ -4,7 +4,11 @@
 //! in two pieces leaves as one where they follow each other, and of two bare acks of one moment
 //! only the later one leaves. No byte is copied. Nothing is joined that a receiver could tell from
 //! what a sender might have sent by itself: same flow, same ack, window and options, next sequence
-//! number. Read first: RFC 9293 3.8.6.3 (an ack may stand for several), Linux's GRO.
+//! number. Read first: RFC 9293 3.8.6.3 (an ack may stand for several) and 3.9.1.2 (several PSH may
+//! become one), Linux's GRO.
+
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -13,10 +17,12 @@ use super::frame::{Frame, Gso, GsoKind, Offload};
 use super::packet::TcpFlags;
 use super::parse::{self, protocol};
 
-/// Pieces of payload in one train: what a system call takes at once without a list on the heap.
-pub const PIECES_MAX: usize = 8;
+/// Pieces of payload in one train.
+pub const PIECES_MAX: usize = 16;
 /// Bytes of an IP packet; longer ones are for links that say so.
 const IP_BYTES_MAX: usize = 65_535;
+/// Trains of other flows that are looked past for one that a frame continues.
+const LOOK_BACK: usize = 32;
 const TCP_CHECKSUM_FIELD: u16 = 16;
 /// A TCP header with nothing but two no-operations and timestamps behind it.
 const STAMPED_HEADER: usize = 32;
@@ -27,11 +33,32 @@ const STAMPS: [u8; 4] = [1, 1, 8, 10];
 pub struct Train {
     frame: Frame,
     more: Vec<Bytes>,
+    /// Where addresses and ports stand in the head; empty if it is of no flow.
+    ends: Range<usize>,
 }
 
 impl From<Frame> for Train {
     fn from(frame: Frame) -> Self {
-        Self { frame, more: Vec::new() }
+        let ends = Fields::of(&frame).map_or(0..0, |fields| fields.ends());
+        Self { frame, more: Vec::new(), ends }
+    }
+}
+
+/// Puts `frame` into `queue`: joined to the last train of its flow, if it continues that one, else
+/// behind all. Frames of one flow keep their order; flows have none among each other.
+pub fn enqueue(queue: &mut VecDeque<Train>, frame: Frame) {
+    let next = Train::from(frame);
+    let Some(flow) = next.flow() else { return queue.push_back(next) };
+    // What is of no flow may belong to this one, as a fragment does: nothing passes it.
+    let known = queue.iter().rev().take(LOOK_BACK).map_while(|train| Some(train.flow()? == flow));
+    let back = known.enumerate().find_map(|(back, is_same)| is_same.then_some(back));
+    let last = back.and_then(|back| queue.len().checked_sub(back + 1));
+    match last.and_then(|last| queue.get_mut(last)) {
+        Some(train) => {
+            let rest = train.join(next.frame);
+            queue.extend(rest.map(Train::from));
+        }
+        None => queue.push_back(next),
     }
 }
 
@@ -39,6 +66,11 @@ impl Train {
     /// The frame with the headers of all and the first piece of payload.
     pub const fn frame(&self) -> &Frame {
         &self.frame
+    }
+
+    /// Its addresses and ports; nothing if it is not TCP as the gateway builds it.
+    fn flow(&self) -> Option<&[u8]> {
+        self.frame.head().get(self.ends.clone()).filter(|ends| !ends.is_empty())
     }
 
     /// The further pieces of payload.
@@ -69,13 +101,14 @@ impl Train {
     /// How `next` follows, if it does.
     fn joint(&self, next: &Frame) -> Option<Joint> {
         let (a, b) = (Fields::of(&self.frame)?, Fields::of(next)?);
-        if a.l4_at != b.l4_at || a.head.len() != b.head.len() || a.flags() != TcpFlags::ACK {
+        let is_plain = |fields: &Fields<'_>| fields.flags().without(TcpFlags::PSH) == TcpFlags::ACK;
+        if a.l4_at != b.l4_at || a.head.len() != b.head.len() || !is_plain(&a) || !is_plain(&b) {
             return None;
         }
         let payload = self.bytes() - a.head.len();
         if payload == 0 {
             let is_later = b.ack().wrapping_sub(a.ack()) as i32 > 0;
-            let is_bare = next.body().is_empty() && b.flags() == TcpFlags::ACK;
+            let is_bare = next.body().is_empty();
             let is_same = a.seq() == b.seq() && a.equals(&b, Varies::AckToo);
             return (is_later && is_bare && is_same && a.has_stamps_only())
                 .then_some(Joint::LaterAck);
@@ -83,7 +116,6 @@ impl Train {
         let ip_len = a.head.len() - a.l3_at + payload + next.body().len();
         let follows = a.seq().wrapping_add(payload as u32) == b.seq()
             && !next.body().is_empty()
-            && b.flags().without(TcpFlags::PSH) == TcpFlags::ACK
             && ip_len <= IP_BYTES_MAX
             && self.more.len() + 2 <= PIECES_MAX
             && a.equals(&b, Varies::PositionOnly);
@@ -161,6 +193,15 @@ impl<'a> Fields<'a> {
             l3_at: layout.l3_at,
             l4_at,
         })
+    }
+
+    /// Where both addresses and both ports stand, next to each other.
+    fn ends(&self) -> Range<usize> {
+        let (header, addresses) = if self.is_v4() { (20, 8) } else { (40, 32) };
+        match self.l4_at == self.l3_at + header {
+            true => self.l4_at - addresses..self.l4_at + 4,
+            false => 0..0, // options or extension headers stand between
+        }
     }
 
     fn be32(&self, at: usize) -> u32 {
@@ -265,8 +306,12 @@ mod tests {
             assert_eq!(joined.to_vec(), at_once.to_vec());
             assert_eq!(joined.offload(), at_once.offload());
             assert!(matches!(parse::parse(&joined), Ok(Packet::Tcp(_))));
-            // Behind a PSH nothing is joined.
-            assert!(train.join(frame(ip, &fields(59_900, 5, 7), b"x")).is_some());
+            // A PSH that is not the last is none.
+            pushed.seq = 59_900;
+            assert_eq!(train.join(frame(ip, &pushed, b"x")), None);
+            pushed.seq = u32::MAX - 99;
+            let longer = [&bytes[..], b"x"].concat();
+            assert_eq!(whole(&train).to_vec(), frame(ip, &pushed, &longer).to_vec());
         }
     }
 
@@ -327,6 +372,34 @@ mod tests {
             !join(|frame| frame.head_mut()[34 + 12] = 5 << 4),
             "a header that says it is short"
         );
+    }
+
+    #[test]
+    fn a_frame_finds_the_train_of_its_flow_and_never_passes_what_may_belong_to_it() {
+        let of = |port: u16, seq: u32, body: &[u8]| {
+            frame("198.51.100.1", &TcpFields { src_port: port, ..fields(seq, 5, 7) }, body)
+        };
+        let queue = |frames: Vec<Frame>| {
+            let mut queue = VecDeque::new();
+            frames.into_iter().for_each(|frame| enqueue(&mut queue, frame));
+            let lens = queue.iter().map(|t| t.bytes() - t.frame().head().len());
+            lens.collect::<Vec<_>>()
+        };
+        let (a, b) = (of(80, 100, b"0123456789"), of(81, 7, b"abc"));
+        let continued = of(80, 110, b"x");
+        assert_eq!(queue(vec![a.clone(), b.clone(), continued.clone()]), [11, 3]);
+        assert_eq!(
+            queue(vec![a.clone(), of(80, 200, b"yy"), b.clone(), continued.clone()]),
+            [10, 2, 3, 1],
+            "the last one of its flow is another"
+        );
+        let fragments = build::fragments(a.clone(), 40 + STAMPED_HEADER);
+        let strange = fragments.into_iter().next().expect("a fragment");
+        let len = strange.body().len();
+        assert_eq!(queue(vec![a.clone(), strange, continued.clone()]), [10, len, 1]);
+        let others = (0..LOOK_BACK as u16).map(|n| of(1000 + n, 1, b"z"));
+        let far = std::iter::once(a).chain(others).chain([continued]).collect();
+        assert_eq!(queue(far).last(), Some(&1), "too far back");
     }
 
     #[test]
