@@ -37,8 +37,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl Default for Evidence {
     fn default() -> Self {
         Self {
-            // It takes up to twice the processor time on bulk: whoever wants it asks for it.
-            is_written: false,
+            is_written: true,
             dir: DEFAULT_DIR.into(),
             files_max: 100,
             bytes_max: 256 << 20,

@@ -146,16 +146,16 @@ impl Recorder {
             open.due <= now || self.is_broken || is_full && open.main.step < first_of_newer
         };
         if self.open.as_ref().is_some_and(is_closed) {
-            let start = self.ring.start_from(engine);
+            let start = self.ring.start_from(now, engine);
             return self.hand_over(now, start);
         }
         if self.is_broken {
             // A new configuration: nothing from before can be run with it.
-            let start = self.ring.start_from(engine);
+            let start = self.ring.start_from(now, engine);
             self.ring.take(now, start);
             self.is_broken = false;
         } else if is_full {
-            let start = self.ring.start_from(engine);
+            let start = self.ring.start_from(now, engine);
             self.ring.turn(now, start);
         }
     }

@@ -22,6 +22,10 @@ const STATE_BYTES_MAX: usize = 8 << 20;
 /// An engine that costs more is not kept: the packet loop stands still meanwhile, for a
 /// millisecond with this.
 const STATE_WEIGHT_MAX: usize = 4 << 20;
+/// Weight that is packed in a nanosecond, about.
+const WEIGHT_PER_NS: u64 = 4;
+/// The packet loop does something else so many times as long as it packs engines.
+const LOOP_SHARE: u32 = 50;
 /// Steps of the oldest half that are let go with each new one.
 const LET_GO: usize = 2;
 
@@ -141,13 +145,15 @@ pub struct Ring {
     oldest: Option<Half>,
     bytes_max: usize,
     time_max: Duration,
+    /// From when on the engine may be packed again.
+    state_from: Instant,
 }
 
 impl Ring {
     /// Keeps about `bytes_max` of memory and reaches `time_max` back.
     pub fn new(bytes_max: usize, time_max: Duration, start: Start, now: Instant) -> Self {
         let newer = Half::new(start, now);
-        Self { older: None, newer, oldest: None, bytes_max, time_max }
+        Self { older: None, newer, oldest: None, bytes_max, time_max, state_from: now }
     }
 
     /// The engine is about to take this; false if it cannot be kept, so that what follows cannot
@@ -193,8 +199,14 @@ impl Ring {
         self.newer.steps.len()
     }
 
-    /// The engine as the start of what comes, if it is not more than the ring itself.
-    pub fn start_from(&self, engine: &Engine) -> Start {
+    /// The engine as the start of what comes, if it is not more than the ring itself, and was not
+    /// packed a moment ago.
+    pub fn start_from(&mut self, now: Instant, engine: &Engine) -> Start {
+        if now < self.state_from {
+            return Start::Unknown;
+        }
+        let cost = Duration::from_nanos(engine.weight() as u64 / WEIGHT_PER_NS);
+        self.state_from = now + cost * LOOP_SHARE;
         let weight_max = (self.bytes_max / 2).min(STATE_WEIGHT_MAX);
         let snapshot = engine.snapshot(weight_max, self.bytes_max.min(STATE_BYTES_MAX));
         snapshot.map_or(Start::Unknown, Start::State)

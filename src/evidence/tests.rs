@@ -222,8 +222,9 @@ fn another_run_is_told_apart_at_its_first_packet() {
     assert!(matches!((found.then, found.now), (None, Some(Thing::Event(_)))));
 }
 
-#[test]
-fn a_ring_that_is_full_forgets_the_oldest_and_is_run_from_there() {
+/// A ring of 40,000 bytes that was filled many times over, `pause` (ms) between any two fillings,
+/// and a difference behind that.
+fn full_ring(pause: u64) -> Vec<u8> {
     let mut rig = Rig::new(40_000);
     rig.connect();
     let piece = [7; 1000];
@@ -231,10 +232,17 @@ fn a_ring_that_is_full_forgets_the_oldest_and_is_run_from_there() {
         rig.answer([&piece, &piece]);
         let ack = ISS[0].wrapping_add(1 + 1000 * (n + 1));
         rig.say(Link::Client, 0x10, 1001, ack, b"");
+        rig.wait(pause);
     }
     rig.answer([b"left", b"lost"]);
     let (case, file) = rig.file();
     assert_eq!(case.event["at"].as_u64(), Some(200_001));
+    file
+}
+
+#[test]
+fn a_ring_that_is_full_forgets_the_oldest_and_is_run_from_there() {
+    let file = full_ring(1);
     let evidence = read(&file).expect("it is evidence");
     let bytes: usize = evidence.packets.iter().map(|packet| packet.frame.len()).sum();
     assert!((20_000..100_000).contains(&bytes), "{bytes}");
@@ -242,6 +250,13 @@ fn a_ring_that_is_full_forgets_the_oldest_and_is_run_from_there() {
     let found = again(&evidence, Path::new("x")).expect("it runs");
     assert!(found.first.is_none(), "{:?}", found.first);
     assert!(found.events.iter().any(|event| event.contains("at byte 200001")), "{found:?}");
+}
+
+#[test]
+fn the_engine_is_not_packed_all_the_time() {
+    let file = full_ring(0);
+    let found = again(&read(&file).expect("it is evidence"), Path::new("x"));
+    assert!(matches!(found, Err(CannotRun::Unknown)), "{found:?}");
 }
 
 #[test]

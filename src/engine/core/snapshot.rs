@@ -9,7 +9,7 @@ use crate::engine::EngineConfig;
 use crate::engine::pack::{Pack, Reader, Writer};
 
 /// The form of a [`Snapshot`]: another one is not read.
-const FORM: u16 = 1;
+const FORM: u16 = 2;
 
 /// An engine. It is cheap: payloads are shared, not copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,10 +23,15 @@ pub struct Snapshot {
 }
 
 impl Engine {
+    /// What a snapshot would cost, as bytes that are copied.
+    pub fn weight(&self) -> usize {
+        self.table.weight()
+    }
+
     /// What it is, all outputs having been taken, if that costs no more than to copy so many bytes,
     /// and no more are under way.
     pub fn snapshot(&self, weight_max: usize, held_max: usize) -> Option<Snapshot> {
-        if self.table.weight() > weight_max || self.table.held() > held_max {
+        if self.weight() > weight_max || self.table.held() > held_max {
             return None;
         }
         let mut w = Writer::whole();
