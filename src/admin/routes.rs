@@ -23,13 +23,14 @@ use super::types::{
 };
 use super::{Door, ReloadError, metrics};
 use crate::engine::{
-    Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
+    self, Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
     RuleName, ServiceState,
 };
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::{command_error_text, solo_text};
 use crate::observe::json::degraded_reason;
 use crate::observe::names::Name;
+use crate::observe::rules::Proposed;
 
 /// How long the packet loop may take to answer a question.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -420,26 +421,38 @@ async fn counters(State(door): Shared) -> Json<Counters> {
 }
 
 async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
-    let names = ask(&door, |_, engine| engine.rules()).await?;
+    let (rules, pairs) = ask(&door, |_, engine| engine.rules()).await?;
     let counts = door.board.rules();
-    let suggestion =
-        |(header, connections): (&str, u64)| Suggestion { header: header.to_owned(), connections };
+    let suggestion = |proposed: Proposed<'_>| Suggestion {
+        header: proposed.header.to_owned(),
+        name: proposed.cookie.map(str::to_owned),
+        connections: proposed.connections,
+    };
     let rule = |name: &RuleName| {
         let hits = counts.hits(name);
+        let rule = rules.of_http(&name.field).filter(|_| name.protocol == "http");
+        let is_map = rule.is_some_and(engine::Rule::is_map);
         Rule {
             protocol: name.protocol.to_owned(),
-            header: name.field.to_string(),
-            action: "mask".to_owned(),
+            header: rule.map_or(&*name.field, engine::Rule::header).to_owned(),
+            name: rule.and_then(engine::Rule::name).map(str::to_owned),
+            action: if is_map { "map" } else { "mask" }.to_owned(),
             hits: hits.values,
             bytes: hits.bytes,
+            replaced: hits.replaced,
         }
     };
-    let is_new = |(header, _): &(&str, u64)| {
-        names.iter().all(|name| name.protocol != "http" || *name.field != **header)
+    let is_new = |proposed: &Proposed<'_>| {
+        let is_it = |rule: &engine::Rule| {
+            let covers = rule.name().is_none_or(|name| proposed.cookie == Some(name));
+            rule.header() == proposed.header && covers
+        };
+        !rules.http.iter().any(is_it)
     };
     Ok(Json(Rules {
-        rules: names.iter().map(rule).collect(),
+        rules: rules.names().iter().map(rule).collect(),
         suggestions: counts.proposed().into_iter().filter(is_new).map(suggestion).collect(),
+        pairs: pairs as u64,
     }))
 }
 

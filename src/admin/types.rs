@@ -238,6 +238,9 @@ pub struct Rules {
     pub rules: Vec<Rule>,
     /// Those that could be made.
     pub suggestions: Vec<Suggestion>,
+    /// Pairs of values that are remembered: what one server calls what the other one gave a client.
+    #[serde(default)]
+    pub pairs: u64,
 }
 
 /// A rule of comparison.
@@ -247,12 +250,18 @@ pub struct Rule {
     pub protocol: String,
     /// The header field, lower case, or what the protocol has instead.
     pub header: String,
-    /// What it does.
+    /// What is meant in it, if not all of it: the name of a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it does: mask or map.
     pub action: String,
     /// Values that differed.
     pub hits: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Values that clients returned, and a server was told its own for.
+    #[serde(default)]
+    pub replaced: u64,
 }
 
 /// A header field in which the servers differ again and again.
@@ -260,6 +269,9 @@ pub struct Rule {
 pub struct Suggestion {
     /// The field, lower case.
     pub header: String,
+    /// The cookie that it sets, if that differs: a rule would map it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// In so many connections.
     pub connections: u64,
 }

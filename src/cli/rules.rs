@@ -14,6 +14,9 @@ use crate::admin::types::Rules;
   shadowvm rules                   each rule, and how often it applied
   shadowvm rules suggest           rules for header fields that differ again and again
 
+HITS are values that the servers said differently and may. What a rule maps clients return: REPLACED
+are the times that a server was told its own value in the place of the other server's.
+
 A difference is never let pass by itself: whether two values may differ is yours to say.")]
 pub struct Args {
     #[command(subcommand)]
@@ -61,22 +64,28 @@ fn show(shown: &Shown, text: fn(&Rules) -> String) -> ExitCode {
 }
 
 fn text(rules: &Rules) -> String {
-    let head = ["PROTOCOL", "FIELD", "ACTION", "HITS", "BYTES"];
+    let head = ["PROTOCOL", "FIELD", "NAME", "ACTION", "HITS", "BYTES", "REPLACED"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for rule in &rules.rules {
         rows.push(vec![
             rule.protocol.clone(),
             rule.header.clone(),
+            rule.name.clone().unwrap_or_else(|| "-".into()),
             rule.action.clone(),
             rule.hits.to_string(),
             bytes_text(rule.bytes),
+            rule.replaced.to_string(),
         ]);
     }
     let more = match rules.suggestions.len() {
         0 => String::new(),
         n => format!("{n} more could be made: `shadowvm rules suggest`\n"),
     };
-    format!("{}{more}", table(&rows))
+    let pairs = match rules.rules.iter().any(|rule| rule.action == "map") {
+        true => format!("{} pairs of values are remembered\n", rules.pairs),
+        false => String::new(),
+    };
+    format!("{}{pairs}{more}", table(&rows))
 }
 
 fn suggestions(rules: &Rules) -> String {
@@ -84,9 +93,13 @@ fn suggestions(rules: &Rules) -> String {
         return "# no header field differs again and again\n".into();
     }
     let rule = |s: &crate::admin::types::Suggestion| {
+        let what = match &s.name {
+            Some(name) => format!("name = \"{name}\"\naction = \"map\""),
+            None => "action = \"mask\"".into(),
+        };
         format!(
             "# differed in {} connections\n[[compare.rule]]\nprotocol = \"http\"\nheader = \
-             \"{}\"\naction = \"mask\"\n",
+             \"{}\"\n{what}\n",
             s.connections, s.header
         )
     };
@@ -103,21 +116,32 @@ mod tests {
 
     #[test]
     fn what_is_proposed_is_configuration() {
-        let suggestion = |header: &str| Suggestion { header: header.into(), connections: 7 };
+        let suggestion = |header: &str, name: Option<&str>| Suggestion {
+            header: header.into(),
+            name: name.map(Into::into),
+            connections: 7,
+        };
         let rule = Rule {
             protocol: "http".into(),
             header: "date".into(),
+            name: None,
             action: "mask".into(),
             hits: 3,
             bytes: 87,
+            replaced: 0,
         };
-        let rules =
-            Rules { rules: vec![rule], suggestions: vec![suggestion("etag"), suggestion("x-id")] };
+        let proposed = vec![
+            suggestion("etag", None),
+            suggestion("x-id", None),
+            suggestion("set-cookie", Some("S")),
+        ];
+        let rules = Rules { rules: vec![rule], suggestions: proposed, pairs: 0 };
         assert!(text(&rules).contains("date"), "{}", text(&rules));
         let first = include_str!("../config/example.toml");
         let text = format!("{first}\n{}", suggestions(&rules));
         let config = Config::parse(&text, Path::new("x.toml")).expect("it is valid");
-        let masked: Vec<_> = config.engine().rules.http.iter().map(ToString::to_string).collect();
-        assert_eq!(masked, ["date", "etag", "x-id"]);
+        let engine = config.engine();
+        let rules: Vec<_> = engine.rules.http.iter().map(|rule| &**rule.token()).collect();
+        assert_eq!(rules, ["date", "etag", "x-id", "set-cookie S"]);
     }
 }

@@ -22,7 +22,8 @@ pub use problem::{Problem, Problems};
 pub use crate::observe::describe::Level;
 
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, LegId, Mode, Rules, SyncScope, UdpPolicy, VipPlan,
+    Duration, EngineConfig, Fence, LagPolicy, LegId, Mode, Rule, Rules, SyncScope, UdpPolicy,
+    VipPlan,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -121,6 +122,8 @@ pub struct Compare {
     pub ftp_ports: Vec<u16>,
     /// Headers masked by the user, lower case, all different.
     pub masked_headers: Vec<String>,
+    /// Values that clients return, and that each server calls by a name of its own.
+    pub maps: Vec<Rule>,
     /// Whether TLS, SSH and HTTP/2 are recognized and left to the primary.
     pub has_opaque: bool,
     /// Ports of the service that are the primary's alone.
@@ -269,6 +272,11 @@ impl Config {
         let defaults = compare.has_http_defaults.then_some(DEFAULT_MASK).into_iter();
         let own = compare.masked_headers.iter().map(String::as_str);
         let own = own.filter(|h| !(compare.has_http_defaults && *h == DEFAULT_MASK));
+        let masks = Rules {
+            has_ftp_defaults: compare.has_ftp_defaults,
+            ftp_ports: compare.ftp_ports.clone(),
+            ..Rules::headers(defaults.chain(own))
+        };
         EngineConfig {
             mode: self.mode,
             addresses: self.service.addresses.clone(),
@@ -280,11 +288,7 @@ impl Config {
             udp: compare.udp,
             hold_soft: compare.hold_soft,
             hold_hard: compare.hold_hard,
-            rules: Rules {
-                has_ftp_defaults: compare.has_ftp_defaults,
-                ftp_ports: compare.ftp_ports.clone(),
-                ..Rules::headers(defaults.chain(own))
-            },
+            rules: compare.maps.iter().cloned().fold(masks, Rules::and),
             has_opaque: compare.has_opaque,
             opaque_ports: compare.opaque_ports.clone(),
             sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),

@@ -16,7 +16,9 @@ use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use crate::engine::{Duration, EngineConfig, Fence, LagPolicy, Mode, Source, UdpPolicy, is_token};
+use crate::engine::{
+    Duration, EngineConfig, Fence, LagPolicy, Mode, Rule, Source, UdpPolicy, is_token,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -358,6 +360,7 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
         "udp",
         &[("primary-first", UdpPolicy::PrimaryFirst), ("strict", UdpPolicy::Strict)],
     );
+    let (masked_headers, maps) = section.table().map(|t| rules(reader, t)).unwrap_or_default();
     Compare {
         hold_soft,
         hold_hard,
@@ -366,7 +369,8 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
         has_http_defaults: section.flag("http_defaults", true),
         has_ftp_defaults: section.flag("ftp_defaults", true),
         ftp_ports: ftp_ports(reader, &section).unwrap_or(defaults.rules.ftp_ports),
-        masked_headers: section.table().map(|t| rules(reader, t)).unwrap_or_default(),
+        masked_headers,
+        maps,
         has_opaque: section.flag("opaque", true),
         opaque_ports: opaque_ports(reader, &section, served),
     }
@@ -418,44 +422,60 @@ fn opaque_ports(reader: &Reader<'_>, section: &Section<'_>, served: &[u16]) -> V
     ports
 }
 
-fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> Vec<String> {
-    let mut headers: Vec<String> = Vec::new();
+/// What `[[compare.rule]]` masks, and what it maps.
+fn rules(reader: &Reader<'_>, compare: &DeTable<'_>) -> (Vec<String>, Vec<Rule>) {
+    let (mut masks, mut maps): (Vec<String>, Vec<Rule>) = (Vec::new(), Vec::new());
     for rule in Section::each(reader, compare, "rule", "compare.rule") {
-        for (key, only) in [("protocol", "http"), ("action", "mask")] {
-            match rule.string(key) {
-                Some(word) if word == "map" && key == "action" => {
-                    let reason = "`map` is not supported by this version";
-                    let help = "`mask` lets the values differ, in length too";
-                    reader.wrong_help(rule.at(key), &rule.full(key), reason, help);
-                }
-                Some(_) => {
-                    rule.choice(key, &[(only, ())]);
-                }
-                None if rule.at(key).is_none() => {
-                    let help = format!("write {key} = \"{only}\"");
-                    reader.missing(rule.at.clone(), &rule.full(key), &help);
-                }
-                None => {}
+        for (key, help) in [
+            ("protocol", "write protocol = \"http\""),
+            ("action", "write action = \"mask\", or \"map\" for what clients return"),
+            ("header", "name a header field"),
+        ] {
+            if rule.at(key).is_none() {
+                reader.missing(rule.at.clone(), &rule.full(key), help);
             }
         }
-        if rule.at("header").is_none() {
-            reader.missing(rule.at.clone(), "compare.rule.header", "name a header field");
-        }
+        rule.choice("protocol", &[("http", ())]);
+        let action = rule.choice("action", &[("mask", false), ("map", true)]);
+        let name = rule.string("name");
+        let is_synced = rule.flag("synced", false);
         let Some(header) = rule.string("header").map(|h| h.to_ascii_lowercase()) else { continue };
-        let at = rule.at("header");
+        let (at, is_map) = (rule.at("header"), action.unwrap_or(false));
         if !is_token(header.as_bytes()) {
             let reason = format!("`{header}` is not the name of a header field");
             reader.wrong(at, "compare.rule.header", reason);
         } else if ["content-length", "transfer-encoding", "connection"].contains(&&*header) {
             let reason = format!("`{header}` decides where an answer ends and cannot be masked");
             reader.wrong(at, "compare.rule.header", reason);
-        } else if headers.contains(&header) {
+        } else if name.as_ref().is_some_and(|name| !is_map || !is_token(name.as_bytes())) {
+            let reason = match is_map {
+                true => "not the name of a cookie",
+                false => "a mask is for all of a header field",
+            };
+            reader.wrong(rule.at("name"), "compare.rule.name", reason);
+        } else if is_synced && !is_map {
+            let reason = "only what clients return is looked up again";
+            reader.wrong(rule.at("synced"), "compare.rule.synced", reason);
+        } else if is_map && name.is_none() && header == "set-cookie" {
+            let help = "a cookie is returned by its name: write name = \"PHPSESSID\"";
+            reader.missing(rule.at.clone(), "compare.rule.name", help);
+        } else if is_twice(&masks, &maps, &header, name.as_deref()) {
             reader.wrong(at, "compare.rule.header", format!("two rules for `{header}`"));
+        } else if is_map {
+            let map = Rule::map(header, name.as_deref());
+            maps.push(if is_synced { map.synced() } else { map });
         } else {
-            headers.push(header);
+            masks.push(header);
         }
     }
-    headers
+    (masks, maps)
+}
+
+/// Whether there is a rule already for what is called `name` in `header`, or for all of it.
+fn is_twice(masks: &[String], maps: &[Rule], header: &str, name: Option<&str>) -> bool {
+    let covers = |map: &Rule| name.is_none() || map.name().is_none() || map.name() == name;
+    masks.iter().any(|mask| mask == header)
+        || maps.iter().any(|map| map.header() == header && covers(map))
 }
 
 fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {

@@ -35,7 +35,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "rule",
         ],
     ),
-    ("compare.rule", &["protocol", "header", "action"]),
+    ("compare.rule", &["protocol", "header", "name", "action", "synced"]),
     (
         "sync",
         &[

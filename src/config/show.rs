@@ -147,6 +147,13 @@ fn compare(out: &mut String, config: &Config) {
             &[("protocol", quote("http")), ("header", quote(header)), ("action", quote("mask"))],
         );
     }
+    for map in &compare.maps {
+        let mut keys = vec![("protocol", quote("http")), ("header", quote(map.header()))];
+        keys.extend(map.name().map(|name| ("name", quote(name))));
+        keys.push(("action", quote("map")));
+        keys.extend(map.is_synced().then(|| ("synced", "true".into())));
+        section(out, "[[compare.rule]]", &keys);
+    }
 }
 
 fn sync(out: &mut String, config: &Config) {

@@ -41,7 +41,10 @@ fn what_is_shown_reads_back_to_the_same() {
          ftp_ports = [2121, 21]\nopaque = false\nopaque_ports = [80]\n\
          on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
-         protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[sync]\nbackend = \"exec\"\n\
+         protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[[compare.rule]]\n\
+         protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\nsynced = true\n\
+         [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n\
+         [sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
          fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n\
@@ -59,6 +62,8 @@ fn what_is_shown_reads_back_to_the_same() {
     assert_eq!(config.run_as, Some(RunAs::Ids { uid: 7, gid: 7 }));
     assert!(!config.is_sandboxed && parse(BASE).expect("it is valid").is_sandboxed);
     let rules = Rules { ftp_ports: vec![2121, 21], ..Rules::headers(["x-id"]) };
+    let maps = [Rule::map("set-cookie", Some("SID")).synced(), Rule::map("x-csrf", None)];
+    let rules = maps.into_iter().fold(rules, Rules::and);
     assert_eq!(config.engine().rules, rules);
     assert!(!config.engine().has_opaque && parse(BASE).expect("it is valid").engine().has_opaque);
     assert_eq!(config.engine().opaque_ports, [80]);
@@ -137,8 +142,17 @@ const BROKEN: &[Case] = &[
         Some(17), "compare.rule.header", "header field"),
     ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"content-length\"\naction = \"mask\"\n",
         Some(17), "compare.rule.header", "cannot be masked"),
-    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
-        Some(18), "compare.rule.action", "not supported"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"maps\"\n",
+        Some(18), "compare.rule.action", "`map`"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"set-cookie\"\naction = \"map\"\n",
+        Some(15), "compare.rule.name", "missing"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"mask\"\nname = \"a\"\n",
+        Some(19), "compare.rule.name", "all of a header"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\nname = \"a;\"\n",
+        Some(19), "compare.rule.name", "name of a cookie"),
+    ("", "[[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\nname = \"a\"\n\
+          [[compare.rule]]\nprotocol = \"http\"\nheader = \"x\"\naction = \"map\"\n",
+        Some(22), "compare.rule.header", "two rules"),
     ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),

@@ -79,6 +79,11 @@ pub struct Alignment {
 }
 
 impl Alignment {
+    /// A constant.
+    pub const fn with_base(base: i64) -> Self {
+        Self { base, splices: VecDeque::new() }
+    }
+
     /// The visible position of `own`.
     #[inline]
     pub fn shown(&self, own: Own, round: Round) -> Offset {

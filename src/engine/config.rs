@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::address::VipPlan;
 use super::time::Duration;
+use crate::protocol::returned::Returned;
 use crate::protocol::{Normalizer, Rules};
 
 /// What the gateway does with answers.
@@ -126,7 +127,12 @@ impl EngineConfig {
         self.ports.contains(&port).then(|| self.rules.reader(port)).flatten()
     }
 
-    /// The same for a flow in which nothing is under way, and `bytes` are what the client says
+    /// Whoever looks for values that clients return in a new flow with the service's `port`.
+    pub fn listener(&self, port: u16) -> Option<Returned> {
+        self.ports.contains(&port).then(|| self.rules.listener(port)).flatten()
+    }
+
+    /// A reader for a flow in which nothing is under way, and `bytes` are what the client says
     /// next.
     pub fn reader_from(&self, port: u16, bytes: &[u8]) -> Option<Box<dyn Normalizer>> {
         self.ports.contains(&port).then(|| self.rules.reader_from(port, bytes)).flatten()

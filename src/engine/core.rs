@@ -25,6 +25,7 @@ use super::flow::{Cx, Fate, Flow, Profile, Report};
 use super::flow_table::{FlowId, FlowTable};
 use super::fragments::{Fragments, Reassembly};
 use super::health::{OWN_STALL, Waiting};
+use super::pairs::Pairs;
 use super::planted;
 use super::probes::Prober;
 use super::resync::Decision;
@@ -33,7 +34,7 @@ use super::{
     Command, CommandError, EngineConfig, FlowSnapshot, Input, LegId, Link, Mode, Output, ServiceId,
     Signal, Status, SyncReason,
 };
-use crate::protocol::RuleName;
+use crate::protocol::Rules;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
 pub use snapshot::Snapshot;
@@ -58,6 +59,7 @@ pub struct Engine {
     profile: Profile,
     cookies: Cookies,
     allowance: Allowance,
+    pairs: Pairs,
     reports: Vec<Report>,
     ip_id: u16,
     tick_at: Instant,
@@ -85,6 +87,7 @@ impl Engine {
             profile: Profile::default(),
             cookies: Cookies::new(seed),
             allowance: Allowance::full(),
+            pairs: Pairs::default(),
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
@@ -165,9 +168,9 @@ impl Engine {
         self.table.at_rest()
     }
 
-    /// What may differ.
-    pub fn rules(&self) -> Vec<RuleName> {
-        self.config.rules.names()
+    /// What may differ, and how many pairs of values are remembered because of it.
+    pub fn rules(&self) -> (Rules, usize) {
+        (self.config.rules.clone(), self.pairs.len())
     }
 
     // ---- frames ----------------------------------------------------------------------------
@@ -563,21 +566,6 @@ impl Engine {
         self.event(Event::CommandDone { id, result });
     }
 
-    fn sync_now(&mut self) -> Result<Vec<Order>, CommandError> {
-        if self.config.sync_scope.is_none() {
-            return Err(CommandError::NoBackend);
-        }
-        if self.control.resync.is_busy() {
-            return Err(CommandError::Busy);
-        }
-        if !self.control.has_both() {
-            return Err(CommandError::NoPeer);
-        }
-        let reason = SyncReason::Operator;
-        let _ = self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
-        Ok(Vec::new())
-    }
-
     /// Takes a new configuration; what is bound to links, addresses or the mode cannot change.
     fn reload(&mut self, config: EngineConfig) -> Result<Vec<Order>, CommandError> {
         let old = &self.config;
@@ -673,6 +661,7 @@ impl Engine {
             profile: &mut self.profile,
             cookies: &mut self.cookies,
             allowance: &mut self.allowance,
+            pairs: &mut self.pairs,
             pool_held,
             ip_id: &mut self.ip_id,
             is_fit,
@@ -704,6 +693,7 @@ impl Engine {
             profile: &mut self.profile,
             cookies: &mut self.cookies,
             allowance: &mut self.allowance,
+            pairs: &mut self.pairs,
             pool_held: self.table.held(),
             ip_id: &mut self.ip_id,
             is_fit: self.control.fit(),

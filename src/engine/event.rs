@@ -299,6 +299,28 @@ pub struct Shown {
     pub edge: u32,
 }
 
+/// Why a server is told a value that another one gave the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeptWhy {
+    /// It has heard a part of it, or the client did not go on with it.
+    Late,
+    /// More are on their way than can be kept.
+    Full,
+}
+
+/// Why a pair of values is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropWhy {
+    /// There were too many.
+    Displaced,
+    /// Nobody has used it for too long.
+    Expired,
+    /// The server that had a value of its own has the other one's now.
+    Copied,
+    /// The process that knew them has ended; how many there were nobody knows.
+    Restarted,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -342,6 +364,15 @@ pub enum Event {
     Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
     /// A span that a rule allows to differ did differ.
     MaskHit { flow: FlowKey, rule: RuleName, at: Offset, len: u32 },
+    /// Both servers have given the client a value for what `rule` maps: it was shown one of them, and
+    /// what the other one calls it is remembered.
+    PairNoted { flow: FlowKey, rule: RuleName, at: Offset },
+    /// The client returned such a value, and this server is told its own.
+    ValueReplaced { flow: FlowKey, to: LegId, rule: RuleName, at: Offset },
+    /// The same, but this server is told what the client says.
+    ValueKept { flow: FlowKey, to: LegId, rule: RuleName, at: Offset, why: KeptWhy },
+    /// Pairs were forgotten.
+    PairsDropped { why: DropWhy, count: u32 },
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },

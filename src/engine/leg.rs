@@ -1,13 +1,16 @@
 //! One server's side of a flow: its numbers, what it acknowledged, what it said, how it is.
 //!
 //! All positions are visible [`Offset`]s; what the leg said itself, in its own numbers, is its
-//! [`Voice`]. RFC 9293, RFC 2018, RFC 7323.
+//! [`Voice`], and how it hears the client its [`Ear`]. RFC 9293, RFC 2018, RFC 7323.
 
+use super::alignment::{Own, Round};
 use super::clock::LegClock;
+use super::ear::Ear;
 use super::flow::DeferredError;
 use super::headers::Headers;
 use super::limits::SACKED_RANGES_MAX;
 use super::pack::{fields, variants};
+use super::planted::{Bug, on};
 use super::ranges::Ranges;
 use super::time::Instant;
 use super::voice::Voice;
@@ -90,6 +93,8 @@ pub struct Leg {
     /// It is a copy, and gets again what was on its way to the other one.
     pub is_fed: bool,
 
+    /// How it hears the client.
+    pub ear: Ear,
     /// What it said, and what it was told of that.
     pub voice: Voice,
     /// When its reset arrived.
@@ -135,6 +140,7 @@ impl Leg {
             dup_acks: 0,
             sent: Offset::START,
             is_fed: false,
+            ear: Ear::default(),
             voice: Voice::default(),
             reset_at: None,
             gso_size: None,
@@ -156,18 +162,32 @@ impl Leg {
         self.state == LegState::Open
     }
 
+    /// Whether it counts like the client, in both directions, but for a constant, and nothing is on
+    /// its way that only this process knows.
+    pub fn is_constant(&self) -> bool {
+        self.voice.is_constant() && self.ear.is_settled()
+    }
+
     /// Contiguous bytes heard from it (S).
     pub fn said(&self) -> Offset {
         self.voice.said()
     }
 
-    /// Takes the ack, window and SACK blocks of `seg`, whose numbers are the client's own.
+    /// Takes the ack, window and SACK blocks of `seg`, whose numbers are the client's own but for
+    /// the values that it hears otherwise.
     pub fn on_ack(&mut self, now: Instant, seg: &Segment, iss: Seq<ClientSpace>, nxt: Offset) {
-        let ack = iss.offset(Seq::new(seg.ack), self.acked.max(Offset::START));
+        let near = self.ear.own(self.acked.max(Offset::START), Round::Down);
+        let place = |raw: u32, near: Own| Own(iss.offset(Seq::new(raw), near.0));
+        let own = place(seg.ack, near);
+        let ack = match on(Bug::EarNotMapped) {
+            true => own.0,
+            false => self.ear.shown(own, Round::Down),
+        };
         if ack > nxt || ack < self.acked {
             return;
         }
-        let edge = ack + (u64::from(seg.window) << self.options.window_scale.unwrap_or(0));
+        let room = u64::from(seg.window) << self.options.window_scale.unwrap_or(0);
+        let edge = self.ear.shown(own + room, Round::Down);
         self.window_max = self.window_max.max(edge.since(ack));
         if ack > self.acked {
             self.acked = ack;
@@ -185,8 +205,8 @@ impl Leg {
             self.edge = edge;
         }
         for &(left, right) in seg.options.sack.as_slice() {
-            let left = iss.offset(Seq::new(left), ack);
-            let right = iss.offset(Seq::new(right), ack);
+            let left = self.ear.shown(place(left, own), Round::Up);
+            let right = self.ear.shown(place(right, own), Round::Down);
             // A block at or below the ack reports a duplicate (RFC 2883); it is nobody's hole.
             if left > ack && right > left && right <= nxt && self.sacked.len() < SACKED_RANGES_MAX {
                 self.sacked.insert(left, right);
@@ -233,6 +253,7 @@ fields!(Leg {
     dup_acks,
     sent,
     is_fed,
+    ear,
     voice,
     reset_at,
     gso_size,

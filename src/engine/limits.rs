@@ -26,6 +26,17 @@ pub const SUPER_FRAME_BYTES_MAX: u64 = 65_000;
 /// Values of other length than the one shown, on their way to the client: at more of them the
 /// comparison waits for its acks.
 pub const SPLICES_MAX: usize = 1024;
+/// Pairs of values that clients may return.
+pub const PAIRS_MAX: usize = 1 << 16;
+/// What they may take.
+pub const PAIRS_BYTES_MAX: usize = 16 << 20;
+/// What one takes beside its values.
+pub const PAIR_BYTES: usize = 256;
+/// How long one of them is remembered that nobody uses.
+pub const PAIR_KEPT: Duration = ms(24 * 3600 * 1000);
+/// How long the rest of a value that a client returns is waited for: longer than a client needs to
+/// find that a packet was lost.
+pub const VALUE_WAIT: Duration = ms(1000);
 /// Ranges kept in a leg's SACK scoreboard.
 pub const SACKED_RANGES_MAX: usize = 64;
 

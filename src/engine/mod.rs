@@ -21,6 +21,7 @@ mod clock;
 mod control;
 mod cookies;
 mod core;
+mod ear;
 mod expected;
 mod flow;
 mod flow_table;
@@ -32,6 +33,7 @@ mod leg;
 mod limits;
 mod neighbour;
 mod pack;
+mod pairs;
 mod probes;
 mod ranges;
 mod resync;
@@ -42,12 +44,14 @@ mod tests;
 
 pub use self::core::{Engine, Snapshot};
 pub use crate::protocol::framing::is_token;
+pub use crate::protocol::rules::Rule;
 pub use crate::protocol::{Field, RawReason, RuleName, Rules};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
 pub use config::{EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
 pub use event::{
-    DegradedReason, Divergence, DivergenceKind, Event, Evidence, Finding, FlowKey, FlowState,
-    HeldWhy, OfferOutcome, PackedKey, RejectReason, ServerState, ServiceState, Shown, SoloReason,
+    DegradedReason, Divergence, DivergenceKind, DropWhy, Event, Evidence, Finding, FlowKey,
+    FlowState, HeldWhy, KeptWhy, OfferOutcome, PackedKey, RejectReason, ServerState, ServiceState,
+    Shown, SoloReason,
 };
 pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;
@@ -322,7 +326,7 @@ pub enum SyncStep {
 }
 
 /// The constants of a flow that outlive the process (see `flow_constants`), as stored bytes.
-pub const FLOW_CONSTANTS_LEN: usize = 96;
+pub const FLOW_CONSTANTS_LEN: usize = 104;
 
 /// One record for the state file.
 #[derive(Clone, Debug, PartialEq)]

@@ -52,6 +52,12 @@ bugs! {
     RepetitionNotMapped: "1.11: what a leg says again is mapped",
     /// A FIN is taken to stand where the server's own numbers say.
     FinNotMapped: "1.11: every position of a leg is mapped, its FIN too",
+    /// What a server acknowledges is taken to count like the client.
+    EarNotMapped: "1.11: what a server acknowledges of a request is mapped, as what it says",
+    /// A server is sent the beginning of a value before it is known what it calls it.
+    ValueHeardInPart: "1.12: of a value that a client returns a server hears nothing before all of it",
+    /// A server that is alone hears what the other one called a session.
+    SurvivorHearsForeign: "1.12: after a failover the survivor goes on hearing its own value",
     /// Segments to the client leave no room for their options.
     SegmentTooLong: "1.3 data: cut to the client's MSS less the option bytes",
     /// The urgent pointer shown is one too low.

@@ -2,7 +2,7 @@
 //!
 //! It lives on tmpfs, is versioned and checksummed record by record, and is never trusted: a file
 //! of another shape is refused as a whole, a torn record is dropped by itself. Layout: a header
-//! page, then one slot of 128 bytes a flow (96 constants, checksum 8, mark 4).
+//! page, then one slot of 128 bytes a flow (104 constants, checksum 8, mark 4).
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -19,7 +19,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use crate::engine::{Epoch, FLOW_CONSTANTS_LEN, LegId, Record, Roles};
 
 const MAGIC: &[u8; 8] = b"SHADOWVM";
-const VERSION: u32 = 1;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 4096;
 const SLOT_BYTES: usize = 128;
 const CHECK_AT: usize = FLOW_CONSTANTS_LEN;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::names::{
-    DIVERGENCE_KINDS, FINDINGS, FLOW_STATES, HELD_WHYS, LEGS, LINKS, Name, OFFER_OUTCOMES,
-    RAW_REASONS, REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
+    DIVERGENCE_KINDS, DROP_WHYS, FINDINGS, FLOW_STATES, HELD_WHYS, KEPT_WHYS, LEGS, LINKS, Name,
+    OFFER_OUTCOMES, RAW_REASONS, REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
 };
 use crate::engine::{Duration, Event};
 
@@ -63,6 +63,16 @@ families! {
         ["verified": YES_NO];
     "shadowvm_mask_hits_total", "Spans that a rule allows to differ and that did.", [];
     "shadowvm_masked_bytes_total", "Bytes in spans that a rule allows to differ and that did.", [];
+    "shadowvm_pairs_noted_total",
+        "Values that a rule maps and that the servers said differently: both are remembered.", [];
+    "shadowvm_pairs_dropped_total", "Pairs of such values forgotten, by reason.",
+        ["reason": DROP_WHYS];
+    "shadowvm_values_replaced_total",
+        "Values that clients returned and a server was told its own for, by that server.",
+        ["leg": LEGS];
+    "shadowvm_values_kept_total",
+        "The same, told as the client said them although the server has its own, by reason.",
+        ["leg": LEGS, "reason": KEPT_WHYS];
     "shadowvm_flows_compared_raw_total",
         "Connections whose protocol is not followed (any more): no rule applies, by reason.",
         ["reason": RAW_REASONS];
@@ -171,6 +181,16 @@ impl Counters {
             Event::MaskHit { len, .. } => {
                 self.one("shadowvm_mask_hits_total", "");
                 self.add(("shadowvm_masked_bytes_total", "", ""), u64::from(*len));
+            }
+            Event::PairNoted { .. } => self.one("shadowvm_pairs_noted_total", ""),
+            Event::PairsDropped { why, count } => {
+                self.add(("shadowvm_pairs_dropped_total", why.name(), ""), u64::from(*count));
+            }
+            Event::ValueReplaced { to, .. } => {
+                self.one("shadowvm_values_replaced_total", to.name());
+            }
+            Event::ValueKept { to, why, .. } => {
+                self.add(("shadowvm_values_kept_total", to.name(), why.name()), 1);
             }
             Event::ComparedRaw { why, .. } => {
                 self.one("shadowvm_flows_compared_raw_total", why.name());

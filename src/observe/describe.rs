@@ -8,8 +8,8 @@ use std::fmt::Write;
 use super::json::degraded_reason;
 use super::names::Name;
 use crate::engine::{
-    CommandError, DivergenceKind, Event, Evidence, Finding, HeldWhy, OfferOutcome, ServerState,
-    ServiceState, SoloReason,
+    CommandError, DivergenceKind, DropWhy, Event, Evidence, Finding, HeldWhy, OfferOutcome,
+    ServerState, ServiceState, SoloReason,
 };
 use crate::wire::Offset;
 
@@ -34,6 +34,7 @@ pub fn level(event: &Event) -> Level {
         Event::Rejected { .. }
         | Event::Released { .. }
         | Event::MaskHit { .. }
+        | Event::ValueReplaced { .. }
         | Event::CookieGiven { .. }
         | Event::DatagramJudged { .. } => Level::Trace,
         Event::FlowOpened { .. }
@@ -45,10 +46,17 @@ pub fn level(event: &Event) -> Level {
         | Event::HoldSoft { .. }
         | Event::HoldHard { .. }
         | Event::RequestResent { .. }
+        | Event::PairNoted { .. }
+        | Event::ValueKept { .. }
+        | Event::PairsDropped {
+            why: DropWhy::Displaced | DropWhy::Expired | DropWhy::Copied,
+            ..
+        }
         | Event::ComparedRaw { .. }
         | Event::DataOffered { outcome: OfferOutcome::Believed, .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
+        | Event::PairsDropped { why: DropWhy::Restarted, .. }
         | Event::DataOffered { .. }
         | Event::FlowReset { .. }
         | Event::FindingHeld { .. }
@@ -108,6 +116,24 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
         Event::MaskHit { flow, rule, at, len } => {
             let at = at.since(Offset::START);
             format!("{flow}: the rule for {rule} masked {len} bytes at {at}")
+        }
+        Event::PairNoted { flow, rule, at } => {
+            let at = at.since(Offset::START);
+            format!("{flow}: what the backup says for {rule} at {at} is remembered")
+        }
+        Event::ValueReplaced { flow, to, rule, at } => {
+            let at = at.since(Offset::START);
+            format!("{flow}: {} is told its own {rule} at {at} of the requests", name(to))
+        }
+        Event::ValueKept { flow, to, rule, at, why } => {
+            let (at, why) = (at.since(Offset::START), why.name());
+            format!("{flow}: {} is told the other server's {rule} at {at}: {why}", name(to))
+        }
+        Event::PairsDropped { why: DropWhy::Restarted, .. } => "what an earlier process knew of values \
+             that clients return is lost: who returns an old one is known to the server that gave it"
+            .into(),
+        Event::PairsDropped { why, count } => {
+            format!("{count} pairs of values are forgotten: {}", why.name())
         }
         Event::ComparedRaw { flow, why } => {
             format!("{flow}: compared byte by byte from here on, no rule applies: {}", why.name())

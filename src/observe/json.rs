@@ -33,6 +33,10 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::Unprotected { .. } => "unprotected",
         Event::Released { .. } => "released",
         Event::MaskHit { .. } => "mask_hit",
+        Event::PairNoted { .. } => "pair_noted",
+        Event::ValueReplaced { .. } => "value_replaced",
+        Event::ValueKept { .. } => "value_kept",
+        Event::PairsDropped { .. } => "pairs_dropped",
         Event::ComparedRaw { .. } => "compared_raw",
         Event::DataOffered { .. } => "data_offered",
         Event::EarlyEnd { .. } => "early_end",
@@ -91,6 +95,19 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "protocol": rule.protocol, "header": &*rule.field,
             "at": position(*at), "len": len,
         }),
+        Event::PairNoted { flow, rule, at } => json!({
+            "flow": flow_json(flow), "protocol": rule.protocol, "header": &*rule.field,
+            "at": position(*at),
+        }),
+        Event::ValueReplaced { flow, to, rule, at } => json!({
+            "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
+            "protocol": rule.protocol, "header": &*rule.field, "at": position(*at),
+        }),
+        Event::ValueKept { flow, to, rule, at, why } => json!({
+            "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
+            "protocol": rule.protocol, "header": &*rule.field, "at": position(*at), "reason": why.name(),
+        }),
+        Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),
         Event::ComparedRaw { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })
         }

@@ -192,7 +192,7 @@ impl Observer {
     pub fn event(&mut self, now: Instant, event: &Event) {
         self.board.counters().record(event);
         self.board.flows.record(now, event);
-        if matches!(event, Event::MaskHit { .. } | Event::Diverged { .. }) {
+        if Rules::counts(event) {
             self.board.rules().record(event);
         }
         if is_per_packet(event) && !self.has_trace {

@@ -3,9 +3,9 @@
 //! Names are snake_case, few, and never change within `/api/v1`.
 
 use crate::engine::{
-    CommandError, DegradedReason, DivergenceKind, Evidence, Finding, FlowState, HeldWhy, LegId,
-    Link, Mode, OfferOutcome, RawReason, RejectReason, ServerState, ServiceState, SoloReason,
-    SyncReason,
+    CommandError, DegradedReason, DivergenceKind, DropWhy, Evidence, Finding, FlowState, HeldWhy,
+    KeptWhy, LegId, Link, Mode, OfferOutcome, RawReason, RejectReason, ServerState, ServiceState,
+    SoloReason, SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -125,6 +125,18 @@ names!(OfferOutcome, OFFER_OUTCOMES, {
 names!(DivergenceKind, DIVERGENCE_KINDS, {
     Self::Byte(..) => "byte",
     Self::Length => "length",
+});
+
+names!(KeptWhy, KEPT_WHYS, {
+    Self::Late => "late",
+    Self::Full => "full",
+});
+
+names!(DropWhy, DROP_WHYS, {
+    Self::Displaced => "displaced",
+    Self::Expired => "expired",
+    Self::Copied => "copied",
+    Self::Restarted => "restarted",
 });
 
 names!(RawReason, RAW_REASONS, {

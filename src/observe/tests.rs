@@ -4,9 +4,10 @@ use std::io::Read;
 
 use super::*;
 use crate::engine::{
-    CommandError, DegradedReason, Divergence, DivergenceKind, Duration, Epoch, Evidence, Field,
-    Finding, FlowKey, FlowState, HeldWhy, LegId, Link, OfferOutcome, RawReason, RejectReason,
-    RuleName, ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId, SyncReason,
+    CommandError, DegradedReason, Divergence, DivergenceKind, DropWhy, Duration, Epoch, Evidence,
+    Field, Finding, FlowKey, FlowState, HeldWhy, KeptWhy, LegId, Link, OfferOutcome, RawReason,
+    RejectReason, RuleName, ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId,
+    SyncReason,
 };
 use crate::wire::Offset;
 
@@ -52,7 +53,12 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::FlowClosed { flow, last, released: 2, verified: 1, was_reset: true },
         Event::Unprotected { flow, reason: SoloReason::AuthOption },
         Event::Released { flow, verified: 10, unverified: 0, waited: took },
-        Event::MaskHit { flow, rule, at, len: 29 },
+        Event::MaskHit { flow, rule: rule.clone(), at, len: 29 },
+        Event::PairNoted { flow, rule: rule.clone(), at },
+        Event::ValueReplaced { flow, to: server, rule: rule.clone(), at },
+        Event::ValueKept { flow, to: server, rule, at, why: KeptWhy::Late },
+        Event::PairsDropped { why: DropWhy::Expired, count: 7 },
+        Event::PairsDropped { why: DropWhy::Restarted, count: 0 },
         Event::ComparedRaw { flow, why: RawReason::TwoLengths },
         Event::DataOffered { flow, port: 5000, outcome: OfferOutcome::ForeignAddress },
         Event::EarlyEnd { flow, loser: server },

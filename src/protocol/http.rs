@@ -1,4 +1,4 @@
-//! HTTP/1.x: header fields whose value may differ, `Date` above all.
+//! HTTP/1.x: values that may differ, `Date` above all.
 //!
 //! A flow is read as HTTP only once a request line was recognized; until then, and after anything
 //! ambiguous, every byte is compared as it is. RFC 9112 for framing, RFC 9110 6.6.1 for `Date`.
@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::framing::{Follows, Framing, Part, Seen};
+use super::rules::Rule;
 use super::start::{Method, RequestLine, StatusLine};
 use super::{Field, Normalizer, Quiet, RawReason, RuleName, Step};
 
@@ -14,11 +15,11 @@ use super::{Field, Normalizer, Quiet, RawReason, RuleName, Step};
 /// lagging server is given up for the bytes that it is behind long before.
 const OUTSTANDING_MAX: usize = 1 << 16;
 
-/// Masks for one flow.
+/// Reads one flow.
 #[derive(Clone, Debug)]
 pub struct Http {
-    /// Names of header fields, lower case; the index is the rule.
-    pub(crate) masks: Vec<Arc<str>>,
+    /// By number.
+    pub(crate) rules: Arc<[Rule]>,
     pub(crate) request: Framing,
     pub(crate) response: Framing,
     /// The method of each request whose answer is outstanding.
@@ -30,10 +31,10 @@ pub struct Http {
 }
 
 impl Http {
-    /// Masks for the header fields named (lower case).
-    pub fn new(masks: Vec<Arc<str>>) -> Self {
+    /// Finds what `rules` let differ.
+    pub fn new(rules: Arc<[Rule]>) -> Self {
         Self {
-            masks,
+            rules,
             request: Framing::requests(),
             response: Framing::answers(),
             outstanding: VecDeque::new(),
@@ -44,8 +45,8 @@ impl Http {
     }
 
     /// One that goes on between two messages.
-    pub fn resumed(masks: Vec<Arc<str>>, is_recognized: bool, status: u16) -> Self {
-        Self { is_recognized, status, ..Self::new(masks) }
+    pub fn resumed(rules: Arc<[Rule]>, is_recognized: bool, status: u16) -> Self {
+        Self { is_recognized, status, ..Self::new(rules) }
     }
 
     fn give_up(&mut self, why: RawReason) {
@@ -98,15 +99,23 @@ impl Http {
         }
     }
 
-    /// The rule for the value that would begin with `next`, if the line so far is its field name.
+    /// The name of the cookie in whose value the next byte of a header section stands.
+    fn cookie(&self) -> Option<Box<str>> {
+        let line = self.response.line();
+        let colon = line.iter().position(|&b| b == b':')?;
+        let pair = line[colon + 1..].trim_ascii_start();
+        let end = pair.iter().position(|&b| b == b'=')?;
+        let is_it = line[..colon].eq_ignore_ascii_case(b"set-cookie") && !pair.contains(&b';');
+        is_it.then(|| String::from_utf8_lossy(&pair[..end.min(NAME_BYTES_MAX)]).into())
+    }
+
+    /// The rule for the value that would begin with `next`.
     fn span_rule(&self, next: u8) -> Option<u16> {
-        if self.response.part() != Part::Header || matches!(next, b' ' | b'\t' | b'\r' | b'\n') {
+        if self.response.part() != Part::Header {
             return None;
         }
         let line = self.response.line();
-        let blanks = line.iter().rev().take_while(|b| matches!(b, b' ' | b'\t')).count();
-        let name = line[..line.len() - blanks].strip_suffix(b":")?;
-        let rule = self.masks.iter().position(|m| name.eq_ignore_ascii_case(m.as_bytes()))?;
+        let rule = self.rules.iter().position(|rule| rule.begins(line, next))?;
         u16::try_from(rule).ok()
     }
 }
@@ -176,9 +185,17 @@ impl Normalizer for Http {
         }
     }
 
+    fn is_in_span(&self, rule: u16, _at: usize, byte: u8) -> bool {
+        !self.rules.get(usize::from(rule)).is_none_or(|rule| rule.ends(byte))
+    }
+
     fn rule_name(&self, rule: u16) -> RuleName {
-        let field = self.masks.get(usize::from(rule)).cloned().unwrap_or_default();
-        RuleName { protocol: "http", field }
+        let nameless = || RuleName { protocol: "http", field: Arc::default() };
+        self.rules.get(usize::from(rule)).map_or_else(nameless, Rule::rule_name)
+    }
+
+    fn is_returned(&self, rule: u16) -> bool {
+        self.rules.get(usize::from(rule)).is_some_and(Rule::is_map)
     }
 
     fn http(&self) -> Option<&Http> {
@@ -227,6 +244,7 @@ impl Normalizer for Http {
     fn field(&self, ahead: &[u8]) -> Option<Field> {
         Some(match self.response.part() {
             Part::Start => Field::StatusLine,
+            Part::Header if self.cookie().is_some() => Field::Cookie(self.cookie()?),
             Part::Header => {
                 let rest = ahead.iter().take(NAME_BYTES_MAX).take_while(|b| !matches!(b, b'\r'));
                 let line: Vec<u8> = self.response.line().iter().chain(rest).copied().collect();
@@ -265,7 +283,7 @@ mod tests {
     use super::*;
 
     fn http() -> Http {
-        Http::new(vec!["date".into()])
+        Http::new(Rule::masks(["date"]))
     }
 
     /// Feeds `bytes` in pieces of `piece` and returns the spans as (start, len).

@@ -8,6 +8,8 @@ pub mod framing;
 pub mod ftp;
 pub mod http;
 pub mod opaque;
+pub mod returned;
+pub mod rules;
 pub mod start;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 
 use self::ftp::Ftp;
 use self::http::Http;
+use self::returned::Returned;
+use self::rules::Rule;
 
 /// What a normalizer made of response bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,8 @@ pub enum Field {
     StatusLine,
     /// A header field, by its name in lower case; empty for the end of the header section.
     Header(Box<str>),
+    /// The value of a cookie that is set, by its name.
+    Cookie(Box<str>),
     /// The size of a chunk, which is no content.
     ChunkSize,
     /// The content.
@@ -120,6 +126,7 @@ impl fmt::Display for Field {
             Self::StatusLine => f.write_str("status line"),
             Self::Header(name) if name.is_empty() => f.write_str("end of the header section"),
             Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
             Self::ChunkSize => f.write_str("chunk size"),
             Self::Body => f.write_str("body"),
             Self::Trailer => f.write_str("trailer"),
@@ -146,8 +153,8 @@ pub enum Quiet {
 /// What may differ, for all flows of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Header fields of HTTP/1.x, lower case.
-    pub http: Vec<Arc<str>>,
+    /// Values in header fields of HTTP/1.x, by number.
+    pub http: Arc<[Rule]>,
     /// Texts for people on control connections of FTP.
     pub has_ftp_defaults: bool,
     /// Ports of control connections of FTP.
@@ -164,8 +171,27 @@ impl Default for Rules {
 impl Rules {
     /// The values of these header fields of HTTP, lower case, and nothing else.
     pub fn headers<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        let http = names.into_iter().map(Into::into).collect();
-        Self { http, has_ftp_defaults: false, ftp_ports: Vec::new() }
+        Self { http: Rule::masks(names), has_ftp_defaults: false, ftp_ports: Vec::new() }
+    }
+
+    /// These, and one more value of HTTP.
+    pub fn and(mut self, rule: Rule) -> Self {
+        if !self.http.contains(&rule) {
+            self.http = self.http.iter().cloned().chain([rule]).collect();
+        }
+        self
+    }
+
+    /// The rule for this token of HTTP.
+    pub fn of_http(&self, token: &str) -> Option<&Rule> {
+        self.http.iter().find(|rule| **rule.token() == *token)
+    }
+
+    /// Whoever looks for values that clients return at the service's `port`; none if no rule maps
+    /// any.
+    pub fn listener(&self, port: u16) -> Option<Returned> {
+        let is_mapped = self.http.iter().any(Rule::is_map) && !self.ftp_ports.contains(&port);
+        is_mapped.then(|| Returned::new(self.http.clone()))
     }
 
     /// Whoever reads a new flow with the service's `port`; none if nothing may differ.
@@ -201,7 +227,7 @@ impl Rules {
         let is_on = |rule: &ftp::Rule| rule.is_necessary() || self.has_ftp_defaults;
         let of_ftp = ftp::Rule::ALL.into_iter().filter(|_| !self.ftp_ports.is_empty());
         let of_ftp = of_ftp.filter(is_on).map(|rule| name("ftp", rule.name().into()));
-        self.http.iter().map(|header| name("http", header.clone())).chain(of_ftp).collect()
+        self.http.iter().map(Rule::rule_name).chain(of_ftp).collect()
     }
 }
 
@@ -271,6 +297,11 @@ pub trait Normalizer: fmt::Debug + Send {
 
     /// What rule number `rule` is for.
     fn rule_name(&self, rule: u16) -> RuleName;
+
+    /// Whether clients return what rule number `rule` names.
+    fn is_returned(&self, _rule: u16) -> bool {
+        false
+    }
 
     /// Whether every request has its whole answer; `None` where the protocol does not tell.
     fn is_complete(&self) -> Option<bool>;

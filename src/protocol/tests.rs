@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::framing::{HEAD_BYTES_MAX, LINE_BYTES_MAX};
 use super::http::Http;
+use super::returned::Returned;
+use super::rules::Rule;
 use super::{Normalizer, Step};
 
 /// What a reader makes of one flow: each span's place, length and rule, and how it stands at the
@@ -30,7 +32,7 @@ fn ends(len: usize, every: Option<usize>, cuts: &[usize]) -> Vec<usize> {
 /// Feeds the requests, then the answers, each cut at these places. A span lasts until the next CR
 /// or LF, as the comparison has it.
 fn read(requests: (&[u8], &[usize]), answers: (&[u8], &[usize])) -> Reading {
-    let mut http = Http::new(vec!["date".into(), "x-id".into()]);
+    let mut http = Http::new(Rule::masks(["date", "x-id"]));
     let mut at = 0;
     for &end in requests.1 {
         http.on_request(&requests.0[at..end]);
@@ -376,5 +378,88 @@ proptest! {
         let (asked, answered) = (requests.len(), answers.len());
         let reading = read((&requests, &[asked]), (&answers, &[answered]));
         prop_assert_eq!(reading.spans, naive(&requests, &answers));
+    }
+}
+
+/// What is returned in requests, each cut at these places.
+fn returned(requests: &[u8], ends: &[usize]) -> (Vec<(usize, usize, u16)>, bool) {
+    let rules = [Rule::map("set-cookie", Some("SID")), Rule::map("x-token", None)];
+    let mut reader = Returned::new(rules.into());
+    let (mut at, mut values) = (0, Vec::new());
+    for &end in ends {
+        while at < end {
+            match reader.read(&requests[at..end]) {
+                Step::Plain => at = end,
+                Step::Span { after, rule } => {
+                    at += after;
+                    let ends = |byte: &u8| reader.rule(rule).is_some_and(|rule| rule.ends(*byte));
+                    let rest = &requests[at..];
+                    let len = rest.iter().position(ends).unwrap_or(rest.len());
+                    values.push((at, len, rule));
+                    reader.on_value(len);
+                    at += len;
+                }
+            }
+        }
+    }
+    (values, reader.is_lost())
+}
+
+/// A request, and what of it is returned: places, lengths and rules.
+fn any_returning() -> impl Strategy<Value = (String, Vec<(usize, usize, u16)>)> {
+    let name = prop::sample::select(vec!["SID", "sid", "XSID", "a"]);
+    let value = prop::sample::select(vec!["", "x", "abc", "a=b", "SID=q"]);
+    let cookies = vec((name, value, prop::sample::select(vec!["; ", ";", "; \t"])), 0..4);
+    let header = prop::sample::select(vec!["Cookie: ", "cookie:", "X-Token: ", "Y: ", "Kookie: "]);
+    let body = prop::sample::select(vec!["", "Cookie: SID=no\r\n"]);
+    (vec((header, cookies), 0..4), body).prop_map(|(headers, body)| {
+        let mut text = String::from("POST / HTTP/1.1\r\n");
+        let mut values = Vec::new();
+        for (header, cookies) in headers {
+            text += header;
+            let from = text.len();
+            for (i, (name, value, gap)) in cookies.iter().enumerate() {
+                text += if i > 0 { gap } else { "" };
+                text += name;
+                text += "=";
+                let is_it = *name == "SID" && header.eq_ignore_ascii_case("cookie: ");
+                if (is_it || *name == "SID" && header == "cookie:") && !value.is_empty() {
+                    values.push((text.len(), value.len(), 0));
+                }
+                text += value;
+            }
+            if header == "X-Token: " && text.len() > from {
+                values.push((from, text.len() - from, 1));
+            }
+            text += "\r\n";
+        }
+        text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        (text, values)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_clients_return_is_found_where_it_stands(
+        requests in vec(any_returning(), 0..4), cuts in vec(any::<usize>(), 0..12),
+        noise in prop::option::of(any_request()),
+    ) {
+        let (mut text, mut expected) = (String::new(), Vec::new());
+        for (request, values) in requests {
+            expected.extend(values.iter().map(|&(at, len, rule)| (at + text.len(), len, rule)));
+            text += &request;
+        }
+        let mut text = text.into_bytes();
+        let found = returned(&text, &[text.len()]);
+        prop_assert_eq!(&found, &(expected, false));
+        // Whatever follows, the cuts make no difference.
+        text.extend(noise.unwrap_or_default());
+        let whole = returned(&text, &[text.len()]);
+        prop_assert!(whole.0.starts_with(&found.0));
+        for every in [Some(1), Some(3), None] {
+            prop_assert_eq!(&returned(&text, &ends(text.len(), every, &cuts)), &whole);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::cookies::{cookies, set_cookie};
 use crate::protocol::framing::{Follows, Framing, Part, Seen};
+use crate::protocol::rules::Rule;
 use crate::protocol::start::RequestLine;
 use crate::protocol::{self, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
 
@@ -26,15 +27,20 @@ pub struct Rules {
 }
 
 impl From<protocol::Rules> for Rules {
+    /// A cookie that the gateway maps may differ where it is set and where it is returned.
     fn from(shared: protocol::Rules) -> Self {
-        Self { shared, cookies: Vec::new() }
+        let cookie =
+            |rule: &Rule| rule.name().filter(|_| rule.header() == SET_COOKIE).map(Into::into);
+        let cookies = shared.http.iter().filter_map(cookie).collect();
+        let http = shared.http.iter().filter(|rule| cookie(rule).is_none()).cloned().collect();
+        Self { shared: protocol::Rules { http, ..shared }, cookies }
     }
 }
 
 impl Rules {
     /// The values of these header fields of HTTP may differ, and of FTP what is for people.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        let none = protocol::Rules { http: Vec::new(), ..protocol::Rules::default() };
+        let none = protocol::Rules { http: Arc::default(), ..protocol::Rules::default() };
         names.into_iter().fold(Self::from(none), Self::and)
     }
 
@@ -45,10 +51,7 @@ impl Rules {
 
     /// Another header field beside these.
     pub fn and(mut self, name: &str) -> Self {
-        let name: Arc<str> = name.to_ascii_lowercase().into();
-        if !self.shared.http.contains(&name) {
-            self.shared.http.push(name);
-        }
+        self.shared = self.shared.and(Rule::mask(name.to_ascii_lowercase()));
         self
     }
 
@@ -71,7 +74,7 @@ impl Rules {
 
     /// Reads what a server at this port says.
     pub(super) fn answers(&self, port: u16) -> SpanReader {
-        let is_masked = self.shared.http.iter().any(|name| **name == *SET_COOKIE);
+        let is_masked = self.shared.http.iter().any(|rule| rule.header() == SET_COOKIE);
         if self.cookies.is_empty() || is_masked || self.is_ftp(port) {
             return self.shared.reader(port).map_or(SpanReader::Plain, SpanReader::answers);
         }

@@ -3,8 +3,8 @@
 use super::model::habits::Habits;
 use super::rng::{Rng, mix};
 use super::scenario::{
-    Close, ConnPlan, Fault, FaultPlan, GatewayPlan, MachinePlan, PipePlan, RequestPlan, Scenario,
-    Seen, ServerPlan, StackPlan, SyncEnd, Target, Trigger,
+    Close, ConnPlan, Fault, FaultPlan, GatewayPlan, MachinePlan, PipePlan, RequestPlan, Returned,
+    Scenario, Seen, ServerPlan, StackPlan, SyncEnd, Target, Trigger,
 };
 use crate::engine::{Fence, LagPolicy, LegId};
 
@@ -31,6 +31,7 @@ impl Scenario {
         seldom(&mut scenario, Rng::new(mix(seed, 0x0de2)));
         machine(&mut scenario, Rng::new(mix(seed, 0x0de3)));
         tokens(&mut scenario, Rng::new(mix(seed, 0x0de4)));
+        cookies(&mut scenario, Rng::new(mix(seed, 0x0de5)));
         scenario
     }
 
@@ -92,6 +93,40 @@ fn tokens(scenario: &mut Scenario, mut rng: Rng) {
         for request in &mut conn.requests {
             let token = (len(), len());
             request.token = Some(token).filter(|_| always || request.content % 2 == 0);
+        }
+    }
+}
+
+/// Scenarios whose servers set cookies that clients return, per mille.
+const COOKIES: u64 = 300;
+
+/// Cookies that each server sets for itself, and clients return on this connection and on others.
+/// (Neither where bad memory makes other ones of them, nor where machines are copied.)
+fn cookies(scenario: &mut Scenario, mut rng: Rng) {
+    let rng = &mut rng;
+    let is_altered = scenario.links.iter().flatten().any(|pipe| pipe.alter > 0);
+    // Urgent bytes that end inside of a replaced value end where that does.
+    let habits = scenario.clients.iter().filter_map(|stack| stack.model.as_ref());
+    let is_urgent = habits.into_iter().any(|habits| habits.urgent_at.is_some());
+    if is_altered || is_urgent || scenario.machine().is_some() || !rng.chance(COOKIES) {
+        return;
+    }
+    let mut jar: Vec<(usize, Returned)> = Vec::new();
+    for conn in scenario.conns.iter_mut().filter(|c| c.is_http) {
+        for (number, request) in conn.requests.iter_mut().enumerate() {
+            let own: Vec<_> = jar.iter().filter(|(client, _)| *client == conn.client).collect();
+            if !own.is_empty() && rng.chance(850) {
+                request.returned = Some(rng.pick(&own).1);
+            }
+            if rng.chance(600) {
+                // Of one length: where rooms end for a server that counts otherwise, the oracle
+                // cannot say before that server has heard its value.
+                let len = rng.pick(&[1, 2, 8, 26, 26, 200]);
+                let len = (len, len);
+                request.cookie = Some(len);
+                let (by, content) = ((conn.id, number as u16), request.content);
+                jar.push((conn.client, Returned { by, len, content }));
+            }
         }
     }
 }
@@ -471,6 +506,8 @@ impl Builder {
             flip_at: rng.skewed(0, max) as u32,
             pause_us: rng.pick(&[0, 0, 0, 1000, 30_000]),
             token: None,
+            cookie: None,
+            returned: None,
         }
     }
 

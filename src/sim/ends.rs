@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::host::{Handle, Host, Socket, State};
+use super::jar::{Hearing, Jar};
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::script::{self, ID_AT, ID_LEN, Script, Verifier};
 use crate::engine::LegId;
@@ -37,8 +38,10 @@ pub struct ClientConn {
     pub was_established: bool,
     /// What the client hears.
     pub verifier: Verifier,
-    request: Script,
-    request_ends: Vec<usize>,
+    /// What it says, with the cookies that it has, and where each request ends.
+    pub requests: (Script, Vec<usize>),
+    /// Whose version of its cookie each request returns.
+    returns: Vec<Option<LegId>>,
     answer_ends: Vec<usize>,
     handle: Option<Handle>,
     sent: usize,
@@ -53,7 +56,7 @@ pub struct ClientConn {
 impl ClientConn {
     /// A connection to come.
     pub fn new(plan: &ConnPlan, may_diverge: bool) -> Self {
-        let (request, request_ends) = script::requests(plan);
+        let returns = vec![None; plan.requests.len()];
         let mut answers = Script::default();
         let mut answer_ends = Vec::new();
         for r in &plan.requests {
@@ -66,8 +69,8 @@ impl ClientConn {
             began_at: 0,
             was_established: false,
             verifier: Verifier::new(plan, may_diverge),
-            request,
-            request_ends,
+            requests: script::requests(plan, &returns),
+            returns,
             answer_ends,
             handle: None,
             sent: 0,
@@ -104,6 +107,7 @@ impl ClientConn {
         now: u64,
         host: &mut Host,
         plan: &ConnPlan,
+        jar: &mut Jar,
     ) -> Result<Option<u64>, String> {
         let Some(handle) = self.handle.filter(|_| self.progress == Progress::Open) else {
             return Ok(None);
@@ -111,7 +115,9 @@ impl ClientConn {
         let mut socket = host.socket(handle);
         self.was_established |= socket.may_send() || socket.may_recv();
         let mut wake = self.read(now, &mut socket, plan)?;
-        let was_asked = self.ask(now, &mut socket, plan);
+        let heard = self.verifier.cookies_heard();
+        jar.extend(heard.map(|(number, whose)| ((plan.id, number), whose)));
+        let was_asked = self.ask(now, &mut socket, plan, jar);
         wake = earlier(wake, was_asked);
         self.close(now, &mut socket, plan);
         Ok(wake)
@@ -143,7 +149,13 @@ impl ClientConn {
         Ok(None)
     }
 
-    fn ask(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ConnPlan) -> Option<u64> {
+    fn ask(
+        &mut self,
+        now: u64,
+        socket: &mut Socket<'_>,
+        plan: &ConnPlan,
+        jar: &Jar,
+    ) -> Option<u64> {
         let heard = self.verifier.heard();
         let answered = self.answer_ends.iter().take_while(|&&end| end <= heard).count();
         let mut wake = None;
@@ -153,11 +165,16 @@ impl ClientConn {
                 wake = Some(at);
                 break;
             }
+            let cookie = plan.requests[self.asked].returned;
+            if let Some(&whose) = cookie.and_then(|cookie| jar.get(&cookie.by)) {
+                self.returns[self.asked] = Some(whose);
+                self.requests = script::requests(plan, &self.returns);
+            }
             (self.ask_at, self.asked) = (None, self.asked + 1);
         }
-        let limit = if self.asked == 0 { 0 } else { self.request_ends[self.asked - 1] };
+        let limit = if self.asked == 0 { 0 } else { self.requests.1[self.asked - 1] };
         while self.sent < limit && socket.can_send() {
-            let bytes = self.request.at(self.sent);
+            let bytes = self.requests.0.at(self.sent);
             let bytes = &bytes[..bytes.len().min(limit - self.sent)];
             match socket.send(bytes) {
                 0 => break,
@@ -169,7 +186,7 @@ impl ClientConn {
 
     fn close(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ConnPlan) {
         let has_all = self.verifier.heard() == self.verifier.len();
-        let has_asked = self.sent == self.request.len();
+        let has_asked = self.sent == self.requests.0.len();
         if plan.close == Close::Abort && self.verifier.heard() * 2 >= self.verifier.len() {
             socket.abort();
             self.end(now, Progress::Done);
@@ -209,8 +226,8 @@ pub struct ServerConn {
     handle: Handle,
     /// The connection, once its first bytes have told.
     pub conn: Option<usize>,
-    /// Bytes of the request stream that the application has read.
-    pub input: usize,
+    /// What the application has read of the requests.
+    hearing: Hearing,
     first: Vec<u8>,
     asked: usize,
     script: Script,
@@ -369,7 +386,7 @@ impl Server {
             wake = earlier(wake, more);
             if let Some(id) = conn.conn {
                 let (bytes, end) = &mut self.inputs[id];
-                *bytes = (*bytes).max(conn.input);
+                *bytes = (*bytes).max(conn.hearing.at);
                 *end |= conn.has_heard_end;
             }
         }
@@ -382,7 +399,7 @@ impl ServerConn {
         Self {
             handle,
             conn: None,
-            input: 0,
+            hearing: Hearing::default(),
             first: Vec::new(),
             asked: 0,
             script: Script::default(),
@@ -411,7 +428,7 @@ impl ServerConn {
     ) -> Result<Option<u64>, String> {
         let mut wake = None;
         if let (Some((after, us)), false) = (plan.read_pause, self.has_paused)
-            && self.input >= after
+            && self.hearing.at >= after
         {
             (self.has_paused, self.paused_until) = (true, Some(now + us * 1000));
         }
@@ -422,7 +439,7 @@ impl ServerConn {
         let Some(id) = self.conn else { return Ok(wake) };
         let conn = &scenario.conns[id];
         let ends = &requests[id].1;
-        while self.asked < ends.len() && self.input >= ends[self.asked] {
+        while self.asked < ends.len() && self.hearing.at >= ends[self.asked] {
             let request = &conn.requests[self.asked];
             if self.written == self.script.len() {
                 self.write_at = self.write_at.max(now + plan.think_us * 1000);
@@ -466,24 +483,25 @@ impl ServerConn {
         bytes: &[u8],
         requests: &[(Script, Vec<usize>)],
     ) -> Result<(), String> {
-        let at = self.input;
-        self.input += bytes.len();
-        if self.conn.is_none() {
-            self.first.extend_from_slice(bytes);
-            let Some(id) = self.first.get(ID_AT..ID_AT + ID_LEN) else { return Ok(()) };
-            let id = std::str::from_utf8(id).ok().and_then(|id| usize::from_str_radix(id, 16).ok());
-            let id = id.filter(|&id| id < requests.len());
-            let Some(id) = id else {
-                return Err(format!("server {leg:?} heard the beginning of no request"));
-            };
-            self.conn = Some(id);
-            let first = std::mem::take(&mut self.first);
-            return check_input(leg, id, 0, &first, requests);
-        }
-        match self.conn {
-            Some(id) => check_input(leg, id, at, bytes, requests),
-            None => Ok(()),
-        }
+        let first = match self.conn {
+            Some(_) => Vec::new(),
+            None => {
+                self.first.extend_from_slice(bytes);
+                let Some(id) = self.first.get(ID_AT..ID_AT + ID_LEN) else { return Ok(()) };
+                let id = std::str::from_utf8(id).ok();
+                let id = id.and_then(|id| usize::from_str_radix(id, 16).ok());
+                self.conn = id.filter(|&id| id < requests.len());
+                std::mem::take(&mut self.first)
+            }
+        };
+        let Some(id) = self.conn else {
+            return Err(format!("server {leg:?} heard the beginning of no request"));
+        };
+        // Oracle 2: what a server hears is what the client said.
+        let bytes = if first.is_empty() { bytes } else { &first };
+        self.hearing
+            .hear(leg, &requests[id].0, bytes)
+            .map_err(|at| format!("server {leg:?} heard a wrong byte {at} on connection {id}"))
     }
 
     fn write(&mut self, now: u64, socket: &mut Socket<'_>, plan: &ServerPlan) -> Option<u64> {
@@ -510,19 +528,5 @@ impl ServerConn {
             self.write_at = now + pause * 1000;
         }
         None
-    }
-}
-
-/// Oracle 2: what a server hears is what the client said.
-fn check_input(
-    leg: LegId,
-    id: usize,
-    at: usize,
-    bytes: &[u8],
-    requests: &[(Script, Vec<usize>)],
-) -> Result<(), String> {
-    match requests[id].0.differs(at, bytes) {
-        None => Ok(()),
-        Some(at) => Err(format!("server {leg:?} heard a wrong byte {at} on connection {id}")),
     }
 }

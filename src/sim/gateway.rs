@@ -16,8 +16,8 @@ use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
-    Instant, LegId, Link, LinkCaps, Output, Record, Roles, Rules, ServerState, Signal, SoloReason,
-    Source, SyncId, SyncReason, SyncScope, SyncStep,
+    Instant, LegId, Link, LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, Source,
+    SyncId, SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -78,7 +78,7 @@ impl Gateway {
             }),
             sync_deadline: Self::sync_deadline(scenario),
             fence: plan.fence,
-            rules: Rules::headers(["date", "x-id"]),
+            rules: scenario.rules(),
             flows_max: 64,
             half_open_max: if plan.has_cookies { 0 } else { 64 },
             ..EngineConfig::default()

@@ -5,7 +5,7 @@
 //! (what is run) and [`draw`] (what a seed means), [`script`] (what the ends say), [`ends`]
 //! (applications), [`host`] (hosts on [`smol`] or on our own [`model`]), [`net`] (links), [`world`]
 //! (time and events, by the [`agenda`]), [`gateway`] (the engine's place), [`faults`], [`oracle`],
-//! [`track`] and [`dues`] (the rules, from the frames alone), [`alias`] (vip addressing),
+//! [`track`], [`dues`] and [`jar`] (the rules, from the frames alone), [`alias`] (vip addressing),
 //! [`excuses`] (what breaks them and is known), [`rare`] (what was reached), [`fleet`] (many
 //! seeds), [`shrink`] and [`case`] (what fails, reduced and as a file). It reads no clock and no
 //! environment.
@@ -31,6 +31,7 @@ mod frames;
 mod gateway;
 mod given;
 mod host;
+mod jar;
 mod machine;
 mod model;
 mod net;

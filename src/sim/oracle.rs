@@ -15,9 +15,12 @@ use super::canon::{Canon, Token};
 use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::given::Cookies;
 use super::host::PORT;
+use super::jar::{Places, Shown};
+use super::script::Script;
 use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
+use crate::wire::Offset;
 
 /// Ports from which the engine probes the servers.
 pub const PROBE_PORTS_FROM: u16 = 61_000;
@@ -64,6 +67,9 @@ pub struct Oracle {
     answered: BTreeMap<(Tuple, usize), LegTrack>,
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
     tokens: BTreeMap<Tuple, Vec<Token>>,
+    places: BTreeMap<Tuple, Places>,
+    /// Cookies that the gateway knows.
+    shown: Shown,
     /// Answers of the gateway's own.
     cookies: Cookies,
     /// A client has come back with one of them.
@@ -94,6 +100,8 @@ impl Oracle {
             answered: BTreeMap::new(),
             spans: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            places: BTreeMap::new(),
+            shown: Shown::default(),
             cookies: Cookies::default(),
             taken: None,
             lost: BTreeSet::new(),
@@ -121,17 +129,26 @@ impl Oracle {
         self.still
     }
 
-    /// A connection is about to start; `spans` are its masked values as offsets in the stream, and
-    /// `tokens` those of them that each server says at its own length.
+    /// A connection is about to start; `spans` are its masked values as offsets in the stream,
+    /// `tokens` those of them that each server says at its own length, and `cookies` those that
+    /// clients return.
     pub fn expect(
         &mut self,
         tuple: Tuple,
         spans: impl Iterator<Item = Range<usize>>,
         tokens: Vec<Token>,
+        cookies: Places,
     ) {
         let spans = spans.map(|s| s.start as u64 + 1..s.end as u64 + 1).collect();
         self.spans.insert(tuple, spans);
         self.tokens.insert(tuple, tokens);
+        self.places.insert(tuple, cookies);
+    }
+
+    /// A client has asked more, which says so.
+    pub fn on_asked(&mut self, tuple: Tuple, said: &Script) {
+        let flow = self.flows.get_mut(&tuple).map(|flow| &mut flow.cookies);
+        flow.into_iter().chain(self.places.get_mut(&tuple)).for_each(|places| places.ask(said));
     }
 
     // ---- what comes in ---------------------------------------------------------------------
@@ -197,6 +214,7 @@ impl Oracle {
         }
         let end = at + seg.data.len() as u64;
         flow.client.insert(at, seg.data);
+        flow.note_returned(now);
         note_urgent(&mut flow.c_urgent, seg, at);
         let is_old = end <= flow.told_ack && !seg.data.is_empty();
         let asks = is_old || (seg.data.is_empty() && !seg.has(FIN) && at < flow.c_nxt);
@@ -240,7 +258,7 @@ impl Oracle {
         let seg = &flow.hear_leg(id, seg, &mut room);
         let (iss, c_una, c_nxt) = (flow.iss, flow.c_una, flow.c_nxt);
         let goes_on_without = flow.state == FlowState::Solo && id != flow.primary;
-        let (leg, canon) = (&mut flow.legs[id.index()], &flow.canon);
+        let (leg, canon, heard) = (&mut flow.legs[id.index()], &flow.canon, &flow.cookies);
         // Neither what was late on its way nor a question of the server's own.
         let is_recent = leg.place(seg.seq).is_some_and(|at| at >= leg.nxt);
         let is_answer = seg.data.is_empty() && !seg.has(SYN) && !seg.has(FIN) && !seg.has(RST);
@@ -278,7 +296,10 @@ impl Oracle {
             return;
         };
         let Some(at) = rel(leg_iss, seg.seq, leg.nxt) else { return };
-        let is_stray = rel(iss, seg.ack, leg.acked).is_none_or(|ack| ack > c_nxt);
+        // What it acknowledges it counts as it hears it.
+        let own_ack = heard.own_place(id, iss, seg.ack, leg.acked);
+        let acks = own_ack.map(|own| heard.place(id, own, 0, false));
+        let is_stray = acks.is_none_or(|ack| ack > c_nxt);
         if seg.has(ACK) && is_stray {
             return; // it acknowledges what nobody said: a late segment of an older connection
         }
@@ -328,7 +349,7 @@ impl Oracle {
             leg.nxt = leg.nxt.max(end + 1);
         }
         let before = (leg.acked, leg.edge);
-        if let Some(ack) = rel(iss, seg.ack, leg.acked).filter(|_| seg.has(ACK)) {
+        if let (Some(ack), Some(own), true) = (acks, own_ack, seg.has(ACK)) {
             // A probe of a closed window may have a byte (RFC 9293 3.8.6.1).
             if seg.data_len <= 1 && ack == leg.acked {
                 leg.bare_acks += 1;
@@ -337,10 +358,12 @@ impl Oracle {
             }
             leg.acked = leg.acked.max(ack);
             let window = u64::from(seg.window) << leg.scale.unwrap_or(0);
-            leg.edge = leg.edge.max(ack + window);
+            leg.edge = leg.edge.max(heard.place(id, own, window, false));
             leg.window_max = leg.window_max.max(window);
             for &(left, right) in &seg.sack {
-                if let (Some(l), Some(r)) = (rel(iss, left, ack), rel(iss, right, ack))
+                let place =
+                    |raw: u32, is_up: bool| Some(heard.place(id, rel(iss, raw, own)?, 0, is_up));
+                if let (Some(l), Some(r)) = (place(left, true), place(right, false))
                     && l > ack
                     && r > l
                 {
@@ -371,6 +394,7 @@ impl Oracle {
                 if let Some(syn) = self.pending_syns.get(&tuple) {
                     let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
                     track.canon = canon;
+                    track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
                     (track.c_scale, track.c_edge) = (syn.scale, u64::from(syn.window) + 1);
                     track.c_mss = syn.mss;
                     for (i, leg) in track.legs.iter_mut().enumerate() {
@@ -387,6 +411,11 @@ impl Oracle {
                     track.on_primary(*primary);
                     (track.held_since, track.full_since) = (None, None);
                     track.is_to_pair = false;
+                }
+            }
+            Event::ValueKept { flow, to, at, .. } => {
+                if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
+                    track.cookies.keep(*to, at.since(Offset::START) + 1);
                 }
             }
             Event::EarlyEnd { flow, loser } => {
@@ -438,6 +467,7 @@ impl Oracle {
         let spans = self.spans.get(&tuple).cloned().unwrap_or_default();
         let mut track = FlowTrack::new(given.iss, spans, given.has_sack, self.primary);
         track.canon = Canon::new(self.tokens.get(&tuple).cloned().unwrap_or_default());
+        track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
         if let Some(syn) = self.pending_syns.get(&tuple).filter(|s| s.number == given.iss) {
             (track.c_scale, track.c_mss) = (syn.scale, syn.mss);
         }
@@ -471,6 +501,7 @@ impl Oracle {
         if is_restoring {
             self.still = None;
             self.fenced = [false; 2];
+            self.shown.forget();
             // A handshake leaves no record: what becomes of it passes to the primary. So does a
             // cookie, whose key is gone.
             let is_paired = |f: &FlowTrack| f.state != FlowState::Opening;
@@ -534,6 +565,7 @@ impl Oracle {
                 let mut room = Vec::new();
                 let seg = flow.tell_client(&seg, &mut room);
                 let checked = flow.check_to_client(now, &seg);
+                flow.note_set(now, &mut self.shown);
                 if !had_ended && flow.shown_fin.is_some() {
                     flow.note_left_behind(now);
                 }
@@ -555,7 +587,7 @@ impl Oracle {
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
                     false if has_waited && !seg.has(RST) => Ok(()),
-                    false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg)),
+                    false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
                 };
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {

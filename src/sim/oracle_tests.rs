@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 
 use super::frames::{ACK, FIN, PSH, RST, SYN, URG};
+use super::jar::Places;
 use super::oracle::{Limits, Oracle};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowKey, FlowState, LegId, Link, ServerState, ServiceId, Shown};
@@ -105,7 +106,7 @@ impl Desk {
         let limits = Limits { hold: Some(150 * MS), diverged: 150 * MS };
         let oracle = Oracle::new(limits, LegId::A, false);
         let mut desk = Self { oracle, now: MS };
-        desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14), Vec::new());
+        desk.oracle.expect((CLIENT, PORT), std::iter::once(10..14), Vec::new(), Places::default());
         desk.client(say(SYN, C - 1, 0, (1, 0), b""));
         desk.oracle.on_event(&Event::FlowOpened { flow: key() });
         desk.leg(A, say(SYN | ACK, P - 1, C, (500, 1), b""));

@@ -8,7 +8,7 @@ use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 23] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -30,6 +30,8 @@ pub const NAMES: [&str; 21] = [
     "restored by a machine sync",
     "failover after a machine sync",
     "failover with a value of other length on its way",
+    "a cookie that a server heard in its own version",
+    "the same by a server that has become the primary",
 ];
 
 /// How often each was reached.
@@ -73,6 +75,12 @@ impl Rare {
                     f.state == FlowState::Diverged && said[0].max(said[1]) > f.released()
                 };
                 self.0[10] += u64::from(oracle.flows.values().any(holds));
+            }
+            Event::ValueReplaced { flow, to, .. } => {
+                let std::net::IpAddr::V4(ip) = flow.client.ip() else { return };
+                let track = oracle.flows.get(&(ip.octets(), flow.client.port()));
+                self.0[21] += 1;
+                self.0[22] += u64::from(track.is_some_and(|track| track.primary == *to));
             }
             Event::FlowReset { .. } => self.0[9] += 1,
             Event::CookieTaken { .. } => self.0[17] += 1,

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::model::habits::Habits;
-use crate::engine::{Fence, LagPolicy, LegId, Source};
+use crate::engine::{Fence, LagPolicy, LegId, Rule, Rules, Source};
 
 /// What one direction of a link does to frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,24 @@ pub struct RequestPlan {
     /// The answer of HTTP has a value for which each server has one of its own, so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<(u8, u8)>,
+    /// The answer of HTTP sets a cookie for which each server has one of its own, so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<(u8, u8)>,
+    /// The client returns this one, if it has it by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<Returned>,
+}
+
+/// A cookie that a client returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Returned {
+    /// The connection and the answer that set it.
+    pub by: (u16, u16),
+    /// The length of each server's version.
+    pub len: (u8, u8),
+    /// What the request that it answered had as `content`.
+    pub content: u32,
 }
 
 /// How a connection ends.
@@ -339,6 +357,15 @@ impl Scenario {
     /// Whether a server may answer differently.
     pub fn may_diverge(&self) -> bool {
         self.faults.iter().any(|f| f.fault == Fault::Diverge)
+    }
+
+    /// What the gateway is told that may differ.
+    pub fn rules(&self) -> Rules {
+        let masks = Rules::headers(["date", "x-id"]);
+        match self.conns.iter().flat_map(|c| &c.requests).any(|r| r.cookie.is_some()) {
+            true => masks.and(Rule::map("set-cookie", Some("S"))),
+            false => masks,
+        }
     }
 
     /// How syncs copy memory and connections, if they do.

@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::canon::{FILL, Token};
+use super::jar::cookie;
 use super::rng::Rng;
-use super::scenario::{ConnPlan, RequestPlan};
+use super::scenario::{ConnPlan, RequestPlan, Returned};
 use crate::engine::LegId;
 
 const TABLE_BYTES: usize = 1 << 20;
@@ -48,6 +49,8 @@ impl Piece {
 pub struct Script {
     pieces: Vec<(usize, Piece)>,
     len: usize,
+    /// Cookies that are returned in it, and where.
+    returned: Vec<(Range<usize>, Returned)>,
 }
 
 impl Script {
@@ -71,6 +74,11 @@ impl Script {
         if !range.is_empty() {
             self.push(Piece::Table(base + range.start..base + range.end));
         }
+    }
+
+    /// Cookies that are returned in it, in their order.
+    pub fn returned(&self) -> &[(Range<usize>, Returned)] {
+        &self.returned
     }
 
     /// The longest contiguous bytes at `at`; empty at the end.
@@ -101,8 +109,9 @@ impl Script {
     }
 }
 
-/// What the client sends, and where each request ends.
-pub fn requests(plan: &ConnPlan) -> (Script, Vec<usize>) {
+/// What the client sends, and where each request ends; `jar` is whose version of the cookie each
+/// request returns, if it has one.
+pub fn requests(plan: &ConnPlan, jar: &[Option<LegId>]) -> (Script, Vec<usize>) {
     let mut script = Script::default();
     let mut ends = Vec::with_capacity(plan.requests.len());
     for (i, request) in plan.requests.iter().enumerate() {
@@ -116,7 +125,22 @@ pub fn requests(plan: &ConnPlan) -> (Script, Vec<usize>) {
             0 => String::new(),
             n => format!("Content-Length: {n}\r\n"),
         };
-        script.text(format!("{verb} /{id:04x}/{i:03x} HTTP/1.1\r\nHost: sim\r\n{length}\r\n"));
+        let before = format!("{verb} /{id:04x}/{i:03x} HTTP/1.1\r\nHost: sim\r\n");
+        let mut head = before.into_bytes();
+        if let Some(returned) = request.returned.filter(|_| plan.is_http) {
+            let value = match jar[i] {
+                Some(whose) => cookie(whose, returned.content, returned.len),
+                None => vec![b'0'; returned.len.0.into()],
+            };
+            head.extend_from_slice(b"Cookie: S=");
+            let at = script.len() + head.len();
+            script.returned.push((at..at + value.len(), returned));
+            head.extend_from_slice(&value);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(length.as_bytes());
+        head.extend_from_slice(b"\r\n");
+        script.text(head);
         script.body(request.content.wrapping_mul(7), 0..request.upload as usize);
         ends.push(script.len());
     }
@@ -152,7 +176,7 @@ pub fn respond(
     server: LegId,
     version: u8,
 ) {
-    respond_with(script, plan, request, server, version, 0);
+    respond_with(script, plan, request, server, version, false);
 }
 
 /// The same with every value filled up to the length of its longest version.
@@ -163,12 +187,7 @@ pub fn respond_filled(
     server: LegId,
     version: u8,
 ) {
-    let fill = request.token.map_or(0, |(a, b)| a.abs_diff(b));
-    let is_shorter = request.token.is_some_and(|(a, b)| match server {
-        LegId::A => a < b,
-        LegId::B => b < a,
-    });
-    respond_with(script, plan, request, server, version, if is_shorter { fill } else { 0 });
+    respond_with(script, plan, request, server, version, true);
 }
 
 fn respond_with(
@@ -177,15 +196,23 @@ fn respond_with(
     request: &RequestPlan,
     server: LegId,
     version: u8,
-    fill: u8,
+    is_filled: bool,
 ) {
+    let filled = |mut value: Vec<u8>, (a, b): (u8, u8)| {
+        let room = if is_filled { usize::from(a.max(b)) } else { 0 };
+        value.resize(room.max(value.len()), FILL);
+        value
+    };
     let len = request.download as usize;
     if plan.is_http {
         script.text(format!("HTTP/1.1 200 OK\r\nDate: {}\r\n", date(server)));
         if let Some((a, b)) = request.token {
-            let value = token(server, [a, b][server.index()]);
-            let filled = value.chain((0..fill).map(|_| FILL));
-            script.text([b"X-Id: ".to_vec(), filled.collect(), b"\r\n".to_vec()].concat());
+            let value = token(server, [a, b][server.index()]).collect();
+            script.text([b"X-Id: ", &filled(value, (a, b))[..], b"\r\n"].concat());
+        }
+        if let Some(len) = request.cookie {
+            let value = filled(cookie(server, request.content, len), len);
+            script.text([b"Set-Cookie: S=", &value[..], b"; Path=/\r\n"].concat());
         }
         script.text(format!("Content-Length: {len}\r\n\r\n"));
     }
@@ -230,6 +257,8 @@ pub struct Verifier {
     seen: Vec<Option<usize>>,
     spans: Vec<Range<usize>>,
     tokens: Vec<Token>,
+    /// Values that clients return: the answer, the choice, and where.
+    cookies: Vec<(u16, usize, Range<usize>)>,
     /// What a server's bad memory made of bytes, and where if that is known.
     altered: Vec<(Option<usize>, u8)>,
     at: usize,
@@ -240,8 +269,8 @@ impl Verifier {
     pub fn new(plan: &ConnPlan, may_diverge: bool) -> Self {
         let mut versions = [Script::default(), Script::default()];
         let (mut choices, mut spans, mut groups) = (Vec::new(), Vec::new(), 0);
-        let mut tokens = Vec::new();
-        for request in &plan.requests {
+        let (mut tokens, mut cookies) = (Vec::new(), Vec::new());
+        for (number, request) in plan.requests.iter().enumerate() {
             let start = versions[0].len();
             let version = u8::from(may_diverge && request.is_divergent);
             respond_filled(&mut versions[0], plan, request, LegId::A, 0);
@@ -271,6 +300,18 @@ impl Verifier {
                 tokens.push(Token { at: value as u64 + 1, len });
                 groups += 1;
             }
+            if let Some((a, b)) = request.cookie.filter(|_| plan.is_http) {
+                let token =
+                    request.token.map_or(0, |(a, b)| "X-Id: \r\n".len() + usize::from(a.max(b)));
+                let value = start + TOKEN_AT - "X-Id: ".len() + token + "Set-Cookie: S=".len();
+                let place = value..value + usize::from(a.max(b));
+                let choice = |at| Choice { at, group: groups, may_be_fill: true };
+                choices.extend(place.clone().map(choice));
+                spans.push(place.clone());
+                tokens.push(Token { at: value as u64 + 1, len: [u64::from(a), u64::from(b)] });
+                cookies.push((number as u16, groups, place));
+                groups += 1;
+            }
             if version == 1 {
                 let body = versions[0].len() - request.download as usize;
                 choices.extend(flips(request).map(|f| Choice {
@@ -288,6 +329,7 @@ impl Verifier {
             seen: vec![None; groups],
             spans,
             tokens,
+            cookies,
             altered: Vec::new(),
             at: 0,
         }
@@ -306,6 +348,17 @@ impl Verifier {
     /// Values that each server says at its own length.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
+    }
+
+    /// Where values stand that clients return.
+    pub fn cookies(&self) -> impl Iterator<Item = Range<usize>> {
+        self.cookies.iter().map(|(_, _, place)| place.clone())
+    }
+
+    /// The answers whose cookie was heard, and whose it is.
+    pub fn cookies_heard(&self) -> impl Iterator<Item = (u16, LegId)> {
+        let heard = self.cookies.iter().filter(|(_, _, place)| place.end <= self.at);
+        heard.filter_map(|&(number, group, _)| Some((number, LegId::ALL[self.seen[group]?])))
     }
 
     /// Values that a mask covers, as positions in the stream.

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::canon::Canon;
 use super::dues::Dues;
 use super::frames::{ACK, FIN, Known, PSH, RST, SYN, Seg, URG};
+use super::jar::{Places, Shown};
 use super::model::ranges::Ranges;
 use crate::engine::{FlowState, LegId};
 
@@ -121,6 +122,7 @@ pub struct FlowTrack {
     pub(super) spans: Vec<Range<u64>>,
     /// How its three streams are counted alike.
     pub(super) canon: Canon,
+    pub(super) cookies: Places,
     /// The engine reset it.
     pub was_reset: bool,
     pub(super) was_restored: bool,
@@ -207,6 +209,7 @@ impl FlowTrack {
             again: VecDeque::new(),
             spans,
             canon: Canon::default(),
+            cookies: Places::default(),
             was_reset: false,
             was_restored: false,
             has_lost_map: false,
@@ -690,6 +693,7 @@ impl FlowTrack {
         now: u64,
         id: LegId,
         seg: &Seg<'_>,
+        shown: &Shown,
     ) -> Result<(), String> {
         if seg.has_ecn {
             return Err(format!("1.3: a segment to {id:?} with ECN bits"));
@@ -703,20 +707,12 @@ impl FlowTrack {
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
         }
-        let (iss, c_fin) = (self.iss, self.c_fin);
-        let Some(at) = rel(iss, seg.seq, self.c_nxt) else { return Ok(()) };
-        let end = at + seg.data.len() as u64;
-        if !seg.data.is_empty() {
-            let is_same = self.client.covers(at, end) && self.client.slice(at, end) == seg.data;
-            if !is_same {
-                return Err(format!("I4: {at}..{end} sent to {id:?} is not what the client said"));
-            }
-        }
-        self.check_urgent(seg, at, |end| self.c_urgent.contains(&end))?;
+        let (c_fin, is_restored) = (self.c_fin, self.was_restored);
+        let Some((at, end, urgent)) = self.check_heard(now, id, seg, shown)? else { return Ok(()) };
+        self.check_urgent(&Seg { urgent, ..seg.clone() }, at, |end| self.c_urgent.contains(&end))?;
         if seg.has(FIN) && c_fin != Some(end) {
             return Err(format!("I7: a FIN at {end} to {id:?}, the client's is at {c_fin:?}"));
         }
-        let (c_edge, is_restored) = (self.c_edge, self.was_restored);
         if at > self.c_nxt && !is_restored {
             return Err(format!("I6: {at} sent to {id:?}, the client is at {}", self.c_nxt));
         }
@@ -740,8 +736,11 @@ impl FlowTrack {
         }
         let edge = ack + (u64::from(seg.window) << c_scale);
         // Where values of other length lie before the edge, their fill counts for one side only.
-        if edge > c_edge + self.canon.slack() && !is_restored {
-            return Err(format!("I3: edge {edge} sent to {id:?}, the client granted {c_edge}"));
+        if edge > self.c_edge + self.canon.slack() && !is_restored {
+            return Err(format!(
+                "I3: edge {edge} sent to {id:?}, the client granted {}",
+                self.c_edge
+            ));
         }
         if ack >= leg.told_ack && edge + (1 << c_scale) <= leg.told_edge && !is_restored {
             let told = leg.told_edge;

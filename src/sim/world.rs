@@ -10,6 +10,7 @@ use super::agenda::Entry;
 use super::ends::{ClientConn, Progress, Server};
 use super::gateway::Gateway;
 use super::host::{Host, SERVICE};
+use super::jar::{Jar, Places};
 use super::machine::Backend;
 use super::net::{Altered, Pipe};
 use super::oracle::{Limits, Oracle};
@@ -119,6 +120,7 @@ pub(super) struct World<'a> {
     pub truth: [Truth; 2],
     pub conns: Vec<ClientConn>,
     requests: Vec<(Script, Vec<usize>)>,
+    jar: Jar,
     pub pipes: [[Pipe; 2]; 3],
     pub gateway: Gateway,
     pub backend: Backend,
@@ -190,7 +192,12 @@ impl<'a> World<'a> {
             servers: LegId::ALL.map(|leg| Server::new(leg, scenario)),
             truth: [Truth { is_on: true, ..Truth::default() }; 2],
             conns: scenario.conns.iter().map(|c| ClientConn::new(c, may_diverge)).collect(),
-            requests: scenario.conns.iter().map(script::requests).collect(),
+            requests: scenario
+                .conns
+                .iter()
+                .map(|c| script::requests(c, &vec![None; c.requests.len()]))
+                .collect(),
+            jar: Jar::default(),
             pipes: [0, 1, 2].map(|link| [pipe(link, 0), pipe(link, 1)]),
             gateway: if has_gateway { Gateway::new(scenario) } else { Gateway::wire() },
             backend: Backend::default(),
@@ -379,7 +386,10 @@ impl<'a> World<'a> {
         let tuple = (client_ip(plan.client), plan.port);
         let spans = self.conns[id].verifier.spans().to_vec();
         let tokens = self.conns[id].verifier.tokens().to_vec();
-        self.oracle.expect(tuple, spans.into_iter(), tokens);
+        let conn = &self.conns[id];
+        let mut cookies = Places::new(conn.verifier.cookies());
+        cookies.ask(&conn.requests.0);
+        self.oracle.expect(tuple, spans.into_iter(), tokens, cookies);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
         self.serve(plan.client);
@@ -511,7 +521,12 @@ impl<'a> World<'a> {
             if plan.client != host || self.conns[id].progress != Progress::Open {
                 continue;
             }
-            let worked = self.conns[id].work(self.now, &mut self.hosts[host], plan);
+            let host = &mut self.hosts[host];
+            let worked = self.conns[id].work(self.now, host, plan, &mut self.jar);
+            if !self.requests[id].0.returned().is_empty() {
+                self.requests[id].clone_from(&self.conns[id].requests);
+                self.oracle.on_asked(self.tuple(id), &self.requests[id].0);
+            }
             match worked {
                 Ok(more) => wake = [wake, more].into_iter().flatten().min(),
                 Err(what) => self.fail(format!("connection {id}: {what}")),

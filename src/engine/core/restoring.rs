@@ -2,12 +2,17 @@
 
 use super::Engine;
 use crate::engine::Record;
-use crate::engine::event::Event;
+use crate::engine::event::{DropWhy, Event};
 use crate::engine::flow::Flow;
+use crate::protocol::rules::Rule;
 
 impl Engine {
     /// Takes over what an earlier process left.
     pub(super) fn restore(&mut self, records: Vec<Record>) {
+        let is_mapped = self.config.rules.http.iter().any(Rule::is_map);
+        if is_mapped && !records.is_empty() {
+            self.event(Event::PairsDropped { why: DropWhy::Restarted, count: 0 });
+        }
         for record in records {
             match record {
                 Record::Roles(roles) => self.control.restore(roles),

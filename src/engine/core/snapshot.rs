@@ -25,7 +25,7 @@ pub struct Snapshot {
 impl Engine {
     /// What a snapshot would cost, as bytes that are copied.
     pub fn weight(&self) -> usize {
-        self.table.weight()
+        self.table.weight() + self.pairs.bytes()
     }
 
     /// What it is, all outputs having been taken, if that costs no more than to copy so many bytes,
@@ -45,6 +45,7 @@ impl Engine {
         self.allowance.pack(&mut w);
         self.expected.pack(&mut w);
         self.data_ports.pack(&mut w);
+        self.pairs.pack(&mut w);
         if let Some(translator) = &self.translator {
             translator.pack_state(&mut w);
         }
@@ -74,6 +75,7 @@ impl Engine {
         engine.allowance = Pack::unpack(&mut r);
         engine.expected = Pack::unpack(&mut r);
         engine.data_ports = Pack::unpack(&mut r);
+        engine.pairs = Pack::unpack(&mut r);
         if let Some(translator) = &mut engine.translator {
             translator.unpack_state(&mut r);
         }

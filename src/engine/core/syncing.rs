@@ -1,23 +1,31 @@
 //! State syncs as the flows meet them: what becomes of all of them at each step.
 
 use super::Engine;
-use crate::engine::event::{Evidence, Finding};
+use crate::engine::control::Order;
+use crate::engine::event::{DropWhy, Event, Evidence, Finding};
 use crate::engine::flow::Profile;
 use crate::engine::resync::{Decision, Target};
 use crate::engine::time::Instant;
-use crate::engine::{LegId, SyncId, SyncStep};
+use crate::engine::{CommandError, LegId, SyncId, SyncReason, SyncStep};
+use crate::protocol::rules::Rule;
 
 impl Engine {
     pub(super) fn on_sync_step(&mut self, id: SyncId, step: &SyncStep) {
         let (now, out) = (self.now, &mut self.outputs);
         if let Some(ended) = self.control.resync.on_step(now, &self.config, id, step, out) {
             match ended.target {
+                Target::Kept if *step == SyncStep::TargetReady => {
+                    let rules = self.config.rules.clone();
+                    let is_synced = |token: &str| rules.of_http(token).is_some_and(Rule::is_synced);
+                    self.forget_pairs(ended.to, is_synced);
+                }
                 Target::Kept => {}
                 Target::Copied => {
                     self.profile = Profile::default();
                     self.data_ports.on_copied(ended.to);
                     self.expected.on_copied(ended.to);
                     self.control.detector.of(ended.to).begin_anew();
+                    self.forget_pairs(ended.to, |_| true);
                     for id in self.table.ids() {
                         self.with_flow(id, |flow, cx| flow.on_copied(cx, ended.to));
                     }
@@ -34,6 +42,30 @@ impl Engine {
             self.decide(Decision::Resolve);
         }
         self.refresh_service();
+    }
+
+    /// `to` has the other server's values for these tokens, and its own no more.
+    fn forget_pairs(&mut self, to: LegId, is_copied: impl Fn(&str) -> bool) {
+        let count = self.pairs.copied(to, is_copied);
+        if count > 0 {
+            self.event(Event::PairsDropped { why: DropWhy::Copied, count });
+        }
+    }
+
+    /// The operator asks for one.
+    pub(super) fn sync_now(&mut self) -> Result<Vec<Order>, CommandError> {
+        if self.config.sync_scope.is_none() {
+            return Err(CommandError::NoBackend);
+        }
+        if self.control.resync.is_busy() {
+            return Err(CommandError::Busy);
+        }
+        if !self.control.has_both() {
+            return Err(CommandError::NoPeer);
+        }
+        let reason = SyncReason::Operator;
+        let _ = self.control.resync.want(self.now, &self.config, reason, &mut self.outputs);
+        Ok(Vec::new())
     }
 
     /// Starts what is due, and ends what has been waited for long enough.

@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use super::listen::Listener;
+use super::value::{Value, value_of};
 use super::{Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
@@ -14,7 +16,7 @@ use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
 use crate::protocol::ftp::Ftp;
 use crate::protocol::http::Http;
-use crate::protocol::{Field, Normalizer, Quiet, RawReason, SPAN_BYTES_MAX, Step};
+use crate::protocol::{Field, Normalizer, Quiet, RawReason, Step};
 use crate::wire::Offset;
 
 /// The comparison of one flow.
@@ -169,6 +171,9 @@ impl Flow {
             }
         }
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
+            if let Some(listener) = self.listener.as_mut().filter(|_| why == RawReason::Switched) {
+                listener.stop();
+            }
             self.compare_raw(cx, why);
             if why.parts_servers() {
                 self.lose(cx, self.backup(), SoloReason::Unfollowed);
@@ -192,6 +197,8 @@ impl Flow {
             if reader.is_some() {
                 self.comparison = Comparison::new(released, reader);
                 self.comparison.request_read = at;
+                let port = self.key.server.port();
+                self.listener = Listener::new(at, cx.config.listener(port));
                 if self.state == FlowState::Solo && self.comparison.makes_offers() {
                     self.comparison.follow();
                 }
@@ -208,12 +215,11 @@ impl Flow {
     fn read_request(&mut self) {
         let Some(normalizer) = &mut self.comparison.normalizer else { return };
         let mut at = self.comparison.request_read;
-        let floor = self.client.fin.map_or(self.request.base(), |fin| fin.min(self.request.base()));
-        let hole = floor.since(at);
-        if hole > 0 {
+        let base = self.client.fin.map_or(self.request.base(), |fin| self.request.base().min(fin));
+        if base > at {
             // More than could be kept until it was in order.
-            normalizer.on_request_hole(hole);
-            at = floor;
+            normalizer.on_request_hole(base.since(at));
+            at = base;
         }
         loop {
             let bytes = self.request.slice_at(at);
@@ -288,19 +294,21 @@ impl Flow {
     /// of one length, the backup's positions step over the difference.
     fn compare_span(&mut self, cx: &mut Cx<'_>, rule: u16) -> bool {
         let at = self.comparison.agreed;
-        let ours = self.span_at(at, |f, at| f.reference_at(at));
         let backup = self.backup();
-        let theirs = self.span_at(at, |f, at| f.leg(backup).voice.slice_at(at));
+        let ours = self.value(rule, at, |at| self.reference_at(at));
+        let theirs = self.value(rule, at, |at| self.leg(backup).voice.slice_at(at));
         match (ours, theirs) {
-            (Span::Open, _) | (_, Span::Open) if on(Bug::SpanNotAtomic) => {
+            (Value::Open, _) | (_, Value::Open) if on(Bug::SpanNotAtomic) => {
                 let there = |l: &[u8]| l.len() as u64;
                 let n =
                     there(self.reference_at(at)).min(there(self.leg(backup).voice.slice_at(at)));
                 self.comparison.agreed = at + n;
                 n > 0
             }
-            (Span::Open, _) | (_, Span::Open) => false,
-            (Span::Whole(ours), Span::Whole(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+            (Value::Open, _) | (_, Value::Open) => false,
+            (Value::Whole(ours), Value::Whole(theirs))
+                if !ours.is_empty() && !theirs.is_empty() =>
+            {
                 if ours != theirs && !self.may_differ(cx, rule, &ours, &theirs) {
                     self.on_difference_in_span(cx, &ours, &theirs);
                     return false;
@@ -320,15 +328,10 @@ impl Flow {
                 if len != theirs.len() {
                     self.splice(cx, backup, at, theirs.len(), len);
                 }
-                let named = self.comparison.normalizer.as_ref().map(|n| n.rule_name(rule));
-                let differs = ours != theirs;
-                if differs || len != theirs.len() {
+                if ours != theirs || len != theirs.len() {
                     self.visible.differs_until = at + len as u64;
                 }
-                if let Some(rule) = named.filter(|_| differs) {
-                    let (flow, len) = (self.key, len as u32);
-                    cx.event(Event::MaskHit { flow, rule, at, len });
-                }
+                self.note_values(cx, rule, (at, len), &ours, &theirs);
                 self.comparison.span = None;
                 self.comparison.agreed = at + len as u64;
                 if let Some(n) = &mut self.comparison.normalizer {
@@ -342,6 +345,34 @@ impl Flow {
                 self.compare_raw(cx, RawReason::Value);
                 true
             }
+        }
+    }
+
+    /// The servers have said these values, and the client is shown so many bytes for them there.
+    fn note_values(
+        &self,
+        cx: &mut Cx<'_>,
+        rule: u16,
+        (at, len): (Offset, usize),
+        ours: &[u8],
+        theirs: &[u8],
+    ) {
+        let Some(reader) = &self.comparison.normalizer else { return };
+        let (flow, len, name) = (self.key, len as u32, reader.rule_name(rule));
+        if reader.is_returned(rule) {
+            let mut values = [ours, theirs];
+            if self.primary == LegId::B {
+                values.reverse();
+            }
+            if let Some((why, count)) = cx.pairs.note(cx.now, &name.field, values, self.primary) {
+                cx.event(Event::PairsDropped { why, count });
+            }
+            if ours != theirs {
+                cx.event(Event::PairNoted { flow, rule: name.clone(), at });
+            }
+        }
+        if ours != theirs {
+            cx.event(Event::MaskHit { flow, rule: name, at, len });
         }
     }
 
@@ -384,9 +415,9 @@ impl Flow {
         at: Offset,
         id: LegId,
     ) -> Option<Vec<u8>> {
-        match self.value_at(reader, rule, at, |f, at| f.leg(id).voice.slice_at(at)) {
-            Span::Whole(value) => Some(value),
-            Span::Open | Span::TooLong => None,
+        match value_of(reader, rule, at, |at| self.leg(id).voice.slice_at(at)) {
+            Value::Whole(value) => Some(value),
+            Value::Open | Value::TooLong => None,
         }
     }
 
@@ -460,7 +491,9 @@ impl Flow {
         };
         let [a, b] = &mut self.legs;
         let foreign = self.visible.foreign_until.take_if(|until| *until <= una);
-        if a.voice.settle(una) | b.voice.settle(una) | foreign.is_some() {
+        let (a_acked, b_acked) = (a.acked, b.acked);
+        let is_heard = a.ear.settle(a_acked) | b.ear.settle(b_acked);
+        if a.voice.settle(una) | b.voice.settle(una) | foreign.is_some() | is_heard {
             self.persist(cx);
         }
     }
@@ -473,11 +506,12 @@ impl Flow {
         let at = self.comparison.agreed;
         let id = self.backup();
         let voice = &self.leg(id).voice;
-        let ours = self.span_at(at, |f, at| f.reference_at(at));
-        let theirs = self.span_at(at, |f, at| f.leg(id).voice.slice_at(at));
+        let Some(rule) = self.comparison.span else { return una.min(heard) };
+        let ours = self.value(rule, at, |at| self.reference_at(at));
+        let theirs = self.value(rule, at, |at| self.leg(id).voice.slice_at(at));
         match (ours, theirs) {
-            (Span::Whole(o), Span::Open) if self.client.una >= at + o.len() as u64 => heard,
-            (_, Span::Whole(t)) => una.min(voice.own(at, Round::Down) + t.len() as u64).min(heard),
+            (Value::Whole(o), Value::Open) if self.client.una >= at + o.len() as u64 => heard,
+            (_, Value::Whole(t)) => una.min(voice.own(at, Round::Down) + t.len() as u64).min(heard),
             _ => una.min(heard),
         }
     }
@@ -505,16 +539,14 @@ impl Flow {
 
     /// Whether a masked span has begun that `id` has not completed.
     pub(super) fn is_span_open(&self, id: LegId) -> bool {
-        if self.comparison.span.is_none() {
-            return false;
-        }
+        let Some(rule) = self.comparison.span else { return false };
         let at = self.comparison.agreed;
         let value = match id == self.primary {
             // While Lagging its own copy is gone: what was shown stands for it.
-            true => self.span_at(at, |f, at| f.reference_at(at)),
-            false => self.span_at(at, |f, at| f.leg(id).voice.slice_at(at)),
+            true => self.value(rule, at, |at| self.reference_at(at)),
+            false => self.value(rule, at, |at| self.leg(id).voice.slice_at(at)),
         };
-        matches!(value, Span::Open)
+        matches!(value, Value::Open)
     }
 
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
@@ -542,10 +574,10 @@ impl Flow {
     fn follow_step(&mut self, cx: &mut Cx<'_>) -> bool {
         let at = self.comparison.agreed;
         if let Some(rule) = self.comparison.span {
-            match self.span_at(at, |f, at| f.reference_at(at)) {
-                Span::Open => return false,
-                Span::TooLong => self.comparison.stop(),
-                Span::Whole(value) => {
+            match self.value(rule, at, |at| self.reference_at(at)) {
+                Value::Open => return false,
+                Value::TooLong => self.comparison.stop(),
+                Value::Whole(value) => {
                     self.note_offer(cx, rule, &value, None);
                     let text = self.text_instead(cx, rule, at, &value);
                     let text = text.filter(|_| self.state == FlowState::Solo);
@@ -581,39 +613,11 @@ impl Flow {
         len > 0
     }
 
-    /// The value that is compared, which begins at `at`.
-    fn span_at<'a>(&'a self, at: Offset, get: impl Fn(&'a Self, Offset) -> &'a [u8]) -> Span {
-        match self.comparison.normalizer.as_deref().zip(self.comparison.span) {
-            Some((reader, rule)) => self.value_at(reader, rule, at, get),
-            None => Span::Open,
-        }
-    }
-
-    /// The value that begins at `at`, up to what is no part of it for `reader`.
-    fn value_at<'a>(
-        &'a self,
-        reader: &dyn Normalizer,
-        rule: u16,
-        mut at: Offset,
-        get: impl Fn(&'a Self, Offset) -> &'a [u8],
-    ) -> Span {
-        let mut value = Vec::new();
-        loop {
-            let bytes = get(self, at);
-            if bytes.is_empty() {
-                return Span::Open;
-            }
-            let had = value.len();
-            let mut numbered = bytes.iter().enumerate();
-            let end = numbered.position(|(i, &byte)| !reader.is_in_span(rule, had + i, byte));
-            value.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(SPAN_BYTES_MAX + 1)]);
-            if value.len() > SPAN_BYTES_MAX {
-                return Span::TooLong;
-            }
-            if end.is_some() {
-                return Span::Whole(value);
-            }
-            at = at + bytes.len() as u64;
+    /// The value of `rule` that begins at `at` in the bytes that `get` gives.
+    fn value<'a>(&self, rule: u16, at: Offset, get: impl Fn(Offset) -> &'a [u8]) -> Value {
+        match &self.comparison.normalizer {
+            Some(reader) => value_of(&**reader, rule, at, get),
+            None => Value::Open,
         }
     }
 
@@ -625,8 +629,8 @@ impl Flow {
         let mut span = self.comparison.span;
         loop {
             if let Some(rule) = span.take() {
-                let value = self.value_at(&*reader, rule, at, |f, at| f.reference_at(at));
-                let Span::Whole(value) = value else { return None };
+                let value = value_of(&*reader, rule, at, |at| self.reference_at(at));
+                let Value::Whole(value) = value else { return None };
                 reader.on_span(value.len());
                 at = at + value.len() as u64;
             }
@@ -690,11 +694,4 @@ impl Flow {
             self.resolve_divergence(cx);
         }
     }
-}
-
-/// A masked value in one stream.
-enum Span {
-    Open,
-    Whole(Vec<u8>),
-    TooLong,
 }

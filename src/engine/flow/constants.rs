@@ -1,22 +1,26 @@
-//! What of a flow outlives the process: 96 bytes, written at the handshake and at role changes.
+//! What of a flow outlives the process: 104 bytes, written at the handshake and at role changes.
 //!
 //! Everything else is soft. After a restart three probes make the client and both servers state
 //! their positions; what was in flight, TCP at the ends repeats. Layout, big endian: version 1,
 //! flags 1, state 1, primary 1, two addresses of 16, two ports of 2, two MACs of 6, VLANs 4+4,
 //! iss of client, visible, a, b 4 each, mss of client, a, b 2 each, four scales 2, clock offsets of
-//! a, b 4 each, the port of a data connection on the leg that has another one 2 (0 without one;
-//! `address::data_ports` fills it in), the gateway's own port 2 (0 without one; `address::vip`).
+//! a, b 4 each, what a, b hear less than the client says 4 each, the port of a data connection on
+//! the leg that has another one 2 (0 without one; `address::data_ports` fills it in), the gateway's
+//! own port 2 (0 without one; `address::vip`).
 //!
 //! The number of a leg is the one with which its map is a constant. While values of other length
-//! are on their way it is not, and a bit of the state says so; and so it is with a new primary
-//! while values are on their way that the old one said otherwise. After a restart such a backup is
-//! detached, and the client of such a primary is reset exactly, as soon as it has said where.
+//! are on their way, to the client or to the server, it is not, and a bit of the state says so; and
+//! so it is with a new primary while values are on their way that the old one said otherwise. After
+//! a restart such a backup is detached, and the client of such a primary is reset exactly, as soon
+//! as it has said where.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
 use super::{Cx, Flow, Visible};
+use crate::engine::alignment::{Own, Round};
+use crate::engine::ear::Ear;
 use crate::engine::event::{FlowKey, FlowState, SoloReason};
 use crate::engine::headers::Headers;
 use crate::engine::leg::{Leg, LegState};
@@ -27,7 +31,7 @@ use crate::engine::voice::Voice;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
 use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const NO_SCALE: u8 = 0xf;
 
 mod flag {
@@ -179,7 +183,7 @@ impl Flow {
         let open = |id: LegId| {
             let leg = self.leg(id);
             u8::from(leg.is_open()) << (4 + id.index())
-                | u8::from(!leg.voice.is_constant() || self.is_foreign(id)) << (6 + id.index())
+                | u8::from(!leg.is_constant() || self.is_foreign(id)) << (6 + id.index())
         };
         let state = match self.state {
             FlowState::Lagging => 1,
@@ -216,6 +220,8 @@ impl Flow {
         w.put(&[two(a.options.window_scale, b.options.window_scale)]);
         w.put(&a.clock.offset.0.to_be_bytes());
         w.put(&b.clock.offset.0.to_be_bytes());
+        w.put(&a.ear.base().to_be_bytes());
+        w.put(&b.ear.base().to_be_bytes());
         w.bytes
     }
 
@@ -250,6 +256,7 @@ impl Flow {
         let [client_scale, visible_scale] = scales();
         let leg_scale = scales();
         let clock_offset = [TsDelta(r.u32()), TsDelta(r.u32())];
+        let ear_base = [r.u32() as i32, r.u32() as i32];
         let key = FlowKey {
             service: ServiceId::default(),
             vlan: vlans.ids(),
@@ -264,6 +271,7 @@ impl Flow {
             let i = id.index();
             let mut leg = Leg::new(to, cx.now);
             leg.voice = Voice::restored(leg_iss[i]);
+            leg.ear = Ear::restored(ear_base[i]);
             leg.options.mss = leg_mss[i];
             leg.options.window_scale = leg_scale[i];
             leg.options.has_sack = has(flag::LEG_SACK[i]);
@@ -330,6 +338,7 @@ impl Flow {
             client,
             visible,
             request: Stream::new(Offset::START),
+            listener: None,
             shown: Stream::new(Offset::START),
             comparison: super::Comparison::new(Offset::START, None),
             diverged_until: None,
@@ -463,7 +472,8 @@ impl Flow {
             self.ask_at = Some(cx.now);
         }
         let leg = self.leg_mut(id);
-        let ack = client_iss.offset(Seq::new(seg.ack), client);
+        let near = leg.ear.own(client, Round::Down).0;
+        let ack = leg.ear.shown(Own(client_iss.offset(Seq::new(seg.ack), near)), Round::Down);
         leg.is_learned = true;
         leg.progress_at = cx.now;
         if is_learned {
@@ -471,7 +481,8 @@ impl Flow {
             leg.acked = ack;
         } else {
             leg.voice.learn_first(seg.seq);
-            leg.acked = Offset::SYN + u64::from(seg.ack.wrapping_sub(client_iss.raw()));
+            let own = Offset::SYN + u64::from(seg.ack.wrapping_sub(client_iss.raw()));
+            leg.acked = leg.ear.shown(Own(own), Round::Down);
         }
         let scale = leg.options.window_scale.unwrap_or(0);
         leg.edge = leg.acked + (u64::from(seg.window) << scale);

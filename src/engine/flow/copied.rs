@@ -91,7 +91,7 @@ impl Flow {
         leg.state = LegState::Scrub;
         leg.voice.silence();
         let at = leg.acked;
-        self.send_leg_reset(cx, to, self.client.iss.at(at).raw());
+        self.send_leg_reset(cx, to, self.heard_number(to, at));
     }
 
     /// Both legs are one: everything heard of the source was said by both.

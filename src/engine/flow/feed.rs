@@ -99,7 +99,8 @@ impl Flow {
         let has_bytes = !self.request.slice_at(from).is_empty();
         let has_fin = self.client.fin == Some(from) && leg.acked <= from;
         let was_sent = leg.sent > from || has_fin;
-        if !(has_bytes || has_fin) || !was_sent {
+        let is_shut = has_bytes && !was_sent && self.waits_for_room(cx, id);
+        if !(has_bytes || has_fin) || !(was_sent || is_shut) {
             self.leg_mut(id).resend_at = None;
             return;
         }
@@ -122,7 +123,9 @@ impl Flow {
         leg.hole_quiet_until = Some(cx.now + quiet);
         let next = self.resend_wait(id, hinted);
         self.leg_mut(id).resend_at = Some(cx.now + next);
-        if cx.allowance.take(cx.now, id) {
+        if is_shut {
+            self.send_leg(cx, id, from.back(1), TcpFlags::ACK, EMPTY);
+        } else if cx.allowance.take(cx.now, id) {
             self.resend_from(cx, id, from);
         }
     }
@@ -155,13 +158,14 @@ impl Flow {
         let hole_end = leg.sacked.first().map(|(f, _)| f);
         let max =
             hole_end.map_or(mss, |end| end.since(from).min(mss * limits::LAG_FLIGHT_SEGMENTS));
+        let max = max.min(self.clear_to(cx, id).since(from));
         let Some(chunk) = self.request.chunk_at(from) else {
             // Only the FIN is missing.
             return self.send_leg(cx, id, from, TcpFlags::FIN_ACK, EMPTY);
         };
         let chunk = chunk.slice(..chunk.len().min(max.max(1) as usize));
         let bytes = chunk.len() as u32;
-        let end = from + chunk.len() as u64;
+        let end = self.leg(id).ear.ceil(from + chunk.len() as u64);
         let is_last = self.client.fin == Some(end);
         let flags = if is_last { TcpFlags::FIN_ACK } else { TcpFlags::ACK };
         let leg = self.leg_mut(id);
@@ -182,10 +186,10 @@ impl Flow {
             let from = leg.sent.max(leg.acked);
             let mss = u64::from(leg.options.mss);
             let flight = leg.acked + mss * limits::LAG_FLIGHT_SEGMENTS;
-            let limit = leg.edge.min(flight);
+            let limit = leg.ear.floor(leg.edge.min(flight).min(self.clear_to(cx, id)));
             let Some(chunk) = self.request.chunk_at(from).filter(|_| from < limit) else { break };
             let chunk = chunk.slice(..chunk.len().min(limit.since(from) as usize));
-            let end = from + chunk.len() as u64;
+            let end = leg.ear.ceil(from + chunk.len() as u64);
             let is_last = self.client.fin == Some(end);
             let flags = if is_last { TcpFlags::FIN_ACK } else { TcpFlags::ACK };
             self.leg_mut(id).sent = end;
@@ -226,6 +230,11 @@ impl Flow {
         let edge = self.edge_to_leg(cx, id);
         let options = self.options_to_leg(cx, id, ack, copied.stamp);
         let leg = self.leg(id);
+        let (heard_at, payload) = leg.ear.hear(at, payload);
+        let urgent = match copied.urgent {
+            0 => 0,
+            ahead => leg.ear.own(at + u64::from(ahead), Round::Up).since(heard_at) as u16,
+        };
         let shift = match (leg.options.window_scale, self.client.window_scale) {
             (Some(_), Some(shift)) => shift,
             _ => 0,
@@ -241,11 +250,11 @@ impl Flow {
         let mut fields = TcpFields {
             src_port: self.key.client.port(),
             dst_port: self.key.server.port(),
-            seq: self.client.iss.at(at).raw(),
+            seq: self.client.iss.at(heard_at.0).raw(),
             ack: leg_ack,
             flags,
             window,
-            urgent: copied.urgent,
+            urgent,
             options,
         };
         let leg = self.leg_mut(id);
@@ -342,6 +351,11 @@ impl Flow {
         options
     }
 
+    /// The number under which `id` hears the client's byte at `at`.
+    pub(super) fn heard_number(&self, id: LegId, at: Offset) -> u32 {
+        self.client.iss.at(self.leg(id).ear.own(at, Round::Down).0).raw()
+    }
+
     /// Resets a leg at exactly `seq`, the client number that it expects (RFC 5961 3).
     pub(super) fn send_leg_reset(&self, cx: &mut Cx<'_>, id: LegId, seq: u32) {
         let fields = TcpFields {
@@ -370,7 +384,7 @@ impl Flow {
         if was == LegState::Open && !on(Bug::DetachedNotReset) {
             // It expects what it has not acknowledged; if it has more, its answer says so.
             let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
-            self.send_leg_reset(cx, id, self.client.iss.at(at).raw());
+            self.send_leg_reset(cx, id, self.heard_number(id, at));
         }
         let leg = self.leg_mut(id);
         leg.voice.silence();

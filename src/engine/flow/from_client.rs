@@ -128,6 +128,7 @@ impl Flow {
         let is_asking = is_old || is_probe || is_zero_window_probe || (is_outdated && len > 0);
         self.visible.is_asking |= is_asking && !on(Bug::ClientProbeUnanswered);
         self.leave_opaque(cx); // before the backup hears of it
+        self.listen(cx);
         self.mirror(cx, seg, at, body, is_outdated);
     }
 
@@ -234,16 +235,25 @@ impl Flow {
                 self.leg_mut(id).owes_ack = true; // at the position that this leg has reached
                 continue;
             }
+            // Where it counts otherwise the client does not know where its room ends.
+            let has_no_room = self.leg(id).ear.is_shifted() && end > self.leg(id).edge;
+            if end > self.clear_to(cx, id) || has_no_room && !says_nothing {
+                let leg = self.leg_mut(id);
+                leg.is_fed |= !says_nothing; // once it is known what it has to hear
+                leg.owes_ack |= says_nothing;
+                continue;
+            }
             if is_late && (end > self.leg(id).edge || at > self.leg(id).sent) {
                 continue; // custody: the gateway sends it when the leg can take it
             }
             if !is_outdated {
                 let leg = self.leg_mut(id);
-                leg.sent = leg.sent.max(end);
+                leg.sent = leg.sent.max(leg.ear.ceil(end));
             }
+            let (from, rest) = self.without_acked(id, at, body.clone(), flags.has(TcpFlags::FIN));
             let stamp = seg.options.timestamps.map(|(value, _)| value);
-            let copied = Copied { urgent: seg.urgent, stamp };
-            self.send_leg_copy(cx, id, at, flags, body.clone(), copied);
+            let urgent = seg.urgent.saturating_sub((body.len() - rest.len()) as u16);
+            self.send_leg_copy(cx, id, from, flags, rest, Copied { urgent, stamp });
         }
     }
 }

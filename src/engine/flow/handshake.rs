@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::instead::Instead;
+use super::listen::Listener;
 use super::profile::Offer;
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
@@ -84,6 +85,7 @@ impl Flow {
             client,
             visible: Visible::closed(),
             request: Stream::new(Offset::START),
+            listener: Listener::new(Offset::START, cx.config.listener(key.server.port())),
             shown: Stream::new(Offset::START),
             comparison: Comparison::new(Offset::START, cx.config.reader(key.server.port())),
             diverged_until: None,

@@ -21,6 +21,7 @@ mod handshake;
 mod hold;
 mod icmp;
 mod instead;
+mod listen;
 mod opaque;
 mod profile;
 mod promised;
@@ -28,6 +29,7 @@ mod reader;
 mod release;
 mod rest;
 mod roles;
+mod value;
 
 use std::collections::VecDeque;
 
@@ -41,6 +43,7 @@ use instead::Instead;
 pub use profile::Profile;
 pub use roles::Fate;
 
+use self::listen::Listener;
 use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
@@ -50,6 +53,7 @@ use super::expected::Offer;
 use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
+use super::pairs::Pairs;
 use super::planted::{Bug, on};
 use super::ranges::Ranges;
 use super::stream::Stream;
@@ -92,6 +96,8 @@ pub struct Cx<'a> {
     pub cookies: &'a mut Cookies,
     /// What may be sent again to each server now.
     pub allowance: &'a mut Allowance,
+    /// What one server gave a client in the place of what the other gave it.
+    pub pairs: &'a mut Pairs,
     /// Bytes held by all flows.
     pub pool_held: usize,
     /// IPv4 identification of built frames.
@@ -246,6 +252,8 @@ pub struct Flow {
     visible: Visible,
     /// Client bytes that a leg may need again.
     request: Stream,
+    /// Looks for values that the client returns, if a rule maps any.
+    listener: Option<Box<Listener>>,
     /// Response bytes shown, until the client has acknowledged (and a lagging leg repeated) them.
     shown: Stream,
     comparison: Comparison,
@@ -453,6 +461,7 @@ impl Flow {
         let is_live = self.visible.is_open && self.client.is_learned;
         if is_live && self.visible.reset.is_none() {
             self.leave_opaque(cx);
+            self.listen(cx);
             self.compare(cx);
             if cx.is_still {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -565,6 +574,9 @@ impl Flow {
                 _ => released,
             };
             let leg = self.leg_mut(id);
+            if !matches!(leg.state, LegState::Open | LegState::SynSent) {
+                leg.ear.forget();
+            }
             match leg.is_open() {
                 true => leg.voice.trim(floor),
                 // Of a leg that carries the flow no more nothing is needed.
@@ -610,6 +622,7 @@ impl Flow {
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
         sooner(self.ask_at);
+        sooner(self.listener.as_ref().and_then(|listener| listener.waits_until()));
         sooner(self.rest_at().filter(|&at| at > cx.now));
         for leg in &self.legs {
             sooner(leg.resend_at);

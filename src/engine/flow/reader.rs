@@ -7,6 +7,7 @@ use crate::protocol::ftp::Ftp;
 use crate::protocol::ftp::commands::{Command, Commands, Telnet};
 use crate::protocol::ftp::replies::Replies;
 use crate::protocol::http::Http;
+use crate::protocol::returned::Returned;
 use crate::protocol::start::Method;
 
 fields!(Framing { is_answers, part, line, head_len, is_old, length, is_chunked, raw });
@@ -43,9 +44,21 @@ variants!(RawReason {
     ActiveData
 });
 
+impl Pack for Returned {
+    fn pack(&self, w: &mut Writer) {
+        let Self { rules: _, framing, is_connect, is_in_value } = self;
+        (*is_connect, *is_in_value).pack(w);
+        framing.pack(w);
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        let ((is_connect, is_in_value), framing) = Pack::unpack(r);
+        Self { rules: r.rules.http.clone(), framing, is_connect, is_in_value }
+    }
+}
+
 impl Pack for Http {
     fn pack(&self, w: &mut Writer) {
-        let Self { masks: _, request, response, outstanding, is_recognized, status, is_in_span } =
+        let Self { rules: _, request, response, outstanding, is_recognized, status, is_in_span } =
             self;
         (*is_recognized, *status, *is_in_span).pack(w);
         request.pack(w);
@@ -55,8 +68,8 @@ impl Pack for Http {
     fn unpack(r: &mut Reader<'_>) -> Self {
         let (is_recognized, status, is_in_span) = Pack::unpack(r);
         let (request, response, outstanding) = Pack::unpack(r);
-        let masks = r.rules.http.clone();
-        Self { masks, request, response, outstanding, is_recognized, status, is_in_span }
+        let rules = r.rules.http.clone();
+        Self { rules, request, response, outstanding, is_recognized, status, is_in_span }
     }
 }
 

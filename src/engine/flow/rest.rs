@@ -75,6 +75,7 @@ impl Flow {
             && self.behind == [None; 2]
             && self.owes == [None; 2]
             && self.comparison.is_quiet()
+            && self.listener.as_ref().is_none_or(|listener| listener.is_quiet())
             && self.legs.iter().all(|leg| {
                 let has_all = !leg.is_open() || leg.acked >= self.client.nxt;
                 let is_learned = leg.is_learned || !leg.is_open();
@@ -168,6 +169,7 @@ fields!(Flow {
     client,
     visible,
     request,
+    listener,
     shown,
     comparison,
     diverged_until,

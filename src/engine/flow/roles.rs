@@ -176,6 +176,6 @@ impl Flow {
         }
         self.leg_mut(server).state = LegState::Scrub;
         let at = self.leg(server).acked.max(self.client.una.min(self.leg(server).acked));
-        self.send_leg_reset(cx, server, self.client.iss.at(at).raw());
+        self.send_leg_reset(cx, server, self.heard_number(server, at));
     }
 }

@@ -1,0 +1,207 @@
+//! Which values two equal servers may say differently, and where they stand.
+//!
+//! A *mask* lets a header field differ. A *map* names a token that clients return: the value of a
+//! cookie, or of a header field. RFC 6265 for cookies, read more narrowly than it is written:
+//! where two readers might see two values, no rule finds one.
+
+use std::sync::Arc;
+
+use super::RuleName;
+
+/// What a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    /// All of the header field.
+    Whole,
+    /// What stands behind `name=` at its beginning, up to the next `;` or blank.
+    Named(Box<[u8]>),
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Name of the header field in answers, lower case.
+    header: Arc<str>,
+    value: Value,
+    is_map: bool,
+    /// A sync of contents makes these values equal.
+    is_synced: bool,
+    token: Arc<str>,
+}
+
+impl Rule {
+    /// Lets the header field `header` (lower case) differ.
+    pub fn mask(header: impl Into<Arc<str>>) -> Self {
+        let header = header.into();
+        let token = header.clone();
+        Self { token, header, value: Value::Whole, is_map: false, is_synced: false }
+    }
+
+    /// Masks for these header fields (lower case).
+    pub fn masks<'n>(headers: impl IntoIterator<Item = &'n str>) -> Arc<[Self]> {
+        headers.into_iter().map(Self::mask).collect()
+    }
+
+    /// Lets the header field `header` (lower case), or what is called `name` in it, differ, and
+    /// has it returned.
+    pub fn map(header: impl Into<Arc<str>>, name: Option<&str>) -> Self {
+        let header = header.into();
+        let value = name.map_or(Value::Whole, |name| Value::Named(name.as_bytes().into()));
+        let token = name.map_or(header.clone(), |name| format!("{header} {name}").into());
+        Self { header, value, is_map: true, is_synced: false, token }
+    }
+
+    /// The same, where a sync of contents copies what the values stand for.
+    pub fn synced(self) -> Self {
+        Self { is_synced: true, ..self }
+    }
+
+    /// See [`Self::synced`].
+    pub const fn is_synced(&self) -> bool {
+        self.is_synced
+    }
+
+    /// What it is called: the header field and the name in it.
+    pub const fn token(&self) -> &Arc<str> {
+        &self.token
+    }
+
+    /// The same, with the protocol.
+    pub fn rule_name(&self) -> RuleName {
+        RuleName { protocol: "http", field: self.token.clone() }
+    }
+
+    /// The header field in answers, lower case.
+    pub fn header(&self) -> &str {
+        &self.header
+    }
+
+    /// What is meant in it, if not all of it.
+    pub fn name(&self) -> Option<&str> {
+        match &self.value {
+            Value::Whole => None,
+            Value::Named(name) => std::str::from_utf8(name).ok(),
+        }
+    }
+
+    /// Whether clients return what it names.
+    pub const fn is_map(&self) -> bool {
+        self.is_map
+    }
+
+    /// Whether a value begins with `next` behind `line`, the beginning of a header line of an
+    /// answer.
+    pub fn begins(&self, line: &[u8], next: u8) -> bool {
+        !is_blank(next) && !self.ends(next) && self.stands_behind(line, &self.header, false)
+    }
+
+    /// The same in a request, where clients return it.
+    pub fn begins_returned(&self, line: &[u8], next: u8) -> bool {
+        let header = if &*self.header == "set-cookie" { "cookie" } else { &*self.header };
+        let may = self.is_map && !is_blank(next) && !self.ends(next);
+        may && self.stands_behind(line, header, true)
+    }
+
+    /// Whether a value ends before `byte`.
+    pub const fn ends(&self, byte: u8) -> bool {
+        match self.value {
+            Value::Whole => matches!(byte, b'\r' | b'\n'),
+            Value::Named(_) => matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n'),
+        }
+    }
+
+    fn stands_behind(&self, line: &[u8], header: &str, is_list: bool) -> bool {
+        let before = match &self.value {
+            Value::Whole => line,
+            Value::Named(name) => {
+                let named = line.strip_suffix(b"=").and_then(|line| line.strip_suffix(&**name));
+                let Some(before) = named else { return false };
+                before
+            }
+        };
+        let before = trim_blanks_end(before);
+        if let Some(field) = before.strip_suffix(b":")
+            && field.eq_ignore_ascii_case(header.as_bytes())
+        {
+            return true;
+        }
+        // Behind others, as clients send cookies. Within quotes a semicolon may be none.
+        let is_named = matches!(self.value, Value::Named(_));
+        let is_next = is_list && is_named && before.ends_with(b";") && !before.contains(&b'"');
+        let field = before.split(|&b| b == b':').next().unwrap_or_default();
+        is_next && field.eq_ignore_ascii_case(header.as_bytes())
+    }
+}
+
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn trim_blanks_end(mut line: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = line {
+        line = rest;
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_values_stand_in_answers() {
+        let (mask, cookie) = (Rule::mask("date"), Rule::map("set-cookie", Some("SID")));
+        let token = Rule::map("x-token", None);
+        for (rule, line, next, is_there) in [
+            (&mask, "Date:", b'x', true),
+            (&mask, "dATE: \t", b'x', true),
+            (&mask, "Date:", b' ', false),
+            (&mask, "Date:", b'\r', false),
+            (&mask, "Date: x", b'x', false),
+            (&mask, "Date :", b'x', false),
+            (&mask, "Dates:", b'x', false),
+            (&cookie, "Set-Cookie: SID=", b'x', true),
+            (&cookie, "set-cookie:SID=", b'=', true),
+            (&cookie, "Set-Cookie: SID=", b';', false),
+            (&cookie, "Set-Cookie: SID=", b' ', false),
+            (&cookie, "Set-Cookie: sid=", b'x', false),
+            (&cookie, "Set-Cookie: XSID=", b'x', false),
+            (&cookie, "Set-Cookie: X=1; SID=", b'x', false),
+            (&cookie, "Cookie: SID=", b'x', false),
+            (&token, "X-Token: ", b';', true),
+        ] {
+            assert_eq!(rule.begins(line.as_bytes(), next), is_there, "{line:?} {next}");
+        }
+        assert!(cookie.ends(b';') && cookie.ends(b' ') && !token.ends(b';') && token.ends(b'\r'));
+        assert_eq!((&**cookie.token(), &**token.token()), ("set-cookie SID", "x-token"));
+    }
+
+    #[test]
+    fn where_clients_return_them() {
+        let (mask, cookie) = (Rule::mask("cookie"), Rule::map("set-cookie", Some("SID")));
+        let (token, named) = (Rule::map("x-token", None), Rule::map("x-two", Some("a")));
+        for (rule, line, next, is_there) in [
+            (&mask, "Cookie: ", b'x', false),
+            (&cookie, "Cookie: SID=", b'x', true),
+            (&cookie, "cookie:SID=", b'x', true),
+            (&cookie, "Cookie: a=b; SID=", b'x', true),
+            (&cookie, "Cookie: a=b;SID=", b'x', true),
+            (&cookie, "Cookie: SID=1; SID=", b'x', true),
+            (&cookie, "Cookie: a=b, SID=", b'x', false),
+            (&cookie, "Cookie: a=b SID=", b'x', false),
+            (&cookie, "Cookie: a=:SID=", b'x', false),
+            (&cookie, "Cookie: aSID=", b'x', false),
+            (&cookie, "Cookie: a=\"; SID=", b'x', false),
+            (&cookie, "Cookie: SID=", b';', false),
+            (&cookie, "Cookies: SID=", b'x', false),
+            (&cookie, "Set-Cookie: SID=", b'x', false),
+            (&cookie, "GET /;SID=", b'x', false),
+            (&token, "X-Token: ", b'x', true),
+            (&token, "X-Token: a;", b'x', false),
+            (&named, "X-Two: a=", b'x', true),
+            (&named, "X-Two: b=1; a=", b'x', true),
+        ] {
+            assert_eq!(rule.begins_returned(line.as_bytes(), next), is_there, "{line:?} {next}");
+        }
+    }
+}
