@@ -317,8 +317,6 @@ pub enum DropWhy {
     Expired,
     /// The server that had a value of its own has the other one's now.
     Copied,
-    /// The process that knew them has ended; how many there were nobody knows.
-    Restarted,
 }
 
 /// What happened.
@@ -371,8 +369,16 @@ pub enum Event {
     ValueReplaced { flow: FlowKey, to: LegId, rule: RuleName, at: Offset },
     /// The same, but this server is told what the client says.
     ValueKept { flow: FlowKey, to: LegId, rule: RuleName, at: Offset, why: KeptWhy },
+    /// The client said what one reader takes for such a value and another one does not: the servers
+    /// are told what it says.
+    ValueDoubtful { flow: FlowKey },
+    /// What the client says from here on are no requests that everybody reads alike: no such value
+    /// is looked for any more.
+    ReturnsUnread { flow: FlowKey, why: RawReason },
     /// Pairs were forgotten.
     PairsDropped { why: DropWhy, count: u32 },
+    /// The process that knew them has ended; how many there were nobody knows.
+    PairsLost,
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },

@@ -29,7 +29,7 @@ pub const SPLICES_MAX: usize = 1024;
 /// Pairs of values that clients may return.
 pub const PAIRS_MAX: usize = 1 << 16;
 /// What they may take.
-pub const PAIRS_BYTES_MAX: usize = 16 << 20;
+pub const PAIRS_BYTES_MAX: usize = 32 << 20;
 /// What one takes beside its values.
 pub const PAIR_BYTES: usize = 256;
 /// How long one of them is remembered that nobody uses.

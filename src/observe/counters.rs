@@ -67,12 +67,18 @@ families! {
         "Values that a rule maps and that the servers said differently: both are remembered.", [];
     "shadowvm_pairs_dropped_total", "Pairs of such values forgotten, by reason.",
         ["reason": DROP_WHYS];
+    "shadowvm_pairs_lost_total", "Starts of the gateway at which such pairs may have been lost.", [];
     "shadowvm_values_replaced_total",
         "Values that clients returned and a server was told its own for, by that server.",
         ["leg": LEGS];
     "shadowvm_values_kept_total",
         "The same, told as the client said them although the server has its own, by reason.",
         ["leg": LEGS, "reason": KEPT_WHYS];
+    "shadowvm_values_doubtful_total",
+        "Values that a client returned, or did not: told as it said them.", [];
+    "shadowvm_flows_returns_unread_total",
+        "Connections on which no returned value is looked for (any more), by reason.",
+        ["reason": RAW_REASONS];
     "shadowvm_flows_compared_raw_total",
         "Connections whose protocol is not followed (any more): no rule applies, by reason.",
         ["reason": RAW_REASONS];
@@ -186,11 +192,16 @@ impl Counters {
             Event::PairsDropped { why, count } => {
                 self.add(("shadowvm_pairs_dropped_total", why.name(), ""), u64::from(*count));
             }
+            Event::PairsLost => self.one("shadowvm_pairs_lost_total", ""),
             Event::ValueReplaced { to, .. } => {
                 self.one("shadowvm_values_replaced_total", to.name());
             }
             Event::ValueKept { to, why, .. } => {
                 self.add(("shadowvm_values_kept_total", to.name(), why.name()), 1);
+            }
+            Event::ValueDoubtful { .. } => self.one("shadowvm_values_doubtful_total", ""),
+            Event::ReturnsUnread { why, .. } => {
+                self.one("shadowvm_flows_returns_unread_total", why.name());
             }
             Event::ComparedRaw { why, .. } => {
                 self.one("shadowvm_flows_compared_raw_total", why.name());

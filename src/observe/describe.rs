@@ -8,8 +8,8 @@ use std::fmt::Write;
 use super::json::degraded_reason;
 use super::names::Name;
 use crate::engine::{
-    CommandError, DivergenceKind, DropWhy, Event, Evidence, Finding, HeldWhy, OfferOutcome,
-    ServerState, ServiceState, SoloReason,
+    CommandError, DivergenceKind, Event, Evidence, Finding, HeldWhy, OfferOutcome, ServerState,
+    ServiceState, SoloReason,
 };
 use crate::wire::Offset;
 
@@ -48,15 +48,14 @@ pub fn level(event: &Event) -> Level {
         | Event::RequestResent { .. }
         | Event::PairNoted { .. }
         | Event::ValueKept { .. }
-        | Event::PairsDropped {
-            why: DropWhy::Displaced | DropWhy::Expired | DropWhy::Copied,
-            ..
-        }
+        | Event::ValueDoubtful { .. }
+        | Event::ReturnsUnread { .. }
+        | Event::PairsDropped { .. }
         | Event::ComparedRaw { .. }
         | Event::DataOffered { outcome: OfferOutcome::Believed, .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
-        | Event::PairsDropped { why: DropWhy::Restarted, .. }
+        | Event::PairsLost
         | Event::DataOffered { .. }
         | Event::FlowReset { .. }
         | Event::FindingHeld { .. }
@@ -129,7 +128,14 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             let (at, why) = (at.since(Offset::START), why.name());
             format!("{flow}: {} is told the other server's {rule} at {at}: {why}", name(to))
         }
-        Event::PairsDropped { why: DropWhy::Restarted, .. } => "what an earlier process knew of values \
+        Event::ValueDoubtful { flow } => {
+            format!("{flow}: what stands behind a quote may be a returned value or not: not replaced")
+        }
+        Event::ReturnsUnread { flow, why } => {
+            let why = why.name();
+            format!("{flow}: no value that the client returns is replaced from here on: {why}")
+        }
+        Event::PairsLost => "what an earlier process knew of values \
              that clients return is lost: who returns an old one is known to the server that gave it"
             .into(),
         Event::PairsDropped { why, count } => {

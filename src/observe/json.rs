@@ -36,7 +36,10 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::PairNoted { .. } => "pair_noted",
         Event::ValueReplaced { .. } => "value_replaced",
         Event::ValueKept { .. } => "value_kept",
+        Event::ValueDoubtful { .. } => "value_doubtful",
+        Event::ReturnsUnread { .. } => "returns_unread",
         Event::PairsDropped { .. } => "pairs_dropped",
+        Event::PairsLost => "pairs_lost",
         Event::ComparedRaw { .. } => "compared_raw",
         Event::DataOffered { .. } => "data_offered",
         Event::EarlyEnd { .. } => "early_end",
@@ -107,8 +110,10 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
             "protocol": rule.protocol, "header": &*rule.field, "at": position(*at), "reason": why.name(),
         }),
+        Event::PairsLost => json!({}),
         Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),
-        Event::ComparedRaw { flow, why } => {
+        Event::ValueDoubtful { flow } => json!({ "flow": flow_json(flow) }),
+        Event::ComparedRaw { flow, why } | Event::ReturnsUnread { flow, why } => {
             json!({ "flow": flow_json(flow), "reason": why.name() })
         }
         Event::DataOffered { flow, port, outcome } => {

@@ -136,7 +136,6 @@ names!(DropWhy, DROP_WHYS, {
     Self::Displaced => "displaced",
     Self::Expired => "expired",
     Self::Copied => "copied",
-    Self::Restarted => "restarted",
 });
 
 names!(RawReason, RAW_REASONS, {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::framing::{Follows, Framing, Part, Seen};
-use super::rules::Rule;
+use super::rules::{Rule, Stands};
 use super::start::{Method, RequestLine};
 use super::{RawReason, Step};
 
@@ -18,6 +18,10 @@ pub struct Returned {
     pub(crate) framing: Option<Framing>,
     /// What follows the request under way, if it succeeds, is somebody else's.
     pub(crate) is_connect: bool,
+    /// Why they are none.
+    pub(crate) raw: Option<RawReason>,
+    /// Places of which nobody can say whether a value stands there.
+    pub(crate) doubts: u32,
     /// A value has been announced: the next bytes stand in it, or behind it.
     pub(crate) is_in_value: bool,
 }
@@ -26,7 +30,7 @@ impl Returned {
     /// Looks for what `rules` map.
     pub const fn new(rules: Arc<[Rule]>) -> Self {
         let framing = Some(Framing::requests());
-        Self { rules, framing, is_connect: false, is_in_value: false }
+        Self { rules, framing, is_connect: false, raw: None, doubts: 0, is_in_value: false }
     }
 
     /// The client's bytes, in order. On [`Step::Span`] only the bytes before the value were taken;
@@ -43,10 +47,13 @@ impl Returned {
             if !self.is_in_value
                 && framing.part() == Part::Header
                 && let line = framing.line()
-                && let Some(rule) = self.rules.iter().position(|r| r.begins_returned(line, next))
+                && let Some((rule, stands)) = standing(&self.rules, line, next)
             {
-                self.is_in_value = true;
-                return Step::Span { after: at, rule: rule as u16 };
+                if stands == Stands::Value {
+                    self.is_in_value = true;
+                    return Step::Span { after: at, rule };
+                }
+                self.doubts = self.doubts.saturating_add(1);
             }
             match framing.push(next) {
                 Seen::Nothing => {}
@@ -63,6 +70,7 @@ impl Returned {
             self.is_in_value &= !matches!(next, b';' | b'\n');
             at += 1;
             if framing.part() == Part::Lost {
+                self.raw = framing.raw();
                 self.lose();
             }
         }
@@ -86,8 +94,21 @@ impl Returned {
         let is_body = self.plain_ahead() >= len;
         match self.framing.as_mut().filter(|_| is_body) {
             Some(framing) => _ = framing.skip_body(len as usize),
-            None => self.lose(),
+            None => {
+                self.raw = self.raw.or((!self.is_lost()).then_some(RawReason::Missed));
+                self.lose();
+            }
         }
+    }
+
+    /// Why it finds nothing any more; told once.
+    pub fn take_raw(&mut self) -> Option<RawReason> {
+        self.raw.take()
+    }
+
+    /// Of how many places nobody could say whether a value stands there, since this was asked last.
+    pub fn take_doubts(&mut self) -> u32 {
+        std::mem::take(&mut self.doubts)
     }
 
     /// From here on it finds nothing.
@@ -115,4 +136,11 @@ impl Returned {
             }
         }
     }
+}
+
+/// The first rule of which something stands behind `line`, before `next`.
+fn standing(rules: &[Rule], line: &[u8], next: u8) -> Option<(u16, Stands)> {
+    let stands = rules.iter().map(|rule| rule.begins_returned(line, next));
+    let found = stands.zip(0..).find(|(stands, _)| *stands != Stands::Nothing);
+    found.map(|(stands, rule)| (rule, stands))
 }

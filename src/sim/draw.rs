@@ -119,10 +119,8 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
                 request.returned = Some(rng.pick(&own).1);
             }
             if rng.chance(600) {
-                // Of one length: where rooms end for a server that counts otherwise, the oracle
-                // cannot say before that server has heard its value.
-                let len = rng.pick(&[1, 2, 8, 26, 26, 200]);
-                let len = (len, len);
+                let len = [(); 2].map(|()| rng.pick(&[1, 2, 8, 26, 26, 200]));
+                let len = (len[0], len[rng.below(2) as usize]);
                 request.cookie = Some(len);
                 let (by, content) = ((conn.id, number as u16), request.content);
                 jar.push((conn.client, Returned { by, len, content }));

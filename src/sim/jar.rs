@@ -103,6 +103,8 @@ pub struct Places {
     begun: BTreeMap<u64, u64>,
     /// Values of which a server is told what the client says, as the engine has it.
     kept: BTreeSet<(usize, u64)>,
+    /// Values for which a server is told its own, as the engine has it.
+    replaced: BTreeSet<(usize, u64)>,
     /// Whether a server heard its own version, and when it heard something of it first (ns).
     heard: BTreeMap<(usize, u64), (bool, u64)>,
 }
@@ -135,11 +137,22 @@ impl Places {
         self.kept.insert((leg.index(), at));
     }
 
+    /// The engine says that it lets `leg` hear its own version of what the client says at `at`.
+    fn replace(&mut self, leg: LegId, at: u64) {
+        self.replaced.insert((leg.index(), at));
+    }
+
+    /// The process that knew what was to be heard ends.
+    pub fn forget(&mut self) {
+        self.replaced.clear();
+    }
+
     fn heard_by(&self, leg: LegId) -> impl Iterator<Item = Heard<'_>> {
         let mut shift = 0i64;
         self.returned.iter().map(move |(place, versions)| {
-            let heard = self.heard.get(&(leg.index(), place.start));
-            let is_own = heard.is_some_and(|(is_own, _)| *is_own);
+            let key = (leg.index(), place.start);
+            let is_to_hear = self.replaced.contains(&key);
+            let is_own = self.heard.get(&key).map_or(is_to_hear, |(is_own, _)| *is_own);
             let value = is_own.then(|| &versions[leg.index()][..]);
             let len = place.end - place.start;
             let own_len = value.map_or(len, |value| value.len() as u64);
@@ -168,10 +181,21 @@ impl Places {
         own.saturating_add_signed(shift)
     }
 
+    /// The other way; inside of a value of its own it is that one's start.
     fn own_at(&self, leg: LegId, at: u64) -> u64 {
-        let before = self.heard_by(leg).take_while(|heard| heard.place.end <= at).last();
-        let shift = |h: Heard<'_>| (h.own + h.own_len) as i64 - h.place.end as i64;
-        at.saturating_add_signed(before.map_or(0, shift))
+        let mut shift = 0i64;
+        for heard in self.heard_by(leg) {
+            if at <= heard.place.start {
+                break;
+            }
+            if at < heard.place.end && heard.value.is_some() {
+                return heard.own;
+            }
+            if at >= heard.place.end {
+                shift = (heard.own + heard.own_len) as i64 - heard.place.end as i64;
+            }
+        }
+        at.saturating_add_signed(shift)
     }
 
     /// Where the number `raw`, which `leg` says of the client's bytes or hears with them, stands
@@ -197,6 +221,16 @@ impl FlowTrack {
         for (place, _) in self.cookies.returned.iter().filter(|(place, _)| place.start < heard) {
             self.cookies.begun.entry(place.start).or_insert(now);
         }
+    }
+
+    /// The engine says that `id` will hear its own version of what the client says at `at`: its
+    /// room ends where its own numbers say.
+    pub(super) fn note_replaced(&mut self, id: LegId, at: u64) {
+        let edge = self.cookies.own_at(id, self.leg(id).edge);
+        self.cookies.replace(id, at);
+        let edge = self.cookies.client_at(id, edge, false);
+        let leg = &mut self.legs[id.index()];
+        leg.edge = leg.edge.min(edge);
     }
 
     /// The client was shown something.
@@ -310,6 +344,11 @@ impl FlowTrack {
         let (was_own, since) = *cookies.heard.entry(key).or_insert((is_own, now));
         let value = is_whole.then(|| self.client.slice(place.start, place.end));
         let is_known = value.and_then(|value| shown.0.get(value)).is_some_and(|at| *at <= since);
+        if !is_own && cookies.replaced.contains(&key) {
+            return Err(format!(
+                "1.12: {id:?} hears the client's cookie at {start}, as was not told"
+            ));
+        }
         if was_own != is_own {
             return Err(format!("1.12: {id:?} hears two versions of the cookie at {start}"));
         }

@@ -413,6 +413,11 @@ impl Oracle {
                     track.is_to_pair = false;
                 }
             }
+            Event::ValueReplaced { flow, to, at, .. } => {
+                if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
+                    track.note_replaced(*to, at.since(Offset::START) + 1);
+                }
+            }
             Event::ValueKept { flow, to, at, .. } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     track.cookies.keep(*to, at.since(Offset::START) + 1);
@@ -502,6 +507,7 @@ impl Oracle {
             self.still = None;
             self.fenced = [false; 2];
             self.shown.forget();
+            self.flows.values_mut().for_each(|flow| flow.cookies.forget());
             // A handshake leaves no record: what becomes of it passes to the primary. So does a
             // cookie, whose key is gone.
             let is_paired = |f: &FlowTrack| f.state != FlowState::Opening;

@@ -118,6 +118,11 @@ impl<'a> Bed<'a> {
 
     /// nginx with two workers; returns when it listens.
     pub fn start_nginx(&self, leg: LegId) -> Result<(), String> {
+        self.start_nginx_with(leg, "")
+    }
+
+    /// The same with `more` in its configuration of the service.
+    pub fn start_nginx_with(&self, leg: LegId, more: &str) -> Result<(), String> {
         let folder = self.folder.join(leg_name(leg));
         for inside in ["put", "own", "body"] {
             fs::create_dir_all(folder.join(inside)).map_err(|e| e.to_string())?;
@@ -125,6 +130,7 @@ impl<'a> Bed<'a> {
         let (pid, conf) = (folder.join("nginx.pid"), folder.join("nginx.conf"));
         let _ = fs::remove_file(&pid);
         let text = NGINX
+            .replace("MORE", more)
             .replace("FOLDER", &folder.display().to_string())
             .replace("ROOT", &self.content.root(leg).display().to_string());
         fs::write(&conf, text).map_err(|e| e.to_string())?;
@@ -498,6 +504,7 @@ pid FOLDER/nginx.pid;
 error_log FOLDER/error.log;
 events { worker_connections 1024; }
 http {
+    log_format sid '$status|$cookie_sid|$sent_http_set_cookie';
     access_log off;
     sendfile on;
     keepalive_requests 1000000;
@@ -513,6 +520,7 @@ http {
         root ROOT;
         location /put/ { root FOLDER; dav_methods PUT; }
         location /own/ { root FOLDER; }
+        MORE
     }
 }
 ";

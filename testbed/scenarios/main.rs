@@ -18,6 +18,7 @@ mod judge;
 mod load;
 mod matrix;
 mod noise;
+mod sessions;
 mod special;
 mod web;
 
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
     scenarios.extend(special::scenarios(&content));
     scenarios.extend(ftp::scenarios(&content, seed, is_long));
     scenarios.extend(web::scenarios(&content, seed, is_long));
+    scenarios.extend(sessions::scenarios(&content, seed, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::engine::Record;
-use crate::engine::event::{DropWhy, Event};
+use crate::engine::event::Event;
 use crate::engine::flow::Flow;
 use crate::protocol::rules::Rule;
 
@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn restore(&mut self, records: Vec<Record>) {
         let is_mapped = self.config.rules.http.iter().any(Rule::is_map);
         if is_mapped && !records.is_empty() {
-            self.event(Event::PairsDropped { why: DropWhy::Restarted, count: 0 });
+            self.event(Event::PairsLost);
         }
         for record in records {
             match record {

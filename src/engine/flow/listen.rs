@@ -100,6 +100,13 @@ impl Flow {
             listener.at = base;
         }
         while self.listen_on(cx, &mut listener) {}
+        let (flow, reader) = (self.key, &mut listener.reader);
+        for _ in 0..reader.take_doubts() {
+            cx.event(Event::ValueDoubtful { flow });
+        }
+        if let Some(why) = reader.take_raw() {
+            cx.event(Event::ReturnsUnread { flow, why });
+        }
         self.listener = Some(listener);
     }
 

@@ -46,13 +46,14 @@ variants!(RawReason {
 
 impl Pack for Returned {
     fn pack(&self, w: &mut Writer) {
-        let Self { rules: _, framing, is_connect, is_in_value } = self;
-        (*is_connect, *is_in_value).pack(w);
+        let Self { rules: _, framing, is_connect, raw, doubts, is_in_value } = self;
+        (*is_connect, *is_in_value, *doubts).pack(w);
+        raw.pack(w);
         framing.pack(w);
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let ((is_connect, is_in_value), framing) = Pack::unpack(r);
-        Self { rules: r.rules.http.clone(), framing, is_connect, is_in_value }
+        let ((is_connect, is_in_value, doubts), raw, framing) = Pack::unpack(r);
+        Self { rules: r.rules.http.clone(), framing, is_connect, raw, doubts, is_in_value }
     }
 }
 

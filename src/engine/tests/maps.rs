@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Command, EngineConfig, Event, FlowState, Input, KeptWhy, LegId, Link, Record, Rule, Rules,
-    Signal,
+    Command, DropWhy, EngineConfig, Event, FlowState, Input, KeptWhy, LegId, Link, RawReason,
+    Record, Rule, Rules, Signal, SyncScope, SyncStep,
 };
 use LegId::{A, B};
 
@@ -148,6 +148,15 @@ impl World {
     fn dies(&mut self, id: LegId) {
         self.kit.input(Input::Signal(Link::Server(id), Signal::CarrierDown));
         self.kit.wait_ms(1);
+    }
+
+    /// The sync that was asked for succeeds.
+    fn synced(&mut self, scope: SyncScope) {
+        if scope == SyncScope::Machine {
+            self.kit.step(SyncStep::Frozen);
+        }
+        self.kit.step(SyncStep::TargetReady);
+        self.kit.wait_ms(250); // syncs keep a distance
     }
 
     fn state(&self, port: u16) -> FlowState {
@@ -411,7 +420,68 @@ fn what_was_said_before_the_pair_was_known_and_what_is_ambiguous_is_left_alone()
         let mut world = World::with(["aaaa", "bbbb"]);
         world.ask(FIRST, &text);
         assert!(world.heard(FIRST, B).ends_with(&text), "{text:?}");
+        let is_told = |event: &Event| match event {
+            Event::ValueDoubtful { .. } => text.contains('"'),
+            Event::ReturnsUnread { why, .. } => *why != RawReason::Missed,
+            _ => false,
+        };
+        let told = world.kit.events.iter().filter(|event| is_told(event)).count();
+        assert_eq!(told, 1, "{text:?}");
     }
+}
+
+/// A server that was copied from the other one has that one's sessions, and no more its own. So it
+/// is after a sync of contents, if the sessions are among them.
+#[test]
+fn after_a_sync_a_server_has_its_own_values_only_if_it_kept_them() {
+    for (scope, is_synced, is_kept) in [
+        (SyncScope::Machine, false, false),
+        (SyncScope::Content, true, false),
+        (SyncScope::Content, false, true),
+    ] {
+        let cookie = Rule::map("set-cookie", Some("SID"));
+        let cookie = if is_synced { cookie.synced() } else { cookie };
+        let rules = Rules::headers(["date"]).and(cookie);
+        let config = EngineConfig { rules, sync_scope: Some(scope), ..config() };
+        let mut world = World { kit: Kit::new(config), conns: BTreeMap::new() };
+        world.synced(scope); // the first one
+        world.open(FIRST);
+        world.ask(FIRST, GET);
+        world.answer(FIRST, ["aaaa", "bbbb"].map(sets));
+        world.ask(FIRST, &returns("aaaa"));
+        world.answer(FIRST, ["HTTP/1.1 204 No\r\n\r\n"; 2].map(String::from));
+        world.kit.command(Command::SyncNow);
+        world.synced(scope);
+        let dropped = |event: &Event| match event {
+            Event::PairsDropped { why: DropWhy::Copied, count } => Some(*count),
+            _ => None,
+        };
+        let dropped: Vec<u32> = world.kit.events.iter().filter_map(dropped).collect();
+        assert_eq!(dropped, if is_kept { vec![] } else { vec![1] }, "{scope:?} {is_synced}");
+        world.open(SECOND);
+        world.ask(SECOND, &returns("aaaa"));
+        let known_as = if is_kept { "bbbb" } else { "aaaa" };
+        assert_eq!(world.heard(SECOND, B), returns(known_as), "{scope:?} {is_synced}");
+        // What is set from now on is each server's own again.
+        world.answer(SECOND, ["aa", "bb"].map(sets));
+        world.ask(SECOND, &returns("aa"));
+        assert!(world.heard(SECOND, B).ends_with(&returns("bb")));
+        assert!(world.heard(SECOND, A).ends_with(&returns("aa")));
+    }
+}
+
+#[test]
+fn what_an_earlier_process_knew_is_said_to_be_lost() {
+    let mut world = World::with(["aaaa", "bbbb"]);
+    world.ask(FIRST, &returns("aaaa"));
+    world.ack(FIRST, A);
+    world.ack(FIRST, B);
+    let lost = Event::PairsLost;
+    for (config, is_lost) in [(mapped(), true), (config(), false)] {
+        let kit = Kit::restored(config, last_record(&world.kit));
+        assert_eq!(kit.events.contains(&lost), is_lost);
+    }
+    assert!(!world.kit.events.contains(&lost));
 }
 
 #[test]
