@@ -348,3 +348,16 @@ impl FieldValue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_that_the_gateway_maps_is_one_that_may_differ() {
+        let (cookie, token) = (Rule::map("set-cookie", Some("sid")), Rule::map("x-csrf", None));
+        let masks = protocol::Rules::headers(["date"]).and(token);
+        let rules = Rules::from(masks.clone().and(cookie));
+        assert_eq!(rules, Rules::from(masks).and_cookie("sid"));
+    }
+}
