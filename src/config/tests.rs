@@ -42,7 +42,8 @@ fn what_is_shown_reads_back_to_the_same() {
          on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
          protocol = \"http\"\nheader = \"X-Id\"\naction = \"mask\"\n[[compare.rule]]\n\
-         protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\nsynced = true\n\
+         protocol = \"http\"\nheader = \"Set-Cookie\"\nname = \"SID\"\naction = \"map\"\n\
+         synced = true\n\
          [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n\
          [sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\

@@ -362,8 +362,8 @@ pub enum Event {
     Released { flow: FlowKey, verified: u32, unverified: u32, waited: Duration },
     /// A span that a rule allows to differ did differ.
     MaskHit { flow: FlowKey, rule: RuleName, at: Offset, len: u32 },
-    /// Both servers have given the client a value for what `rule` maps: it was shown one of them, and
-    /// what the other one calls it is remembered.
+    /// Both servers have given the client a value for what `rule` maps: it was shown one of them,
+    /// and what the other one calls it is remembered.
     PairNoted { flow: FlowKey, rule: RuleName, at: Offset },
     /// The client returned such a value, and this server is told its own.
     ValueReplaced { flow: FlowKey, to: LegId, rule: RuleName, at: Offset },

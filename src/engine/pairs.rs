@@ -2,10 +2,10 @@
 //!
 //! Two servers give a client two sessions, and it is shown the primary's. What it returns later is
 //! the name of one session at one server; here stands what the other one calls it. Bounded: at
-//! [`limits::PAIRS_MAX`] or [`limits::PAIRS_BYTES_MAX`] the pair that has waited longest for a client
-//! to return it gives way, and only if there is none the one that was returned longest ago; a crowd
-//! that never returns anything displaces nobody who does. Values are secrets: they leave only
-//! towards the servers.
+//! [`limits::PAIRS_MAX`] or [`limits::PAIRS_BYTES_MAX`] the pair that has waited longest for a
+//! client to return it gives way, and only if there is none the one that was returned longest ago;
+//! a crowd that never returns anything displaces nobody who does. Values are secrets: they leave
+//! only towards the servers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

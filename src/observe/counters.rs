@@ -67,7 +67,8 @@ families! {
         "Values that a rule maps and that the servers said differently: both are remembered.", [];
     "shadowvm_pairs_dropped_total", "Pairs of such values forgotten, by reason.",
         ["reason": DROP_WHYS];
-    "shadowvm_pairs_lost_total", "Starts of the gateway at which such pairs may have been lost.", [];
+    "shadowvm_pairs_lost_total",
+        "Starts of the gateway at which such pairs may have been lost.", [];
     "shadowvm_values_replaced_total",
         "Values that clients returned and a server was told its own for, by that server.",
         ["leg": LEGS];

@@ -129,14 +129,14 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             format!("{flow}: {} is told the other server's {rule} at {at}: {why}", name(to))
         }
         Event::ValueDoubtful { flow } => {
-            format!("{flow}: what stands behind a quote may be a returned value or not: not replaced")
+            format!("{flow}: what stands behind a quote may be a value or not: not replaced")
         }
         Event::ReturnsUnread { flow, why } => {
             let why = why.name();
             format!("{flow}: no value that the client returns is replaced from here on: {why}")
         }
         Event::PairsLost => "what an earlier process knew of values \
-             that clients return is lost: who returns an old one is known to the server that gave it"
+             that clients return is lost: an old one is known to the server that gave it"
             .into(),
         Event::PairsDropped { why, count } => {
             format!("{count} pairs of values are forgotten: {}", why.name())

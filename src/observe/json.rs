@@ -108,7 +108,8 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
         }),
         Event::ValueKept { flow, to, rule, at, why } => json!({
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(),
-            "protocol": rule.protocol, "header": &*rule.field, "at": position(*at), "reason": why.name(),
+            "protocol": rule.protocol, "header": &*rule.field,
+            "at": position(*at), "reason": why.name(),
         }),
         Event::PairsLost => json!({}),
         Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),

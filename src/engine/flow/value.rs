@@ -23,8 +23,8 @@ pub(super) fn value_of<'a>(
     value_at(at, |number, byte| reader.is_in_span(rule, number, byte), get)
 }
 
-/// The value that begins at `at`, in bytes that `get` gives; `is_in` tells whether a byte belongs to
-/// it, by its number.
+/// The value that begins at `at`, in bytes that `get` gives; `is_in` tells whether a byte belongs
+/// to it, by its number.
 pub(super) fn value_at<'a>(
     mut at: Offset,
     is_in: impl Fn(usize, u8) -> bool,
