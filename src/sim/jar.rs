@@ -95,6 +95,8 @@ impl Shown {
 /// Where cookies stand in one flow; the first byte of a stream is 1.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
+    /// The connection: another one may have its ends later.
+    conn: u16,
     /// In the answers, as all streams count alike.
     set: Vec<Range<u64>>,
     /// In the requests, and each server's version.
@@ -120,13 +122,16 @@ struct Heard<'a> {
 }
 
 impl Places {
-    /// Cookies that stand there in the answers, as offsets.
-    pub fn new(set: impl Iterator<Item = Range<usize>>) -> Self {
-        Self { set: set.map(place).collect(), ..Self::default() }
+    /// Cookies that stand there in the answers of connection `conn`, as offsets.
+    pub fn new(conn: u16, set: impl Iterator<Item = Range<usize>>) -> Self {
+        Self { conn, set: set.map(place).collect(), ..Self::default() }
     }
 
-    /// The client has asked: what it returns stands there.
-    pub fn ask(&mut self, script: &Script) {
+    /// The client of connection `conn` has asked: what it returns stands there.
+    pub fn ask(&mut self, conn: u16, script: &Script) {
+        if conn != self.conn {
+            return;
+        }
         let versions = |r: Returned| LegId::ALL.map(|leg| cookie_of(leg, r));
         let all = script.returned().iter().map(|(at, r)| (place(at.clone()), versions(*r)));
         self.returned = all.collect();

@@ -146,9 +146,10 @@ impl Oracle {
     }
 
     /// A client has asked more, which says so.
-    pub fn on_asked(&mut self, tuple: Tuple, said: &Script) {
+    pub fn on_asked(&mut self, tuple: Tuple, conn: u16, said: &Script) {
         let flow = self.flows.get_mut(&tuple).map(|flow| &mut flow.cookies);
-        flow.into_iter().chain(self.places.get_mut(&tuple)).for_each(|places| places.ask(said));
+        let both = flow.into_iter().chain(self.places.get_mut(&tuple));
+        both.for_each(|places| places.ask(conn, said));
     }
 
     // ---- what comes in ---------------------------------------------------------------------

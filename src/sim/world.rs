@@ -387,8 +387,8 @@ impl<'a> World<'a> {
         let spans = self.conns[id].verifier.spans().to_vec();
         let tokens = self.conns[id].verifier.tokens().to_vec();
         let conn = &self.conns[id];
-        let mut cookies = Places::new(conn.verifier.cookies());
-        cookies.ask(&conn.requests.0);
+        let mut cookies = Places::new(plan.id, conn.verifier.cookies());
+        cookies.ask(plan.id, &conn.requests.0);
         self.oracle.expect(tuple, spans.into_iter(), tokens, cookies);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
@@ -525,7 +525,7 @@ impl<'a> World<'a> {
             let worked = self.conns[id].work(self.now, host, plan, &mut self.jar);
             if !self.requests[id].0.returned().is_empty() {
                 self.requests[id].clone_from(&self.conns[id].requests);
-                self.oracle.on_asked(self.tuple(id), &self.requests[id].0);
+                self.oracle.on_asked(self.tuple(id), plan.id, &self.requests[id].0);
             }
             match worked {
                 Ok(more) => wake = [wake, more].into_iter().flatten().min(),
