@@ -119,8 +119,13 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
                 request.returned = Some(rng.pick(&own).1);
             }
             if rng.chance(600) {
-                let len = [(); 2].map(|()| rng.pick(&[1, 2, 8, 26, 26, 200]));
-                let len = (len[0], len[rng.below(2) as usize]);
+                let len = match rng.chance(500) {
+                    true => {
+                        let len = rng.pick(&[1, 2, 8, 26, 26, 200]);
+                        (len, len)
+                    }
+                    false => (rng.pick(&[8, 26, 26, 200]), rng.pick(&[8, 26, 200])),
+                };
                 request.cookie = Some(len);
                 let (by, content) = ((conn.id, number as u16), request.content);
                 jar.push((conn.client, Returned { by, len, content }));

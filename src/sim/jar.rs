@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::canon::is_of;
 use super::frames::Seg;
+use super::rng::mix;
 use super::scenario::Returned;
 use super::script::Script;
 use super::track::{FlowTrack, rel};
@@ -21,13 +22,16 @@ pub type Jar = BTreeMap<(u16, u16), LegId>;
 /// A client that breaks off within a value is waited for so long, at least (ns).
 const BROKEN_OFF: u64 = 990_000_000;
 
-/// The value of a cookie, as `server` writes it.
-pub fn cookie(server: LegId, content: u32, len: (u8, u8)) -> Vec<u8> {
+/// The value of a cookie, as `server` writes it. What one server writes for it tells what the other
+/// one does, as with names of sessions: so values of two lengths are no short ones.
+pub fn cookie(server: LegId, content: u32, len_of: (u8, u8)) -> Vec<u8> {
     let (first, len) = match server {
-        LegId::A => (b'a', len.0),
-        LegId::B => (b'A', len.1),
+        LegId::A => (b'a', len_of.0),
+        LegId::B => (b'A', len_of.1),
     };
-    let letter = |i: u8| (content >> (i % 16)).wrapping_add(u32::from(i)) % 26;
+    let [a, b] = [len_of.0, len_of.1].map(u64::from);
+    let names = mix(content.into(), a << 8 | b);
+    let letter = |i: u8| (names >> (i % 32)).wrapping_add(u64::from(i)) % 26;
     (0..len).map(|i| first + letter(i) as u8).collect()
 }
 
