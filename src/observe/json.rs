@@ -111,7 +111,7 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "protocol": rule.protocol, "header": &*rule.field,
             "at": position(*at), "reason": why.name(),
         }),
-        Event::PairsLost => json!({}),
+        Event::PairsLost => json!({ "reason": "restarted" }),
         Event::PairsDropped { why, count } => json!({ "reason": why.name(), "count": count }),
         Event::ValueDoubtful { flow } => json!({ "flow": flow_json(flow) }),
         Event::ComparedRaw { flow, why } | Event::ReturnsUnread { flow, why } => {

@@ -451,6 +451,7 @@ fn after_a_sync_a_server_has_its_own_values_only_if_it_kept_them() {
         world.ask(FIRST, &returns("aaaa"));
         world.answer(FIRST, ["HTTP/1.1 204 No\r\n\r\n"; 2].map(String::from));
         world.kit.command(Command::SyncNow);
+        world.kit.wait_ms(1);
         world.synced(scope);
         let dropped = |event: &Event| match event {
             Event::PairsDropped { why: DropWhy::Copied, count } => Some(*count),
