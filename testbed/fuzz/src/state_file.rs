@@ -64,8 +64,8 @@ fn check(record: &Record, bytes: &[u8]) {
             let at = HEADER_BYTES + *slot as usize * SLOT_BYTES;
             let slot = &bytes[at..at + SLOT_BYTES];
             assert_eq!(&slot[..FLOW_CONSTANTS_LEN], constants);
-            assert_eq!(slot[96..104], fnv(constants).to_ne_bytes());
-            assert_eq!(slot[104..108], 0x5553_4544u32.to_ne_bytes());
+            assert_eq!(slot[104..112], fnv(constants).to_ne_bytes());
+            assert_eq!(slot[112..116], 0x5553_4544u32.to_ne_bytes());
         }
         Record::Roles(roles) => {
             let mut cell = [0; 8];
