@@ -54,8 +54,6 @@ bugs! {
     FinNotMapped: "1.11: every position of a leg is mapped, its FIN too",
     /// What a server acknowledges is taken to count like the client.
     EarNotMapped: "1.11: what a server acknowledges of a request is mapped, as what it says",
-    /// A server is sent the beginning of a value before it is known what it calls it.
-    ValueHeardInPart: "1.12: of a returned value a server hears nothing before all of it",
     /// A server that is alone hears what the other one called a session.
     SurvivorHearsForeign: "1.12: after a failover the survivor goes on hearing its own value",
     /// Segments to the client leave no room for their options.
