@@ -78,8 +78,9 @@ impl World {
 
     /// It is shown the numbers of its primary.
     fn begin(&mut self, port: u16) {
-        let to = self.kit.heard.iter().filter(|h| h.link == Link::Client && h.seg.dst_port == port);
-        let answer = to.filter(|h| h.seg.flags == SYN_ACK).next_back().expect("a SYN-ACK");
+        let mut to =
+            self.kit.heard.iter().filter(|h| h.link == Link::Client && h.seg.dst_port == port);
+        let answer = to.rfind(|h| h.seg.flags == SYN_ACK).expect("a SYN-ACK");
         let iss = answer.seg.seq;
         self.kit.say(Link::Client, say(ACK, R, iss + 1), port);
         self.conns.insert(port, Conn { iss, sent: 0, said: [0; 2] });
@@ -259,7 +260,9 @@ fn what_is_out_of_order_waits_for_the_server_that_it_may_have_to_be_changed_for(
             let mut world = World::with(values);
             world.say(FIRST, from + cut, &text[cut..]);
             assert_eq!(world.heard(FIRST, B), GET);
-            assert!(world.kit.on(Link::Server(A)).iter().any(|h| text[cut..].as_bytes() == h.data));
+            assert!(
+                world.kit.on(Link::Server(A)).iter().any(|h| &text.as_bytes()[cut..] == h.data)
+            );
             world.say(FIRST, from, &text[..cut]);
             assert_eq!(world.heard(FIRST, B), format!("{GET}{}", returns(values[1])), "{cut}");
             assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
