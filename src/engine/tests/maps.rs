@@ -260,9 +260,7 @@ fn what_is_out_of_order_waits_for_the_server_that_it_may_have_to_be_changed_for(
             let mut world = World::with(values);
             world.say(FIRST, from + cut, &text[cut..]);
             assert_eq!(world.heard(FIRST, B), GET);
-            assert!(
-                world.kit.on(Link::Server(A)).iter().any(|h| &text.as_bytes()[cut..] == h.data)
-            );
+            assert!(world.kit.on(Link::Server(A)).iter().any(|h| text.as_bytes()[cut..] == h.data));
             world.say(FIRST, from, &text[..cut]);
             assert_eq!(world.heard(FIRST, B), format!("{GET}{}", returns(values[1])), "{cut}");
             assert_eq!(world.heard(FIRST, A), format!("{GET}{text}"));
