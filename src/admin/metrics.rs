@@ -106,7 +106,7 @@ fn flows(page: &mut Page, status: &Status) {
 
 fn links(page: &mut Page, status: &Status) {
     type Read = fn(&LinkCounts) -> u64;
-    let families: [(&str, &str, Read); 7] = [
+    let families: [(&str, &str, Read); 8] = [
         ("shadowvm_link_rx_frames_total", "Frames received.", |c| c.rx_frames),
         ("shadowvm_link_rx_bytes_total", "Bytes received.", |c| c.rx_bytes),
         ("shadowvm_link_tx_frames_total", "Frames sent.", |c| c.tx_frames),
@@ -114,6 +114,7 @@ fn links(page: &mut Page, status: &Status) {
         ("shadowvm_link_kernel_drops_total", "Frames the kernel dropped.", |c| c.kernel_drops),
         ("shadowvm_link_bad_headers_total", "Frames with a bad virtio header.", |c| c.bad_headers),
         ("shadowvm_link_queue_drops_total", "Frames beyond a full queue.", |c| c.queue_drops),
+        ("shadowvm_link_late_frames_total", "Frames of a guest not attached.", |c| c.late_frames),
     ];
     for (name, help, read) in families {
         page.family(name, "counter", help);

@@ -171,6 +171,9 @@ pub struct LinkCounts {
     pub bad_headers: u64,
     /// Frames that did not fit into the queue of a link that takes none.
     pub queue_drops: u64,
+    /// Frames of a virtual machine that is not attached any more, or not yet.
+    #[serde(default)]
+    pub late_frames: u64,
     /// Frames refused by the kernel, by the name of the error.
     pub send_errors: std::collections::BTreeMap<String, u64>,
 }

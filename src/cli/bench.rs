@@ -20,6 +20,7 @@ mod crowd;
 mod failover;
 mod flood;
 mod garbage;
+mod machine;
 mod page;
 mod paths;
 mod peers;
@@ -44,6 +45,7 @@ mod table;
   shadowvm bench compare
   shadowvm bench scale --flows 10,100000
   shadowvm bench sync --files 10000 --dir /var/tmp    the mirror beside rsync
+  shadowvm bench sync --machine --runs 9              copies of virtual machines
 
 Peers run in the same rounds, one after the other; what counts are the ratios within a round.
 
@@ -87,7 +89,8 @@ enum What {
     Compare(compare::Args),
     /// The engine alone with more and more connections: what a packet and a connection cost
     Scale(scale::Args),
-    /// A sync by the mirror beside rsync: the first copy, one changed byte, nothing changed
+    /// A sync by the mirror beside rsync (the first copy, one changed byte, nothing changed), or of
+    /// virtual machines
     Sync(sync::Args),
 }
 
@@ -106,7 +109,10 @@ pub fn run(args: Args) -> ExitCode {
     }
     let measured = match &args.what {
         // In the host's own file systems, without a world.
-        What::Sync(what) => sync::run(what),
+        What::Sync(what) => match what.machines() {
+            Some((runs, image)) => in_a_haven(|dir| machine::run(runs, image, dir)),
+            None => sync::run(what),
+        },
         What::Scale(what) => scale::run(what),
         What::Compare(what) => in_a_haven(|dir| compare::run(what, dir)),
         What::Latency(what) => what.check().and_then(|()| in_a_world(&args.what)),

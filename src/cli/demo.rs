@@ -2,6 +2,7 @@
 //!
 //! The first output comes before anything is built. Nothing stays behind, also after SIGKILL.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,13 @@ use clap::builder::PossibleValue;
 use serde_json::json;
 
 use super::cast::{Death, become_user_root};
+use super::guests::Guests;
 use super::stage::{Addressing, Stage, StageError};
 use super::{Format, exit};
 use crate::lab::{Haven, WorldOptions, world};
 use crate::sim::fleet;
 
+mod machines;
 mod story;
 
 use story::{Account, Script, show};
@@ -28,9 +31,17 @@ const SIMULATED_SEEDS: u64 = 200;
   shadowvm demo                                    the primary is killed in the middle of downloads
   shadowvm demo --scenario ftp --fault cut         silence around it, in the middle of FTP transfers
   shadowvm demo --scenario mixed --addressing vip  web and FTP, servers with addresses of their own
+  shadowvm demo --servers vm                       two guests of QEMU with Debian's nginx, vsftpd
 
-Exit status: 0 every byte was right and all was seen that should be, 1 not.")]
+Exit status: 0 every byte was right and all was seen that should be, 1 not, 69 what the servers are
+made of is not here (the message names what brings it).")]
 pub struct Args {
+    /// What the servers are
+    #[arg(long, value_enum, default_value_t)]
+    servers: Servers,
+    /// Where the files of the virtual machines are, if not in target/guest
+    #[arg(long, value_name = "DIR")]
+    guest: Option<PathBuf>,
     /// What befalls the servers
     #[arg(long, value_enum, default_value = "kill9")]
     fault: Fault,
@@ -55,6 +66,16 @@ pub struct Args {
     /// A deliberate mistake that must be noticed
     #[arg(long, value_enum, hide = true)]
     plant: Option<Plant>,
+}
+
+/// What the servers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Servers {
+    /// Processes of this program, in namespaces
+    #[default]
+    Process,
+    /// Guests of QEMU with Debian's nginx and vsftpd; a sync copies the whole machine
+    Vm,
 }
 
 /// What befalls the servers.
@@ -155,6 +176,9 @@ pub fn run(args: Args) -> ExitCode {
         seed: args.seed,
         plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
     };
+    if args.servers == Servers::Vm {
+        return with_guests(&args, &teller);
+    }
     let (name, setting) = match Setting::make(args.world, args.addressing) {
         Ok(made) => made,
         Err(error) => {
@@ -218,6 +242,50 @@ impl Setting {
     }
 }
 
+/// The play with virtual machines, never with other servers instead.
+fn with_guests(args: &Args, teller: &Teller) -> ExitCode {
+    let is_plain = args.fault == Fault::Death(Death::Kill9)
+        && (args.scenario, args.addressing) == (Scenario::Web, Addressing::Clone)
+        && args.world != Kind::Sim
+        && args.plant.is_none();
+    if !is_plain {
+        eprintln!(
+            "demo: virtual machines have a story of their own; leave out --fault, --scenario, \
+             --addressing and --world sim"
+        );
+        return ExitCode::from(exit::USAGE);
+    }
+    // Before a world is made: what is missing is missing in all of them.
+    if let Err(error) = Guests::find(args.guest.as_deref(), Path::new("/")) {
+        eprintln!("demo: {error}");
+        return ExitCode::from(exit::UNAVAILABLE);
+    }
+    let (name, mut setting) = match Setting::make(args.world, args.addressing) {
+        Ok((name, Some(setting))) => (name, setting),
+        Ok((_, None)) => {
+            eprintln!("demo: the system allows no namespaces here; `shadowvm doctor` tells why");
+            return ExitCode::from(exit::PERMISSION);
+        }
+        Err(error) => {
+            eprintln!("demo: {error}");
+            return ExitCode::from(exit::PERMISSION);
+        }
+    };
+    teller.say(&format!("world: {name}, servers: virtual machines"));
+    let stage = &mut setting.stage;
+    let played = Guests::find(args.guest.as_deref(), stage.dir()).and_then(|guests| {
+        let sections = guests.sections();
+        stage.guests = Some(guests);
+        stage.start_gateway(&sections)?;
+        machines::play(stage, args.seed, teller)
+    });
+    let account = played.unwrap_or_else(|error| Account {
+        faults_found: vec![error.to_string()],
+        ..Account::default()
+    });
+    report(args, name, &account, teller)
+}
+
 fn perform(stage: &mut Stage, script: &Script, teller: &Teller) -> Result<Account, StageError> {
     let sync = stage.sync_section(crate::engine::LegId::B);
     stage.start_all(&sync)?;
@@ -266,6 +334,10 @@ fn report(args: &Args, world: &str, account: &Account, teller: &Teller) -> ExitC
     if args.output == Format::Json {
         let mut object = account.json();
         object["world"] = json!(world);
+        object["servers"] = json!(match args.servers {
+            Servers::Process => "process",
+            Servers::Vm => "vm",
+        });
         object["fault"] = json!(args.fault.name());
         object["scenario"] = json!(args.scenario.name());
         object["addressing"] = json!(args.addressing.name());
@@ -288,7 +360,7 @@ fn print_report(args: &Args, account: &Account, took: Duration) {
     let share = account.verified as f64 * 100.0 / all as f64;
     line("said by both servers", format!("{share:.1} % of {all} bytes, the rest by the one left"));
     if let Some(sync) = account.sync {
-        line("sync after the wrong byte", show(sync));
+        line("sync after the difference", show(sync));
     }
     if let (Some(moved), Some(reset)) = (account.flows_moved, account.flows_reset) {
         line("moved to the survivor", format!("{moved}, reset {reset}"));

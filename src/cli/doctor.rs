@@ -3,7 +3,7 @@
 //! Looks and never changes anything. Each finding that is not good comes with the line that mends
 //! it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::door::answer;
 use super::{Format, config_error, exit};
-use crate::config::{Backend, Config, DEFAULT_FILE, Tree};
+use crate::config::{self, Backend, Config, DEFAULT_FILE, Tree};
 use crate::engine::{Source, VipPlan};
 use crate::sync::mirror::end::foreign;
 
@@ -82,7 +82,9 @@ pub fn run(args: Args) -> ExitCode {
     };
     let mut findings = host();
     match &config {
-        Some(config) => findings.extend(links(config).into_iter().chain(mirror(config))),
+        Some(config) => {
+            findings.extend(links(config).into_iter().chain(mirror(config)).chain(guests(config)))
+        }
         None => findings.push(Finding::bad(
             "links",
             Verdict::Note,
@@ -245,6 +247,9 @@ fn runtime_dir() -> Finding {
 fn links(config: &Config) -> Vec<Finding> {
     let links = &config.links;
     let names = [&links.client, &links.a, &links.b];
+    if [names[1], names[2]].iter().any(|name| config::Links::guest_socket(name).is_some()) {
+        return link(names[0]);
+    }
     let mut findings: Vec<Finding> = names.iter().flat_map(|name| link(name)).collect();
     let mtus: Vec<Option<u64>> = names.iter().map(|name| number(sys(name, "mtu"))).collect();
     if let [Some(client), Some(a), Some(b)] = mtus[..]
@@ -365,6 +370,41 @@ fn mirror(config: &Config) -> Vec<Finding> {
                 Finding::bad("mirror", Verdict::Warn, what, fix)
             }
         });
+    }
+    findings
+}
+
+/// What the servers are made of, if they are virtual machines.
+fn guests(config: &Config) -> Vec<Finding> {
+    let Some(Backend::Qemu(guests)) = &config.sync.backend else { return Vec::new() };
+    let named = [Some(&guests.program), guests.kernel.as_ref(), guests.initrd.as_ref()];
+    let files = named.into_iter().flatten().map(|file| match File::open(file) {
+        Ok(_) => Finding::good("guests", format!("{file} is there")),
+        Err(error) => {
+            let fix = match *file == guests.program {
+                true => "apt-get install qemu-system-x86, or correct sync.qemu.program",
+                false => "correct [sync.qemu]",
+            };
+            Finding::bad("guests", Verdict::Fail, format!("{file}: {error}"), fix)
+        }
+    });
+    let mut findings: Vec<Finding> = files.collect();
+    let wants_kvm = guests.accel.iter().any(|accel| accel.starts_with("kvm"));
+    let kvm = File::options().read(true).write(true).open("/dev/kvm");
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let is_x86 = cfg!(target_arch = "x86_64");
+    let trouble = match kvm {
+        Err(error) => Some(format!("/dev/kvm: {error}: guests are emulated in software, and slow")),
+        Ok(_) if is_x86 && !flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm")) => {
+            let what = "/dev/kvm is there, but the processor has no virtualization: a guest may \
+                        hang; until that is mended, write accel = [\"tcg\"]";
+            Some(what.to_owned())
+        }
+        Ok(_) => None,
+    };
+    if let Some(what) = trouble.filter(|_| wants_kvm) {
+        let fix = "modprobe kvm_intel or kvm_amd; in a virtual machine, turn on nesting outside";
+        findings.push(Finding::bad("guests", Verdict::Warn, what, fix));
     }
     findings
 }

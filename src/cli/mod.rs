@@ -21,7 +21,9 @@ mod door;
 pub mod evidence_keeper;
 pub mod failover;
 pub mod flows;
-pub mod helper;
+pub mod guest_keeper;
+mod guests;
+mod helper;
 pub mod lab;
 pub mod lab_client;
 pub mod lab_heal;
@@ -129,6 +131,9 @@ enum Verb {
     /// Run the operator's commands for `run`
     #[command(hide = true)]
     Helper(helper::Args),
+    /// Keep the virtual machines for `run`
+    #[command(hide = true)]
+    GuestKeeper(guest_keeper::Args),
     /// Write evidence for `run`
     #[command(hide = true)]
     EvidenceKeeper(evidence_keeper::Args),
@@ -170,6 +175,7 @@ pub fn main() -> ExitCode {
         Verb::Sim(args) => sim::run(args),
         Verb::MirrorEnd(args) => mirror_end::run(args),
         Verb::Helper(args) => helper::run(args),
+        Verb::GuestKeeper(args) => guest_keeper::run(args),
         Verb::EvidenceKeeper(args) => evidence_keeper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),

@@ -26,7 +26,7 @@ use super::{config_error, exit};
 use crate::admin::socket::{self, SocketError};
 use crate::admin::types::LinkCounts;
 use crate::admin::{self, Door, Gateway, Question, ReloadError};
-use crate::config::{Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Tree};
+use crate::config::{self, Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Tree};
 use crate::engine::{
     Command, Engine, Epoch, Event, Input, Instant, LegId, Link, Record, SyncId, SyncRequest,
     SyncStep,
@@ -37,6 +37,7 @@ use crate::evidence::ring::{Ring, Start};
 use crate::evidence::store::{Limits, Store};
 use crate::evidence::{Desk, Recorder};
 use crate::io::af_packet::{LinkError, LinkOptions, LinkStats, Links};
+use crate::io::datagram::Attached;
 use crate::io::pcap::Tap;
 use crate::io::state_file::{StateFile, StateFileError};
 use crate::io::{Driver, Mailbox, Request, Sink, clock, drive, mailbox, privileges, sandbox};
@@ -44,8 +45,10 @@ use crate::observe::{Board, Level, Observer};
 use crate::sync::exec::{self, ExecSync};
 use crate::sync::helper::{Commands, Helper, HookCommand, MirrorCommand, Unheard};
 use crate::sync::mirror::pair::{EndSetup, MirrorSetup};
-use crate::sync::{StateSync, SyncSink};
+use crate::sync::{StateSync, SyncSink, qemu};
 use crate::wire::Frame;
+
+pub(super) mod guests;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -107,6 +110,7 @@ impl RunError {
             Self::Links(LinkError::Permission) | Self::Privileges(_) => exit::PERMISSION,
             Self::Links(LinkError::NotEthernet(_)) | Self::NoUser(_) => exit::CONFIG,
             Self::Links(LinkError::VnetHdrUnsupported(_) | LinkError::Io(..)) => exit::NO,
+            Self::Links(LinkError::Socket(_, source)) => by_kind(source),
             Self::Socket(SocketError::Busy(_)) => exit::BUSY,
             Self::Socket(SocketError::NotASocket(_)) => exit::CONFIG,
             Self::Socket(SocketError::Io { source, .. }) | Self::File { source, .. } => {
@@ -148,15 +152,18 @@ fn log_to_stderr(config: &Config) {
 fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let started = Clock::now();
     let unheard = start_helper(&config)?;
+    let guests = guests::start_keeper(&config)?;
     let keeper = start_keeper(&config)?;
     let listener = socket::bind(&config.socket)?;
-    let links = &config.links;
-    let mut links = Links::open([&links.client, &links.a, &links.b], LinkOptions::default())?;
+    let attached: [Attached; 2] = Default::default();
+    let mut links = Links::open(guests::links(&config, &attached), LinkOptions::default())?;
     let stats = links.stats();
     let (state, records) = open_state(&config)?;
     let events = config.log.events.as_deref().map(append).transpose()?;
     let record = config.record.clone();
-    let outer = Outer { file, config, started, unheard, keeper, listener, stats, state, events };
+    let guests = guests.map(|unheard| (unheard, attached));
+    let outer =
+        Outer { file, config, started, unheard, guests, keeper, listener, stats, state, events };
     let Some(path) = record else { return outer.run(&mut links, records) };
     let what = "cannot record into (capture.record)";
     let mut tap = Tap::new(links, &path).map_err(|source| RunError::File {
@@ -177,6 +184,7 @@ struct Outer<'a> {
     config: Config,
     started: Clock,
     unheard: Option<Unheard>,
+    guests: Option<(qemu::Unheard, [Attached; 2])>,
     keeper: Option<Keeper>,
     listener: std::os::unix::net::UnixListener,
     stats: [Arc<LinkStats>; 3],
@@ -229,10 +237,20 @@ impl Outer<'_> {
             in_force,
         })
         .map_err(system("the admin thread cannot start"))?;
-        let backend = helper.as_ref().filter(|_| self.config.sync.backend.is_some());
+        let sync: Option<Box<dyn StateSync>> = match (self.guests, &self.config.sync.backend) {
+            (Some((unheard, attached)), _) => {
+                let gate = guests::Door { attached, mailbox: mailbox.clone() };
+                let sync = unheard.listen(gate);
+                Some(Box::new(sync.map_err(system("the keeper of guests cannot be heard"))?))
+            }
+            (None, Some(_)) => helper.as_ref().map(|helper| -> Box<dyn StateSync> {
+                Box::new(ExecSync::new(Arc::clone(helper), names.clone()))
+            }),
+            (None, None) => None,
+        };
         let mut outlet = Outlet {
             observer,
-            sync: backend.map(|helper| ExecSync::new(Arc::clone(helper), names.clone())),
+            sync,
             sink: sync_sink(mailbox.clone()),
             helper,
             names,
@@ -275,11 +293,11 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
             Some(Backend::Exec(exec)) => {
                 Some(HookCommand { argv: exec.command.clone(), timeout_ms: millis(exec.timeout) })
             }
-            Some(Backend::Mirror(_)) | None => None,
+            Some(Backend::Mirror(_) | Backend::Qemu(_)) | None => None,
         },
         mirror: match &config.sync.backend {
             Some(Backend::Mirror(mirror)) => mirror_command(config, mirror),
-            Some(Backend::Exec(_)) | None => None,
+            Some(Backend::Exec(_) | Backend::Qemu(_)) | None => None,
         },
         fence: failover.fence_command.as_ref().map(|command| HookCommand {
             argv: command.clone(),
@@ -358,21 +376,31 @@ fn append(path: &Path) -> Result<File, RunError> {
     opened.map_err(|source| RunError::File { what, path: path.to_owned(), source })
 }
 
+/// The configured user, if there is one.
+fn run_as(config: &Config) -> Result<Option<(Uid, Gid)>, RunError> {
+    match &config.run_as {
+        None => Ok(None),
+        Some(RunAs::Ids { uid, gid }) => Ok(Some((Uid::from_raw(*uid), Gid::from_raw(*gid)))),
+        Some(RunAs::User(name)) => {
+            let user = User::from_name(name);
+            let user = user.map_err(|error| RunError::Privileges(error.to_string()))?;
+            let user = user.ok_or_else(|| RunError::NoUser(name.clone()))?;
+            Ok(Some((user.uid, user.gid)))
+        }
+    }
+}
+
 /// Becomes the configured user, with the least that it takes to run on.
 fn drop_privileges(config: &Config) -> Result<(), RunError> {
     let wrong = |error: &dyn std::fmt::Display| RunError::Privileges(error.to_string());
-    let user = match &config.run_as {
-        None => None,
-        Some(RunAs::Ids { uid, gid }) => Some((Uid::from_raw(*uid), Gid::from_raw(*gid))),
-        Some(RunAs::User(name)) => {
-            let user = User::from_name(name).map_err(|error| wrong(&error))?;
-            let user = user.ok_or_else(|| RunError::NoUser(name.clone()))?;
-            Some((user.uid, user.gid))
-        }
-    };
+    let user = run_as(config)?;
     if let Some((uid, gid)) = user {
-        let given = nix::unistd::chown(&config.socket, Some(uid), Some(gid));
-        given.map_err(|error| wrong(&error))?;
+        let links =
+            [&config.links.a, &config.links.b].map(|link| config::Links::guest_socket(link));
+        for path in links.into_iter().flatten().chain([config.socket.as_path()]) {
+            let given = nix::unistd::chown(path, Some(uid), Some(gid));
+            given.map_err(|error| wrong(&error))?;
+        }
     }
     privileges::drop_to(user).map_err(|error| wrong(&error))
 }
@@ -415,7 +443,7 @@ fn sync_sink(mailbox: Mailbox) -> SyncSink {
 /// Where the engine's outputs go that are no frames.
 struct Outlet {
     observer: Observer,
-    sync: Option<ExecSync>,
+    sync: Option<Box<dyn StateSync>>,
     sink: SyncSink,
     helper: Option<Arc<Helper>>,
     names: [String; 2],
@@ -608,6 +636,7 @@ fn link_counts(stats: &LinkStats) -> LinkCounts {
         kernel_drops: stats.kernel_drops.load(Relaxed),
         bad_headers: stats.bad_headers.load(Relaxed),
         queue_drops: stats.queue_drops.load(Relaxed),
+        late_frames: stats.late_frames.load(Relaxed),
         send_errors: errors
             .iter()
             .map(|(errno, n)| (format!("{:?}", nix::errno::Errno::from_raw(*errno)), *n))

@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use super::guests::Guests;
 use crate::admin::client::{self, ClientError};
-use crate::admin::types::{Counters, Done, Events, Failover, Status};
+use crate::admin::types::{Counters, Done, Events, Failover, Nothing, Status};
 use crate::engine::{LegId, Source};
 use crate::lab::ftp;
 use crate::lab::web::PORT;
 use crate::lab::world::WorldError;
-use crate::lab::{Child, HostId, Io, Program, Topology, World, WorldOptions, sections};
+use crate::lab::{
+    Child, HostId, Io, Program, Topology, World, WorldOptions, sections, sections_behind,
+};
 
 /// What this program's file is called inside a world.
 const MYSELF: &str = "/proc/self/exe";
@@ -56,6 +59,8 @@ pub(super) struct Stage {
     servers: [Option<Child>; 2],
     /// The servers are those for so many connections.
     pub(super) crowd: Option<usize>,
+    /// The servers are virtual machines, which the gateway starts.
+    pub(super) guests: Option<Guests>,
     seen: u64,
     facts: Vec<Fact>,
     /// Bytes of the event log that were read into `facts`.
@@ -68,8 +73,9 @@ impl Stage {
         let world = Arc::new(World::new(options)?);
         let dir = dir.to_owned();
         let (gateway, servers) = (None, [None, None]);
-        let crowd = None;
-        Ok(Self { world, dir, gateway, servers, crowd, seen: 0, facts: Vec::new(), log_read: 0 })
+        let (seen, facts, log_read) = (0, Vec::new(), 0);
+        let (crowd, guests) = (None, None);
+        Ok(Self { world, dir, gateway, servers, crowd, guests, seen, facts, log_read })
     }
 
     /// Starts a server and waits until it listens.
@@ -162,6 +168,11 @@ impl Stage {
         let wait = 5.0;
         let body = Failover { to: None, planned: true, wait };
         client::post(&self.socket(), "/api/v1/failover", &body, Duration::from_secs_f64(wait))
+    }
+
+    /// Asks for a sync.
+    pub(super) fn sync_now(&self) -> Result<Done, ClientError> {
+        client::post(&self.socket(), "/api/v1/sync", &Nothing {}, Duration::ZERO)
     }
 
     /// Which server is primary.
@@ -275,6 +286,11 @@ impl Stage {
         self.dir.join("events.jsonl")
     }
 
+    /// The folder of the stage's files.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The gateway's admin socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.dir.join("admin.sock")
@@ -293,7 +309,13 @@ impl Stage {
             Some(_) => format!("[{PORT}]"),
             None => format!("[{PORT}, {}]", ftp::PORT),
         };
-        let sections = sections(&self.world, &ports);
+        let sections = match &self.guests {
+            Some(guests) => {
+                let [a, b] = LegId::ALL.map(|leg| guests.link(leg));
+                sections_behind(&self.world, [&a, &b], &ports)
+            }
+            None => sections(&self.world, &ports),
+        };
         format!(
             "{sections}[admin]\nsocket = \"{dir}/admin.sock\"\n[state]\nfile = \"{dir}/state\"\n\
              [log]\nevents = \"{dir}/events.jsonl\"\n[evidence]\ndir = \"{dir}/evidence\"\n{more}"

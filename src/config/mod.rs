@@ -8,6 +8,7 @@ mod evidence;
 mod mirror;
 mod parse;
 mod problem;
+mod qemu;
 mod read;
 mod show;
 mod vip;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use evidence::{DEFAULT_DIR as DEFAULT_EVIDENCE_DIR, Evidence};
 pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
+pub use qemu::QemuBackend;
 
 pub use crate::observe::describe::Level;
 
@@ -70,7 +72,8 @@ pub struct Config {
     pub is_sandboxed: bool,
 }
 
-/// Names of the interfaces; all differ.
+/// Names of the interfaces; all differ. A link to a server that is a virtual machine is `unix:` and
+/// the path of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Links {
     /// Towards the clients.
@@ -148,6 +151,18 @@ pub enum Backend {
     Exec(ExecBackend),
     /// The gateway, by the servers' directories.
     Mirror(MirrorBackend),
+    /// QEMU: the servers are virtual machines, and are copied whole.
+    Qemu(QemuBackend),
+}
+
+impl Backend {
+    /// What it copies.
+    pub fn scope(&self) -> SyncScope {
+        match self {
+            Self::Exec(_) | Self::Mirror(_) => SyncScope::Content,
+            Self::Qemu(_) => SyncScope::Machine,
+        }
+    }
 }
 
 /// The command that makes the backup equal.
@@ -291,7 +306,7 @@ impl Config {
             rules: compare.maps.iter().cloned().fold(masks, Rules::and),
             has_opaque: compare.has_opaque,
             opaque_ports: compare.opaque_ports.clone(),
-            sync_scope: self.sync.backend.as_ref().map(|_| SyncScope::Content),
+            sync_scope: self.sync.backend.as_ref().map(Backend::scope),
             sync_deadline: self.sync.deadline,
             sync_min_gap: self.sync.min_gap,
             failover_auto: self.failover.is_auto,

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::evidence::evidence;
 use super::mirror;
 use super::problem::Problem;
+use super::qemu;
 use super::read::{At, Item, Reader, Section, refuse_unknown_sections};
 use super::vip::{self, Addressing, Own};
 use super::{
@@ -73,6 +74,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     };
     probe_address_is_free(&reader, root, &config);
     mirror::check_trees(&reader, root, &config);
+    qemu::check_links(&reader, root, &config);
     let problems = reader.finish();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -108,6 +110,7 @@ fn links(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<Links> {
             reader.missing(section.at.clone(), &section.full(key), "name an interface");
         }
         if let Some(name) = &name
+            && !qemu::is_guest_link(reader, &section, key)
             && !is_interface_name(name)
         {
             let reason = format!("`{name}` is not the name of an interface (1 to 15 characters)");
@@ -482,8 +485,12 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
     let defaults = EngineConfig::default();
     let section = Section::top(reader, root, "sync");
     let backend = backend(reader, &section);
-    let deadline =
-        section.duration("deadline", defaults.sync_deadline, MS..=Duration::from_secs(60));
+    // A machine is more than a few files.
+    let deadline = match backend {
+        Word::Qemu => Duration::from_secs(1),
+        _ => defaults.sync_deadline,
+    };
+    let deadline = section.duration("deadline", deadline, MS..=Duration::from_secs(60));
     let min_gap = section.duration("min_gap", defaults.sync_min_gap, Duration::ZERO..=HOUR);
     let timeout = section.duration("timeout", Duration::from_secs(30), MS..=HOUR);
     if timeout < deadline {
@@ -495,9 +502,15 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
     if backend != Word::Mirror {
         mirror::refuse_keys(reader, &section);
     }
+    if backend != Word::Qemu && section.at("qemu").is_some() {
+        let help = "write backend = \"qemu\", or remove the section";
+        let reason = "only the backend `qemu` has this section";
+        reader.wrong_help(section.at("qemu"), "sync.qemu", reason, help);
+    }
     let backend = match backend {
         Word::Unclear => None,
         Word::Mirror => Some(Backend::Mirror(mirror::backend(reader, &section, timeout))),
+        Word::Qemu => qemu::backend(reader, &section, timeout).map(Backend::Qemu),
         Word::None | Word::Exec => {
             exec(reader, &section, backend == Word::Exec, timeout).map(Backend::Exec)
         }
@@ -511,19 +524,25 @@ enum Word {
     None,
     Exec,
     Mirror,
+    Qemu,
     /// Nothing that this version knows: no more is said about the keys of such a backend.
     Unclear,
 }
 
 fn backend(reader: &Reader<'_>, section: &Section<'_>) -> Word {
     let word = section.string("backend");
-    if let Some(later @ ("qemu" | "container")) = word.as_deref() {
-        let reason = format!("`{later}` is not supported by this version");
-        let help = "choose `none`, `exec` or `mirror`";
+    if word.as_deref() == Some("container") {
+        let reason = "`container` is not supported by this version";
+        let help = "choose `none`, `exec`, `mirror` or `qemu`";
         reader.wrong_help(section.at("backend"), "sync.backend", reason, help);
         return Word::Unclear;
     }
-    let words = [("none", Word::None), ("exec", Word::Exec), ("mirror", Word::Mirror)];
+    let words = [
+        ("none", Word::None),
+        ("exec", Word::Exec),
+        ("mirror", Word::Mirror),
+        ("qemu", Word::Qemu),
+    ];
     let chosen = section.choice("backend", &words);
     chosen.unwrap_or(if word.is_some() { Word::Unclear } else { Word::None })
 }

@@ -40,7 +40,14 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         "sync",
         &[
             "backend", "command", "deadline", "min_gap", "timeout", "exclude", "watch", "compare",
-            "fsync",
+            "fsync", "qemu",
+        ],
+    ),
+    (
+        "sync.qemu",
+        &[
+            "program", "accel", "memory", "cpus", "kernel", "initrd", "append", "mac", "args",
+            "dir", "downtime",
         ],
     ),
     (

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
-use super::{Backend, Config, Level, RunAs, Tree};
+use super::{Backend, Config, Level, QemuBackend, RunAs, Tree};
 use crate::engine::{Fence, LagPolicy, Mode, Network, Source, UdpPolicy};
 
 /// The whole file.
@@ -173,10 +173,37 @@ fn sync(out: &mut String, config: &Config) {
             ("fsync", mirror.is_durable.to_string()),
             ("timeout", quote(&show_duration(mirror.timeout))),
         ],
+        Some(Backend::Qemu(guests)) => {
+            vec![("backend", quote("qemu")), ("timeout", quote(&show_duration(guests.timeout)))]
+        }
     };
     keys.push(("deadline", quote(&show_duration(sync.deadline))));
     keys.push(("min_gap", quote(&show_duration(sync.min_gap))));
     section(out, "[sync]", &keys);
+    if let Some(Backend::Qemu(guests)) = &sync.backend {
+        qemu(out, guests);
+    }
+}
+
+fn qemu(out: &mut String, guests: &QemuBackend) {
+    let mut keys = vec![
+        ("program", quote(&guests.program)),
+        ("accel", list(guests.accel.iter().cloned())),
+        ("memory", quote(&show_bytes(guests.memory))),
+        ("cpus", guests.cpus.to_string()),
+    ];
+    if let Some(kernel) = &guests.kernel {
+        keys.push(("kernel", quote(kernel)));
+        keys.extend(guests.initrd.as_ref().map(|initrd| ("initrd", quote(initrd))));
+        keys.push(("append", quote(&guests.append)));
+    }
+    keys.extend([
+        ("mac", quote(&guests.mac)),
+        ("args", list(guests.args.iter().cloned())),
+        ("dir", path(&guests.dir)),
+        ("downtime", quote(&show_duration(guests.downtime))),
+    ]);
+    section(out, "[sync.qemu]", &keys);
 }
 
 fn failover(out: &mut String, config: &Config) {

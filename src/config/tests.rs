@@ -157,7 +157,7 @@ const BROKEN: &[Case] = &[
     ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),
-    ("", "[sync]\nbackend = \"qemu\"\n", Some(16), "sync.backend", "not supported"),
+    ("", "[sync]\nbackend = \"container\"\n", Some(16), "sync.backend", "not supported"),
     ("", "[sync]\nbackend = \"miror\"\n", Some(16), "sync.backend", "did you mean `mirror`?"),
     ("", "[sync]\nbackend = \"exec\"\ncommand = [\"/x\"]\nexclude = []\n", Some(18), "sync.exclude",
         "only the backend `mirror`"),
@@ -346,6 +346,60 @@ fn a_mirror_needs_two_directories_apart_from_each_other() {
     }
     let problems = parse(&trees).expect_err("nobody mirrors them");
     assert!(problems.to_string().contains("no backend mirrors it"), "{problems}");
+}
+
+/// The base file with guests as servers.
+fn with_guests(section: &str) -> String {
+    let links = BASE.replace("\"a0\"", "\"unix:/run/a\"").replace("\"b0\"", "\"unix:/run/b\"");
+    format!("{links}[sync]\nbackend = \"qemu\"\n[sync.qemu]\n{section}")
+}
+
+#[test]
+fn guests_are_read_and_shown() {
+    let section = "memory = \"128MiB\"\nkernel = \"/k\"\ninitrd = \"/i\"\nappend = \"quiet\"\n\
+                   accel = [\"tcg\"]\nargs = [\"-serial\", \"file:{dir}/{name}.log\"]\n\
+                   dir = \"/run/g\"\ndowntime = \"7ms\"\n";
+    let config = parse(&with_guests(section)).expect("it is valid");
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    let Some(Backend::Qemu(guests)) = &config.sync.backend else { panic!("no guests") };
+    assert_eq!((guests.memory, guests.cpus), (128 << 20, 1));
+    assert_eq!(guests.accel, ["tcg"]);
+    let engine = config.engine();
+    assert_eq!(engine.sync_scope, Some(SyncScope::Machine));
+    assert_eq!(engine.sync_deadline, Duration::from_secs(1), "a machine is more than a file");
+    assert_eq!(Links::guest_socket(&config.links.a), Some(Path::new("/run/a")));
+    assert_eq!(Links::guest_socket(&config.links.client), None);
+}
+
+#[test]
+fn guests_and_their_links_belong_together() {
+    let whole = with_guests("kernel = \"/k\"\n");
+    for (from, to, key, words) in [
+        ("\"unix:/run/a\"", "\"a0\"", "links.a", "are guests of QEMU"),
+        ("\"unix:/run/a\"", "\"unix:run/a\"", "links.a", "an absolute path"),
+        ("\"unix:/run/a\"", "\"unix:/run/b\"", "links.b", "the same interface"),
+        ("\"c0\"", "\"unix:/run/c\"", "links.client", "the link of a guest"),
+        ("kernel = \"/k\"\n", "", "sync.qemu.kernel", "missing"),
+        (
+            "kernel = \"/k\"\n",
+            "append = \"x\"\nargs = [\"-x\"]\n",
+            "sync.qemu.append",
+            "to a kernel",
+        ),
+        ("\"/k\"", "\"k\"", "sync.qemu.kernel", "not an absolute path"),
+        ("[sync.qemu]\nkernel = \"/k\"\n", "", "sync.qemu", "missing"),
+        ("\"/k\"\n", "\"/k\"\nmac = \"01:00:00:00:00:10\"\n", "sync.qemu.mac", "of one host"),
+        ("\"/k\"\n", "\"/k\"\nmemory = 99999999\n", "sync.qemu.memory", "whole MiB"),
+        ("\"/k\"\n", "\"/k\"\naccel = []\n", "sync.qemu.accel", "empty"),
+        ("\"qemu\"\n[sync.qemu]", "\"none\"\n[sync.qemu]", "sync.qemu", "only the backend"),
+    ] {
+        let problems = parse(&whole.replacen(from, to, 1)).expect_err(to);
+        let found = problems.list.iter().find(|p| p.key == key && p.reason.contains(words));
+        assert!(found.is_some(), "{key}, {words}: {problems}");
+    }
+    let alone = BASE.replace("\"a0\"", "\"unix:/run/a\"");
+    let problems = parse(&alone).expect_err("nobody starts guests");
+    assert!(problems.to_string().contains("nobody starts guests"), "{problems}");
 }
 
 #[test]

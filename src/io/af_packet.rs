@@ -1,14 +1,17 @@
-//! Three packet sockets as one [`Driver`]: batches, a short spin before sleeping, links that come
-//! and go, every trouble counted by its name.
+//! Three links as one [`Driver`], each an interface's packet socket or the socket of a virtual
+//! machine: batches, a short spin before sleeping, links that come and go, every trouble counted by
+//! its name.
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::datagram::{Attached, DatagramSocket};
 use super::link_monitor::{self, LinkMonitor};
 use super::socket::{self, OpenError, PacketSocket};
 use super::{Batch, Driver, clock};
@@ -24,6 +27,9 @@ const ETHERNET_BYTES: usize = 14;
 /// A frame that the kernel had no memory for (ENOBUFS) is tried again after this long: the socket
 /// itself is writable, so that waiting for it would not be waiting.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// A guest's queue is ten frames long, and nothing tells when there is room in it again: its end is
+/// an address and no connection.
+const GUEST_RETRY_AFTER: Duration = Duration::from_micros(200);
 /// While frames keep coming, requests and changes of interfaces are looked for this often.
 const POLL_EVERY: Duration = Duration::from_micros(100);
 const DROPS_EVERY: Duration = Duration::from_millis(200);
@@ -41,6 +47,22 @@ impl Default for LinkOptions {
     }
 }
 
+/// What a link is.
+#[derive(Clone, Debug)]
+pub enum LinkSpec {
+    /// The interface of this name.
+    Interface(String),
+    /// A socket at this path, and the guest attached to it. Whoever attaches guests also tells the
+    /// engine of their coming and going.
+    Guest(PathBuf, Attached),
+}
+
+impl From<&str> for LinkSpec {
+    fn from(name: &str) -> Self {
+        Self::Interface(name.to_owned())
+    }
+}
+
 /// Why a link cannot be used.
 #[derive(Debug)]
 pub enum LinkError {
@@ -52,6 +74,8 @@ pub enum LinkError {
     VnetHdrUnsupported(io::Error),
     /// Anything else, about an interface.
     Io(String, io::Error),
+    /// A guest's link cannot be made.
+    Socket(PathBuf, io::Error),
 }
 
 impl std::fmt::Display for LinkError {
@@ -69,6 +93,11 @@ impl std::fmt::Display for LinkError {
                 write!(f, "the kernel refuses PACKET_VNET_HDR ({e}); Linux 4.6 or later is needed")
             }
             Self::Io(name, e) => write!(f, "interface {name}: {e}"),
+            Self::Socket(path, e) => write!(
+                f,
+                "the link {} cannot be made: {e}; name a path in a directory of the gateway's own",
+                path.display()
+            ),
         }
     }
 }
@@ -92,6 +121,8 @@ pub struct LinkStats {
     pub bad_headers: AtomicU64,
     /// Frames that did not fit into the queue of a link that takes none.
     pub queue_drops: AtomicU64,
+    /// Frames of a guest that is not attached any more, or not yet.
+    pub late_frames: AtomicU64,
     /// Frames refused by the kernel, by errno.
     pub send_errors: Mutex<BTreeMap<i32, u64>>,
 }
@@ -101,9 +132,24 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 #[derive(Debug)]
+enum Socket {
+    Packet(PacketSocket),
+    Guest(DatagramSocket),
+}
+
+impl Socket {
+    fn raw_fd(&self) -> RawFd {
+        match self {
+            Self::Packet(socket) => socket.raw_fd(),
+            Self::Guest(socket) => socket.raw_fd(),
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Port {
-    name: String,
-    socket: Option<PacketSocket>,
+    spec: LinkSpec,
+    socket: Option<Socket>,
     index: u32,
     caps: LinkCaps,
     has_carrier: bool,
@@ -136,12 +182,12 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens the interfaces `names` (client, a, b). One that does not exist yet is waited for; one
-    /// that exists and cannot be used is an error.
-    pub fn open(names: [&str; 3], options: LinkOptions) -> Result<Self, LinkError> {
+    /// Opens the links (client, a, b). An interface that does not exist yet is waited for; one that
+    /// exists and cannot be used is an error.
+    pub fn open<S: Into<LinkSpec>>(links: [S; 3], options: LinkOptions) -> Result<Self, LinkError> {
         let monitor = LinkMonitor::open().map_err(|e| LinkError::Io("(netlink)".into(), e))?;
-        let ports = names.map(|name| Port {
-            name: name.to_owned(),
+        let ports = links.map(|link| Port {
+            spec: link.into(),
             socket: None,
             index: 0,
             caps: LinkCaps::default(),
@@ -189,15 +235,19 @@ impl Links {
             };
             for _ in 0..BATCHES_MAX {
                 let mut bytes = 0;
-                let taken = socket.recv(|frame| {
+                let take = |frame: Frame| {
                     bytes += frame.len() as u64;
                     batch.frames.push((link, frame));
-                });
+                };
+                let (taken, why): (_, fn(&LinkStats) -> &AtomicU64) = match socket {
+                    Socket::Packet(socket) => (socket.recv(take), |stats| &stats.bad_headers),
+                    Socket::Guest(socket) => (socket.recv(take), |stats| &stats.late_frames),
+                };
                 match taken {
-                    Ok((n, bad)) => {
+                    Ok((n, refused)) => {
                         add(&port.stats.rx_frames, n as u64);
                         add(&port.stats.rx_bytes, bytes);
-                        add(&port.stats.bad_headers, bad as u64);
+                        add(why(&port.stats), refused as u64);
                         if n < socket::BATCH {
                             break;
                         }
@@ -218,7 +268,7 @@ impl Links {
         for link in Link::ALL {
             let port = &mut self.ports[link.index()];
             for report in &reports {
-                if report.name == port.name {
+                if matches!(&port.spec, LinkSpec::Interface(name) if *name == report.name) {
                     batch.signals.extend(port.on_report(report).map(|s| (link, s)));
                 }
             }
@@ -292,7 +342,7 @@ impl Links {
         }
         self.drops_read_at = now;
         for port in &self.ports {
-            if let Some(socket) = &port.socket {
+            if let Some(Socket::Packet(socket)) = &port.socket {
                 add(&port.stats.kernel_drops, socket.take_drops());
             }
         }
@@ -371,6 +421,7 @@ impl Driver for Links {
 
     fn send(&mut self, link: Link, frame: Frame) {
         let port = &mut self.ports[link.index()];
+        port.forget_earlier_guest();
         if port.socket.is_none() || port.queue.len() >= QUEUE_FRAMES_MAX {
             add(&port.stats.queue_drops, 1);
             return;
@@ -398,14 +449,23 @@ impl Driver for Links {
 }
 
 impl Port {
-    /// Opens the interface if it exists; whether it has its carrier.
+    /// Opens the interface if it exists, or the guest's link; whether it has its carrier.
     fn bring_up(&mut self) -> Result<bool, LinkError> {
-        let Some(found) = link_monitor::interface(&self.name) else { return Ok(false) };
-        let named = |e| LinkError::Io(self.name.clone(), e);
+        let name = match &self.spec {
+            LinkSpec::Interface(name) => name.clone(),
+            LinkSpec::Guest(path, attached) => {
+                let socket = DatagramSocket::open(path, attached.clone());
+                let socket = socket.map_err(|e| LinkError::Socket(path.clone(), e))?;
+                self.socket = Some(Socket::Guest(socket));
+                return Ok(false);
+            }
+        };
+        let Some(found) = link_monitor::interface(&name) else { return Ok(false) };
+        let named = |e| LinkError::Io(name.clone(), e);
         if !found.is_ethernet {
-            return Err(LinkError::NotEthernet(self.name.clone()));
+            return Err(LinkError::NotEthernet(name));
         }
-        link_monitor::set_up(&self.name).map_err(|e| match e.kind() {
+        link_monitor::set_up(&name).map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => LinkError::Permission,
             _ => named(e),
         })?;
@@ -414,12 +474,12 @@ impl Port {
             OpenError::VnetHdrUnsupported(e) => LinkError::VnetHdrUnsupported(e),
             OpenError::Io(e) => named(e),
         })?;
-        self.socket = Some(socket);
+        self.socket = Some(Socket::Packet(socket));
         self.index = found.index;
         let mac = Some(own_mac(found.mac));
         self.caps = LinkCaps { mtu: found.mtu, has_gso: true, has_csum: true, mac };
         // Being set up may have brought the carrier only now.
-        let now = link_monitor::interface(&self.name);
+        let now = link_monitor::interface(&name);
         self.has_carrier = now.is_some_and(|i| i.has_carrier);
         Ok(self.has_carrier)
     }
@@ -433,15 +493,16 @@ impl Port {
             return self.look();
         }
         // Its MTU may be what has changed.
-        if let Some(found) = link_monitor::interface(&self.name) {
+        if let Some(found) = link_monitor::interface(&report.name) {
             self.caps.mtu = found.mtu;
         }
         self.set_carrier(report.has_carrier)
     }
 
-    /// Asks for the present state.
+    /// Asks for the present state of an interface.
     fn look(&mut self) -> Option<Signal> {
-        let Some(found) = link_monitor::interface(&self.name) else { return self.close() };
+        let LinkSpec::Interface(name) = &self.spec else { return None };
+        let Some(found) = link_monitor::interface(name) else { return self.close() };
         if found.index == self.index && self.socket.is_some() {
             return self.set_carrier(found.has_carrier);
         }
@@ -468,6 +529,16 @@ impl Port {
         Some(Signal::CarrierDown)
     }
 
+    /// What waits for a guest is not for the one that took its place.
+    fn forget_earlier_guest(&mut self) {
+        if let Some(Socket::Guest(socket)) = &mut self.socket
+            && socket.has_moved()
+        {
+            let _ = socket.peer();
+            self.drop_queue();
+        }
+    }
+
     fn drop_queue(&mut self) {
         add(&self.stats.queue_drops, self.queue.len() as u64);
         self.queue.clear();
@@ -492,16 +563,26 @@ impl Port {
     /// Sends what is queued, as far as the kernel takes it.
     fn flush(&mut self) {
         self.retry_at = None;
+        self.forget_earlier_guest();
         while !self.queue.is_empty() {
-            let Some(socket) = &self.socket else { return self.drop_queue() };
-            match socket.send(self.queue.iter()) {
+            let sent = match &mut self.socket {
+                None => return self.drop_queue(),
+                Some(Socket::Packet(socket)) => socket.send(self.queue.iter()),
+                Some(Socket::Guest(socket)) => socket.send(self.queue.iter()),
+            };
+            match sent {
                 Ok(n) => {
                     let bytes: usize = self.queue.iter().take(n).map(Train::bytes).sum();
                     add(&self.stats.tx_frames, n as u64);
                     add(&self.stats.tx_bytes, bytes as u64);
                     self.queue.drain(..n);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let is_guest = matches!(self.socket, Some(Socket::Guest(_)));
+                    self.retry_at = is_guest.then(|| clock::now() + GUEST_RETRY_AFTER);
+                    return;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotConnected => return self.drop_queue(),
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.note_error(&e);
                     self.retry_at = Some(clock::now() + RETRY_AFTER);

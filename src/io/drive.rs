@@ -1,7 +1,9 @@
 //! The loop: wait, hand inputs to the engine, carry its outputs out, flush. One thread.
 //!
 //! Frames come before signals and timers of the same wake-up: what has arrived is known before
-//! anybody is judged to be late. A record is written before the frames behind it are flushed.
+//! anybody is judged to be late. They come before requests too, and before a request is handled the
+//! links are looked at once more: what had arrived when it was left (a server was stopped, say) is
+//! known by then. A record is written before the frames behind it are flushed.
 
 use std::fmt;
 use std::io;
@@ -109,8 +111,14 @@ pub fn drive<D: Driver + ?Sized>(
 ) -> io::Result<()> {
     driver.wake_on(Arc::clone(&inbox.waker));
     let mut batch = Batch::default();
+    let mut requests = Vec::new();
     loop {
-        driver.recv(&mut batch, engine.poll_timeout())?;
+        requests.extend(inbox.requests.try_iter());
+        let until = match requests.is_empty() {
+            true => engine.poll_timeout(),
+            false => Some(driver.now()),
+        };
+        driver.recv(&mut batch, until)?;
         let now = driver.now();
         for (link, frame) in batch.frames.drain(..) {
             step(engine, driver, sink, now, Input::Frame(link, frame));
@@ -118,7 +126,7 @@ pub fn drive<D: Driver + ?Sized>(
         for (link, signal) in batch.signals.drain(..) {
             step(engine, driver, sink, now, Input::Signal(link, signal));
         }
-        for request in inbox.requests.try_iter() {
+        for request in requests.drain(..) {
             match request {
                 Request::Input(input) => step(engine, driver, sink, now, input),
                 Request::Inspect(look) => look(now, engine),

@@ -1,12 +1,14 @@
 //! The only place with file descriptors: trait [`Driver`] and the loop that drives an engine.
 //!
-//! Reading order: [`drive()`] (the loop) · [`af_packet`] (three packet sockets as a driver) ·
-//! [`socket`] (one of them) · [`link_monitor`] (carriers and interfaces that come and go) ·
-//! [`pcap`] (captures as a driver, and a recorder around any driver) · [`state_file`] (what
-//! outlives the process) · [`privileges`] and [`sandbox`] (what the process gives up) · [`clock`].
+//! Reading order: [`drive()`] (the loop) · [`af_packet`] (three links as a driver) · [`socket`] (an
+//! interface's) · [`datagram`] (a virtual machine's) · [`link_monitor`] (carriers and interfaces
+//! that come and go) · [`pcap`] (captures as a driver, and a recorder around any driver) ·
+//! [`state_file`] (what outlives the process) · [`privileges`] and [`sandbox`] (what the process
+//! gives up) · [`clock`].
 
 pub mod af_packet;
 pub mod clock;
+pub mod datagram;
 pub mod drive;
 pub mod link_monitor;
 pub mod pcap;

@@ -22,5 +22,5 @@ pub use haven::Haven;
 pub use host::{Child, Io, Output, Program};
 pub use impair::{Fate, Impairment};
 pub use netlink::{Mac, RouteMetrics};
-pub use sections::sections;
+pub use sections::{sections, sections_behind};
 pub use world::{Cut, HostId, Kind, ServerOptions, Topology, World, WorldError, WorldOptions};

@@ -6,13 +6,18 @@ use crate::engine::{LegId, Source};
 
 /// The sections of links, service, servers and networks; `ports` as in `service.ports`.
 pub fn sections(world: &World, ports: &str) -> String {
+    sections_behind(world, ["a", "b"], ports)
+}
+
+/// The same with the servers behind these links.
+pub fn sections_behind(world: &World, [link_a, link_b]: [&str; 2], ports: &str) -> String {
     let (v4, v6) = SERVICE;
     let [service, a, b, network] = match world.topology() {
         Topology::Vip(source) => vip(world, source),
         _ => ["addressing = \"clone\"\n", "", "", ""].map(str::to_owned),
     };
     format!(
-        "[links]\nclient = \"client\"\na = \"a\"\nb = \"b\"\n\
+        "[links]\nclient = \"client\"\na = \"{link_a}\"\nb = \"{link_b}\"\n\
          [service]\n{service}address = [\"{v4}\", \"{v6}\"]\nports = {ports}\n\
          [[server]]\nname = \"a\"\nrole = \"primary\"\n{a}\
          [[server]]\nname = \"b\"\nrole = \"backup\"\n{b}{network}"

@@ -31,6 +31,19 @@ pub struct Args {
     /// Where the trees are made, and removed; its file system is what is measured
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Copy virtual machines instead: live, beside stopping them first
+    #[arg(long)]
+    machine: bool,
+    /// Where the files of the virtual machines are, if not in target/guest
+    #[arg(long, value_name = "DIR")]
+    guest: Option<PathBuf>,
+}
+
+impl Args {
+    /// What is measured with virtual machines, if that is what is asked for.
+    pub(super) fn machines(&self) -> Option<(u32, Option<&Path>)> {
+        self.machine.then_some((self.runs, self.guest.as_deref()))
+    }
 }
 
 /// Bytes of a file that are no hole.

@@ -66,7 +66,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    fn take(&mut self, who: &str, outcome: &Outcome) {
+    pub(super) fn take(&mut self, who: &str, outcome: &Outcome) {
         self.bytes_checked += outcome.bytes;
         self.requests += outcome.requests;
         self.connections += 1;
@@ -241,7 +241,7 @@ fn plant_wrong_file(stage: &Stage, leg: LegId) -> std::io::Result<()> {
     std::fs::rename(draft, file)
 }
 
-fn describe_divergence(fact: &Fact) -> String {
+pub(super) fn describe_divergence(fact: &Fact) -> String {
     let client = fact.get("flow").and_then(|flow| flow.get("client")).and_then(Value::as_str);
     let (client, at) = (client.unwrap_or("?"), &fact["at"]);
     match fact.get("bytes").filter(|bytes| !bytes.is_null()) {
@@ -362,7 +362,7 @@ fn die(
     Ok(struck)
 }
 
-fn note_promotion(fact: &Fact, account: &mut Account, teller: &Teller) {
+pub(super) fn note_promotion(fact: &Fact, account: &mut Account, teller: &Teller) {
     let text = |key| fact.get(key).and_then(Value::as_str).unwrap_or("?");
     let number = |key| fact.get(key).and_then(Value::as_u64);
     account.finding = Some(text("finding").to_owned());
@@ -379,7 +379,7 @@ fn note_promotion(fact: &Fact, account: &mut Account, teller: &Teller) {
     ));
 }
 
-fn read_counters(stage: &Stage, account: &mut Account) -> Result<(), StageError> {
+pub(super) fn read_counters(stage: &Stage, account: &mut Account) -> Result<(), StageError> {
     let counters = stage.counters()?.counters;
     let released = counters.iter().filter(|c| c.name == "shadowvm_released_bytes_total");
     for counter in released {
@@ -390,7 +390,7 @@ fn read_counters(stage: &Stage, account: &mut Account) -> Result<(), StageError>
     Ok(())
 }
 
-fn is(name: &'static str) -> impl Fn(&Fact) -> bool {
+pub(super) fn is(name: &'static str) -> impl Fn(&Fact) -> bool {
     move |fact| fact.get("event").and_then(Value::as_str) == Some(name)
 }
 

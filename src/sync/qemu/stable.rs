@@ -1,0 +1,159 @@
+//! Where guests live: starts them, finds those of an earlier gateway, ends them.
+//!
+//! A guest is a process of its own (`-daemonize`) that outlives the gateway: a gateway that starts
+//! again finds both, by a file that names the generation in force for each server.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::qmp::Monitor;
+use super::setup::{QemuSetup, Which};
+
+/// What a keeper needs of a host.
+pub trait Stable {
+    /// Starts a guest. The descriptor brings what it complains of, and ends when it stands, or has
+    /// failed.
+    fn start(&mut self, which: Which, is_standby: bool) -> io::Result<OwnedFd>;
+    /// The monitor of a guest that stands; an error if it has failed.
+    fn open(&mut self, which: Which) -> io::Result<Monitor>;
+    /// Kills a guest and takes its files away.
+    fn end(&mut self, which: Which);
+    /// Makes a guest the one in force for its server, also after the keeper's end.
+    fn record(&mut self, which: Which) -> io::Result<()>;
+    /// The guest in force for a server, if an earlier gateway has left one.
+    fn recorded(&mut self, leg: usize) -> Option<Which>;
+    /// Takes away whatever belongs to nobody in `kept`; the highest generation that was seen.
+    fn tidy(&mut self, kept: &[Which]) -> u32;
+}
+
+/// Guests on this host.
+#[derive(Debug)]
+pub struct Host {
+    setup: QemuSetup,
+    /// Processes that start guests, until they have ended.
+    starting: BTreeMap<u32, Child>,
+    processes: BTreeMap<u32, OwnedFd>,
+    _lock: Flock<File>,
+}
+
+impl Host {
+    /// Takes the directory, which no other keeper may have.
+    pub fn new(setup: QemuSetup) -> io::Result<Self> {
+        let dir = &setup.dir;
+        let named = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("the directory of guests {}: {error}", dir.display()),
+            )
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(named)?;
+        if let Some((uid, gid)) = setup.run_as {
+            chown(dir, Some(uid), Some(gid)).map_err(named)?;
+        }
+        let file =
+            File::options().create(true).append(true).open(dir.join("lock")).map_err(named)?;
+        // A keeper whose gateway has just ended is about to end too.
+        let lock = Flock::lock(file, FlockArg::LockExclusive);
+        let lock = lock.map_err(|(_, errno)| named(errno.into()))?;
+        let (starting, processes) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { setup, starting, processes, _lock: lock })
+    }
+
+    fn record_file(&self, leg: usize) -> PathBuf {
+        self.setup.dir.join(format!("{}.guest", self.setup.names[leg]))
+    }
+}
+
+impl Stable for Host {
+    fn start(&mut self, which: Which, is_standby: bool) -> io::Result<OwnedFd> {
+        let (ours, theirs) = io::pipe()?;
+        let mut command = Command::new(&self.setup.program);
+        command.args(self.setup.args(which, is_standby)).current_dir("/").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(theirs));
+        if let Some((uid, gid)) = self.setup.run_as {
+            command.uid(uid).gid(gid);
+        }
+        let child = command.spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.setup.program))
+        })?;
+        self.starting.insert(which.generation, child);
+        Ok(ours.into())
+    }
+
+    fn open(&mut self, which: Which) -> io::Result<Monitor> {
+        if let Some(mut child) = self.starting.remove(&which.generation) {
+            let status = child.wait()?;
+            if !status.success() {
+                return Err(io::Error::other(format!("{}: {status}", self.setup.program)));
+            }
+        }
+        let pid = fs::read_to_string(self.setup.file(which, "pid"))?;
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("its file has no process in it"))?;
+        // The monitor is connected after this, so that the process is the one that was meant.
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        let monitor = Monitor::over(UnixStream::connect(self.setup.file(which, "qmp"))?)?;
+        self.processes.insert(which.generation, process);
+        Ok(monitor)
+    }
+
+    fn end(&mut self, which: Which) {
+        if let Some(mut child) = self.starting.remove(&which.generation) {
+            // One that has ended already is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(process) = self.processes.remove(&which.generation) {
+            let _ = pidfd_send_signal(process.as_fd(), Signal::KILL);
+        }
+        for kind in ["qmp", "pid", "state"] {
+            let _ = fs::remove_file(self.setup.file(which, kind));
+        }
+        let _ = fs::remove_file(self.setup.link(which));
+    }
+
+    fn record(&mut self, which: Which) -> io::Result<()> {
+        let file = self.record_file(which.leg);
+        let draft = file.with_extension("new");
+        fs::write(&draft, which.generation.to_string())?;
+        fs::rename(draft, file)
+    }
+
+    fn recorded(&mut self, leg: usize) -> Option<Which> {
+        let text = fs::read_to_string(self.record_file(leg)).ok()?;
+        Some(Which { leg, generation: text.trim().parse().ok()? })
+    }
+
+    fn tidy(&mut self, kept: &[Which]) -> u32 {
+        let mut highest = kept.iter().map(|which| which.generation).max().unwrap_or(0);
+        let entries = fs::read_dir(&self.setup.dir).into_iter().flatten().flatten();
+        let names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        for name in names {
+            let Some(stem) = name.strip_suffix(".pid") else { continue };
+            for leg in 0..2 {
+                let rest = stem.strip_prefix(&self.setup.names[leg]);
+                let number = rest.and_then(|rest| rest.strip_prefix('-')?.parse().ok());
+                let Some(generation) = number else { continue };
+                let which = Which { leg, generation };
+                highest = highest.max(generation);
+                if !kept.contains(&which) {
+                    // Connected, it is surely the guest, and not another process of its number.
+                    let _ = self.open(which);
+                    self.end(which);
+                }
+            }
+        }
+        highest
+    }
+}
