@@ -135,7 +135,9 @@ impl Flow {
             Value::TooLong => {}
             Value::Open => {
                 let is_over = self.client.fin == Some(self.request.contiguous());
-                if !is_over && cx.now < since + limits::VALUE_WAIT {
+                // Where nobody waits for the rest all hear it as it is, and it is gone with that.
+                let is_awaited = LegId::ALL.into_iter().any(|id| cx.pairs.is_foreign_to(id));
+                if is_awaited && !is_over && cx.now < since + limits::VALUE_WAIT {
                     return false;
                 }
                 self.keep_value(cx, &rule.rule_name(), at);
