@@ -12,8 +12,8 @@ const fn ms(n: u64) -> u64 {
 /// How long an answer that is due at once may take (ns).
 const AT_ONCE: u64 = ms(20);
 /// How much longer than `hold_hard` a hold may last (ns): a server without room for a segment is
-/// late only when its own probe of the window is.
-const HOLD_SLACK: u64 = ms(1_400);
+/// late only when its own probe of the window is, which counts round trips of up to a second.
+const HOLD_SLACK: u64 = ms(3_400);
 /// How much longer a window that the client has filled may be held by the backup alone (ns).
 const WINDOW_SLACK: u64 = ms(100);
 /// A first SYN-ACK is held for so long at most (ns).
