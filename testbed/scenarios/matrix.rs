@@ -34,7 +34,7 @@ pub enum Work {
 pub enum Phase {
     /// After 1 % of the bytes.
     Start,
-    /// After 10, 30 or 60 %, as the seed has it: a fault takes a moment, and the rest must outlast it.
+    /// After 10, 30 or 60 %, as the seed has it: what is left has to outlast the fault's making.
     Middle,
     /// Between two requests of open connections.
     Idle,
