@@ -271,7 +271,7 @@ impl FlowTrack {
         let Some(own) = self.cookies.own_place(id, self.iss, seg.seq, self.c_nxt) else {
             return Ok(None);
         };
-        // Another process does not know what was said; who has acknowledged all of it hears nothing.
+        // Another process does not know what was said; who has acknowledged it hears nothing.
         let end = self.cookies.place(id, own, seg.data.len() as u64, true);
         if !self.was_restored || self.legs[id.index()].acked < end {
             self.check_bytes(now, id, own, seg.data, shown)?;

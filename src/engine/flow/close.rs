@@ -23,6 +23,7 @@ impl Flow {
 
     /// Ends of the legs' streams: early ends, resets, FINs that may be shown.
     pub(super) fn settle_ends(&mut self, cx: &mut Cx<'_>) {
+        let state = self.state;
         self.release_agreed(cx);
         self.settle_resets(cx);
         if self.visible.reset.is_some() {
@@ -37,6 +38,9 @@ impl Flow {
             return;
         }
         self.settle_fin_hold(cx);
+        if self.state != state {
+            self.compare(cx); // what one server alone has said is read before it is shown
+        }
         self.release(cx);
         self.release_fin(cx);
     }

@@ -467,11 +467,7 @@ impl Flow {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
                 self.release(cx);
             } else {
-                let state = self.state;
                 self.settle_ends(cx);
-                if self.state != state {
-                    self.compare(cx); // what one server alone has said is read before it is shown
-                }
                 self.release(cx);
                 self.settle_lag(cx);
                 self.settle_holds(cx);
