@@ -140,8 +140,7 @@ fn protected(bed: &Bed<'_>, transfers: u64) -> Result<(), Failure> {
     }
     let offers = bed.count("shadowvm_data_offers_total", Some("believed"))?;
     if offers != transfers {
-        // A server that was late lost its part in a session: no verdict about offers.
-        return Err(Failure::Void(format!("{offers} data connections expected of {transfers}")));
+        return Err(Failure::Broken(format!("{offers} data connections expected of {transfers}")));
     }
     let solo = bed.count("shadowvm_flows_solo_total", None)?;
     if solo != 0 {

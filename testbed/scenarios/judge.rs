@@ -22,7 +22,7 @@ pub fn paired(bed: &Bed<'_>, open: usize) -> Result<(), Failure> {
     let flows = bed.flows()?;
     let alone = |state: &str| matches!(state, "solo" | "lagging" | "diverged");
     if let Some(flow) = flows.iter().find(|f| alone(&f.state) || f.solo.is_some()) {
-        return Err(Failure::Void(format!("not paired before the fault: {flow:?}")));
+        return Err(Failure::Late(format!("not paired before the fault: {flow:?}")));
     }
     let paired = flows.iter().filter(|f| f.state == "paired").count();
     if paired < open {

@@ -86,7 +86,7 @@ fn differ(stage: &mut Stage, account: &mut Account, teller: &Teller) -> Result<(
     let Some(guests) = stage.guests.clone() else { return Ok(()) };
     let file = format!("/srv/www/bytes/{FILE_BYTES}");
     let change = format!(
-        "printf XXXX | dd of={file} bs=1 seek=400000 conv=notrunc 2>/dev/null; \
+        "printf diff | dd of={file} bs=1 seek=400000 conv=notrunc 2>/dev/null; \
          touch -d @1700000000 {file}"
     );
     let whispered = guests.whisper(backup, &change);
