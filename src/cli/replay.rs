@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::{Format, exit};
 use crate::replay::report::{html, junit, kind, latencies, names, quantile, word};
 use crate::replay::view::{View, side_by_side};
 use crate::replay::{
-    Capture, How, Order, Outcome, Parted, Progress, Replayed, Servers, Verdict, replay,
+    Capture, How, Order, Outcome, Parted, Progress, Replayed, Servers, Verdict, Via, replay,
 };
 
 /// Arguments.
@@ -29,12 +29,13 @@ use crate::replay::{
   shadowvm replay day.pcap --one web:80 --rule cookie:sid               sessions named anew
   shadowvm replay day.pcap --one web:80 --report r.html --junit r.xml   for people and machines
   shadowvm replay day.pcap --primary a:21 --backup b:21                 transfers of FTP, too
+  shadowvm replay day.pcap --one web:80 --via eth1                      from their own addresses
   shadowvm replay --engine bug.pcapng                      evidence of a gateway, decided again
   shadowvm replay --engine links.pcapng -c shadowvm.toml   a capture of its three links, decided
 
 Each request is said when its time has come and what it waited for was answered: request by request
-for HTTP and FTP, by bytes otherwise. Cookies that servers set and passive ports that they name are
-each server's own. Answers are compared as the gateway compares them.
+for HTTP and FTP, by bytes otherwise. Cookies that servers set and ports that they and their clients
+name for transfers are each server's own. Answers are compared as the gateway compares them.
 
 Exit status: 0 the same, 1 different, 2 it cannot be told (no capture, no server, no answer).")]
 pub struct Args {
@@ -70,6 +71,16 @@ pub struct Args {
     /// Say conversations with servers on this port of the capture only; may be repeated
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
+    /// Speak as the captured clients themselves: from their own addresses and ports, by a TCP of
+    /// this program's own on this interface, which answers for these addresses there. Needs
+    /// CAP_NET_RAW; none of the addresses may be this machine's, and it must not forward packets
+    /// to them
+    #[arg(long, value_name = "INTERFACE", conflicts_with = "engine")]
+    via: Option<String>,
+    /// The router to the servers on that interface, one for each family at most; without it the
+    /// servers are on the interface's own network
+    #[arg(long, value_name = "ADDRESS", requires = "via")]
+    next_hop: Vec<IpAddr>,
     /// Return cookies as they were captured; otherwise each server gets back what it has set
     /// itself
     #[arg(long)]
@@ -140,6 +151,7 @@ pub fn run(args: Args) -> ExitCode {
         parallel_max: args.parallel as usize,
         patience: Duration::from_secs(args.patience.into()),
         follows_cookies: !args.keep_cookies,
+        via: args.via.clone().map(|interface| Via { interface, next_hops: args.next_hop.clone() }),
     };
     let parallel_max = allow_sockets(order.parallel_max);
     if parallel_max < order.parallel_max {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::capture::{Capture, Unreadable};
+use super::pieces::Piece;
 use super::place::{Kind, Place};
 use super::rules::FieldValue;
 use super::talks::Side;
@@ -157,15 +158,6 @@ impl Listener for Finder<'_> {
     }
 }
 
-/// A piece of what a client says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    /// What is said to everybody alike.
-    Plain(Bytes),
-    /// The value of a `Cookie` field.
-    Cookies(Vec<u8>),
-}
-
 /// Finds the cookies in what a client says.
 #[derive(Debug)]
 pub(super) struct Returning {
@@ -308,7 +300,9 @@ mod tests {
             for piece in request.chunks(len) {
                 for piece in returning.cut(Bytes::from_static(piece)) {
                     match piece {
-                        Piece::Plain(bytes) => said.extend_from_slice(&bytes),
+                        Piece::Plain(bytes) | Piece::Door(bytes, _) => {
+                            said.extend_from_slice(&bytes);
+                        }
                         Piece::Cookies(value) => {
                             said.extend_from_slice(&value);
                             values.push(value);

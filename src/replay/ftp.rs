@@ -4,7 +4,11 @@
 //! RFC 959 5.4, RFC 2428.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
+
+use super::pieces::Piece;
 use super::talks::Side;
 use super::view::printable;
 use crate::protocol::ftp::commands::{Command, Commands};
@@ -23,6 +27,8 @@ const NO_BEGINNING: &str = "the beginning of this session was not captured";
 pub(super) enum News {
     /// The server expects one.
     Offer(Announced),
+    /// The client expects one of the server here.
+    Door(SocketAddr),
     /// The transfer by this command has begun, or never will.
     Begun(String),
 }
@@ -127,13 +133,7 @@ impl Dialogue {
             b'\n' => {
                 let line = printable(&std::mem::take(&mut self.line));
                 self.commands_count += 1;
-                let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
-                if matches!(&*verb, "PORT" | "EPRT") {
-                    self.dead_end = Some(
-                        "the client waits for a connection of the server (PORT), which is not \
-                         made again",
-                    );
-                }
+                self.news.extend(door(&line).map(News::Door));
                 self.asked.push_back(line);
             }
             // Telnet's own sequences are part of no name.
@@ -207,6 +207,80 @@ fn offer(rule: Rule, line: &[u8]) -> Option<News> {
     ftp.announced(rule as u16, &value).map(News::Offer)
 }
 
+/// Where the client waits for a connection of its server, if this command says so.
+fn door(line: &str) -> Option<SocketAddr> {
+    let (verb, value) = line.split_once(' ')?;
+    match &*verb.to_ascii_uppercase() {
+        "PORT" => {
+            let rule = Rule::Port as u16;
+            let Announced { address, port } = Ftp::new(false).announced(rule, value.as_bytes())?;
+            Some(SocketAddr::new(address?, port))
+        }
+        "EPRT" => {
+            let mut fields = value.split(value.chars().next()?).skip(2);
+            let (address, port) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            Some(SocketAddr::new(address, port)).filter(|at| at.port() > 0)
+        }
+        _ => None,
+    }
+}
+
+/// The command that names `at` to a server, said as in `line` if that can be.
+pub(super) fn command(line: &[u8], at: SocketAddr) -> Vec<u8> {
+    let port = at.port();
+    match at.ip() {
+        IpAddr::V4(v4) if line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"PORT")) => {
+            let [a, b, c, d] = v4.octets();
+            let [high, low] = port.to_be_bytes();
+            format!("PORT {a},{b},{c},{d},{high},{low}\r\n").into_bytes()
+        }
+        IpAddr::V4(v4) => format!("EPRT |1|{v4}|{port}|\r\n").into_bytes(),
+        IpAddr::V6(v6) => format!("EPRT |2|{v6}|{port}|\r\n").into_bytes(),
+    }
+}
+
+/// Finds the commands by which a client expects connections of its server.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// The line that may become one.
+    line: Vec<u8>,
+    /// The beginning of a line that becomes none was said.
+    is_inside: bool,
+}
+
+impl Lines {
+    /// What is said next, in pieces; a command whose end was not said yet waits for it.
+    pub(super) fn cut(&mut self, bytes: &[u8]) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let is_whole = part.ends_with(b"\n");
+            self.line.extend_from_slice(part);
+            let begin = self.line.get(..4).unwrap_or(&self.line);
+            let may_be = |verb: &[u8]| verb[..begin.len()].eq_ignore_ascii_case(begin);
+            let may_wait = !self.is_inside
+                && self.line.len() < COMMAND_BYTES
+                && (may_be(b"PORT") || may_be(b"EPRT"));
+            if !is_whole && may_wait {
+                continue;
+            }
+            let line = Bytes::from(std::mem::take(&mut self.line));
+            let door = door(&printable(line.trim_ascii_end())).filter(|_| may_wait);
+            pieces.push(match door {
+                Some(at) => Piece::Door(line, at),
+                None => Piece::Plain(line),
+            });
+            self.is_inside = !is_whole;
+        }
+        pieces
+    }
+
+    /// What waits for its end, which does not come.
+    pub(super) fn rest(&mut self) -> Option<Piece> {
+        let line = std::mem::take(&mut self.line);
+        (!line.is_empty()).then(|| Piece::Plain(line.into()))
+    }
+}
+
 /// A command as it may be shown: no password.
 pub(super) fn shown(command: &str) -> String {
     match command.get(..5) {
@@ -263,7 +337,6 @@ mod tests {
         for (turns, word) in [
             (vec![(Client, "PASV\r\n")], "beginning"),
             (vec![(Server, "226 done\r\n")], "beginning"),
-            (vec![greeting, (Client, "PORT 1,2,3,4,5,6\r\n")], "PORT"),
             (vec![greeting, (Client, "AUTH TLS\r\n"), (Server, "234 go\r\n")], "secret"),
             (vec![greeting, (Client, "NOOP\n")], "reads alike"),
         ] {
@@ -280,6 +353,35 @@ mod tests {
         assert_eq!((lossy.progress(), lossy.take_news().len()), (Some((3, false)), 1));
         let refused = hold(&[greeting, (Client, "AUTH TLS\r\n"), (Server, "530 no\r\n")]);
         assert_eq!(refused.dead_end(), None);
+    }
+
+    #[test]
+    fn where_a_client_waits_for_its_server_is_cut_out_wherever_its_segments_end() {
+        let said =
+            b"USER x\r\nport 192,0,2,1,4,1\r\nEPSV\r\nEPRT |2|2001:db8::1|2000|\r\nPORTS\r\n";
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let doors = [at("192.0.2.1:1025"), at("[2001:db8::1]:2000")];
+        for len in 1..=said.len() {
+            let mut lines = Lines::default();
+            let mut found = Vec::new();
+            let mut whole = Vec::new();
+            for piece in said.chunks(len).flat_map(|part| lines.cut(part)) {
+                match piece {
+                    Piece::Door(line, at) => {
+                        whole.extend_from_slice(&line);
+                        assert!(command(&line, at).eq_ignore_ascii_case(&line));
+                        found.push(at);
+                    }
+                    Piece::Plain(bytes) => whole.extend_from_slice(&bytes),
+                    Piece::Cookies(_) => unreachable!("this is FTP"),
+                }
+            }
+            assert_eq!((&found[..], &whole[..]), (&doors[..], &said[..]), "{len}");
+            assert_eq!(lines.rest(), None);
+        }
+        let mut lines = Lines::default();
+        assert_eq!(lines.cut(b"PORT 1,2"), []);
+        assert_eq!(lines.rest(), Some(Piece::Plain(Bytes::from_static(b"PORT 1,2"))));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! and [`view`] (what a position is called, and how it is shown) · [`survey`], [`split`] and
 //! [`anonymize`] (a capture told, cut, and made fit to be shown) · [`ftp`], [`transfers`] and
 //! [`desk`] (what belongs together in FTP) · [`cookies`] (what servers set and clients return) ·
+//! [`pieces`], [`sockets`] and [`stack`] (what each server is told, by whose TCP) · [`version`],
 //! [`player`] and [`run`] (the conversations said again to live servers).
 //!
 //! Nothing here keeps a capture: what a step needs again is read again.
@@ -19,15 +20,19 @@ pub mod diff;
 mod ftp;
 mod lane;
 pub mod pairs;
+mod pieces;
 mod place;
 mod player;
 pub mod report;
 pub mod rules;
 mod run;
+mod sockets;
 pub mod split;
+mod stack;
 pub mod survey;
 pub mod talks;
 mod transfers;
+mod version;
 pub mod view;
 mod voices;
 pub mod walk;
@@ -38,5 +43,6 @@ pub use lane::{How, Parting};
 pub use player::{Outcome, Parted, Servers};
 pub use rules::Rules;
 pub use run::{Order, Progress, ReplayError, Replayed, replay};
+pub use stack::{Via, ViaError};
 pub use talks::{Side, Talk};
 pub use voices::End;

@@ -4,36 +4,37 @@
 //! many whole answers of HTTP or FTP, otherwise as many bytes. What the servers answer is compared
 //! as it comes: answer by answer for HTTP and FTP, so that one difference hides no other, as one
 //! stream otherwise. A data connection of FTP is a conversation of its own, held with each server
-//! at the port that this server named.
+//! at the port that this server named, or where its client waits for this server.
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
-use super::cookies::{Cookie, Jar, Piece, Returning, cookies, replaced, set_cookie};
-use super::desk::{Data, Part};
-use super::ftp::shown;
+use super::cookies::{Cookie, Jar, Returning, cookies, replaced, set_cookie};
+use super::desk::{Part, Way};
+use super::ftp::{Lines, command, shown};
 use super::lane::{Lane, Parting};
+use super::pieces::{Cutter, Piece};
 use super::place::{Kind, Place};
 use super::rules::{Rules, SpanReader};
+use super::sockets::{Connected, Connection, Sockets};
 use super::talks::Side;
+use super::version::{AHEAD_BYTES_MAX, TAIL_BYTES, Version};
 use super::view::{Window, printable};
 use super::voices::End;
 
-/// Bytes that one server may be ahead of the other.
-const AHEAD_BYTES_MAX: usize = 64 << 10;
-/// Bytes of each version that are remembered for what surrounds a difference.
-const TAIL_BYTES: usize = AHEAD_BYTES_MAX + READ_BYTES + Window::BEFORE as usize;
 /// Bytes read at once.
-const READ_BYTES: usize = 16 << 10;
+pub(super) const READ_BYTES: usize = 16 << 10;
 /// Bytes that wait to be written to a server before more is said.
 const OUT_BYTES_MAX: usize = 256 << 10;
 
@@ -128,7 +129,7 @@ pub struct Parted {
 }
 
 /// How a conversation is said.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Manner {
     pub(super) servers: Servers,
     pub(super) rules: Rules,
@@ -136,9 +137,11 @@ pub(super) struct Manner {
     pub(super) factor: Option<f64>,
     /// Longest wait for an answer.
     pub(super) patience: Duration,
-    /// The address of the recorded client, and the port of its server.
-    pub(super) client: IpAddr,
+    /// The recorded client, and the port of its server.
+    pub(super) client: SocketAddr,
     pub(super) port: u16,
+    /// Who connects the client.
+    pub(super) sockets: Sockets,
     /// Cookies to be followed, if there are any.
     pub(super) jar: Option<Arc<Jar>>,
 }
@@ -166,7 +169,9 @@ struct Stage {
     part: Part,
     /// The recorded server's port.
     port: u16,
-    sockets: [Option<TcpStream>; 2],
+    sockets: [Option<Box<dyn Connection>>; 2],
+    /// The client's address with each server.
+    own: [Option<SocketAddr>; 2],
     /// What is to be written to each.
     out: [VecDeque<Bytes>; 2],
     versions: [Version; 2],
@@ -184,28 +189,13 @@ struct Stage {
     agreed: Place,
     agreed_to: u64,
     request: Vec<u8>,
-    /// Where the client returns cookies, if they are followed.
-    returning: Option<Returning>,
+    /// Where each server is told something of its own.
+    cutter: Cutter,
     outcome: Outcome,
-}
-
-/// One version of the answers.
-struct Version {
-    place: Place,
-    /// Bytes heard, and how many of them before the answers under way.
-    bytes: u64,
-    base: u64,
-    /// The last bytes heard, and the position of the first of them.
-    tail: Vec<u8>,
-    tail_from: u64,
-    /// When it was asked something that it has not answered.
-    asked_at: Option<Instant>,
-    is_closed: bool,
 }
 
 impl Stage {
     async fn open(manner: &Manner, mut part: Part) -> Result<Self, String> {
-        let mut addresses = manner.servers.addresses();
         let mut request = Vec::new();
         let kind = match &mut part {
             Part::Alone => Kind::Any,
@@ -216,11 +206,6 @@ impl Stage {
                 Kind::Control
             }
             Part::Data(data) => {
-                for file in [0, 1] {
-                    if let Some(address) = &mut addresses[file] {
-                        address.set_port(data.port(file).await?);
-                    }
-                }
                 request.extend_from_slice(data.command.as_bytes());
                 Kind::Data
             }
@@ -231,11 +216,11 @@ impl Stage {
             false => Place::new(kind),
         };
         let version = || Version::new(place());
-        let [first, second] = addresses;
-        let (first, second) =
-            tokio::join!(connect(first, manner.patience), connect(second, manner.patience));
+        let (first, second) = tokio::join!(connect(manner, &part, 0), connect(manner, &part, 1));
+        let (first, second) = (first?.unzip(), second?.unzip());
         Ok(Self {
-            sockets: [first?, second?],
+            sockets: [first.0, second.0],
+            own: [first.1, second.1],
             out: Default::default(),
             versions: [version(), version()],
             recorded: place(),
@@ -250,7 +235,11 @@ impl Stage {
             agreed: Place::new(kind),
             agreed_to: 0,
             request,
-            returning: follows.then(Returning::new),
+            cutter: match kind {
+                Kind::Control => Cutter::Doors(Lines::default()),
+                _ if follows => Cutter::Cookies(Returning::new()),
+                _ => Cutter::Plain,
+            },
             part,
             port: manner.port,
             outcome: Outcome::default(),
@@ -381,7 +370,7 @@ impl Stage {
                 set.find_map(|(_, field)| set_cookie(field).filter(|(other, _)| *other == name))
                     .map(|(_, value)| value.to_vec())
             });
-            jar.learn(&Cookie::new(manner.client, (name, value)), instead);
+            jar.learn(&Cookie::new(manner.client.ip(), (name, value)), instead);
         }
     }
 
@@ -411,10 +400,7 @@ impl Stage {
         if let Some(why) = self.recorded.dialogue().dead_end() {
             return Err(why.to_owned());
         }
-        let pieces = match &mut self.returning {
-            Some(returning) => returning.cut(bytes.clone()),
-            None => vec![Piece::Plain(bytes.clone())],
-        };
+        let pieces = self.cutter.cut(bytes.clone());
         for piece in &pieces {
             if let Piece::Cookies(field) = piece {
                 self.wait_for_cookies(field, manner).await;
@@ -436,7 +422,7 @@ impl Stage {
             }
         }
         for piece in pieces {
-            self.put_out(piece, manner);
+            self.put_out(piece, manner)?;
         }
         Ok(())
     }
@@ -445,7 +431,7 @@ impl Stage {
     async fn wait_for_cookies(&mut self, field: &[u8], manner: &Manner) {
         let Some(jar) = &manner.jar else { return };
         let returned: Vec<_> =
-            cookies(field).map(|pair| Cookie::new(manner.client, pair)).collect();
+            cookies(field).map(|pair| Cookie::new(manner.client.ip(), pair)).collect();
         let known = timeout(manner.patience, jar.known(&returned));
         tokio::pin!(known);
         loop {
@@ -456,16 +442,25 @@ impl Stage {
         }
     }
 
-    /// Hands a piece to the servers, cookies to each as it has set them.
-    fn put_out(&mut self, piece: Piece, manner: &Manner) {
+    /// Hands a piece to the servers: cookies to each as it has set them, and where its client waits
+    /// for it.
+    fn put_out(&mut self, piece: Piece, manner: &Manner) -> Result<(), String> {
+        let mut doors = [None; 2];
+        if let Piece::Door(_, at) = &piece {
+            for file in [0, 1].into_iter().filter(|&file| self.sockets[file].is_some()) {
+                let door = self.open_door(file, at.port(), manner);
+                doors[file] = Some(door.map_err(|error| format!("waiting for a server: {error}"))?);
+            }
+        }
         let outcome = &mut self.outcome;
         for file in [0, 1].into_iter().filter(|&file| self.sockets[file].is_some()) {
             let bytes = match (&piece, &manner.jar) {
                 (Piece::Plain(bytes), _) => bytes.clone(),
+                (Piece::Door(line, at), _) => command(line, doors[file].unwrap_or(*at)).into(),
                 (Piece::Cookies(field), None) => field.clone().into(),
                 (Piece::Cookies(field), Some(jar)) => {
                     let told = replaced(field, |pair| {
-                        let instead = jar.instead(&Cookie::new(manner.client, pair), file)?;
+                        let instead = jar.instead(&Cookie::new(manner.client.ip(), pair), file)?;
                         match &instead {
                             Some(_) => outcome.cookies_followed += 1,
                             None => outcome.cookies_unset += 1,
@@ -479,14 +474,27 @@ impl Stage {
                 self.out[file].push_back(bytes);
             }
         }
+        Ok(())
+    }
+
+    /// Lets the client wait for a server; where it does is what the server is told.
+    fn open_door(&self, file: usize, wanted: u16, manner: &Manner) -> io::Result<SocketAddr> {
+        let (Some(own), Some(server)) = (self.own[file], manner.servers.addresses()[file]) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let door = manner.sockets.open_door(own.ip(), wanted, server.ip())?;
+        let at = door.address()?;
+        if let Part::Control(desk, _) = &self.part {
+            desk.send_modify(|desk| desk.open(file, door));
+        }
+        Ok(at)
     }
 
     /// Waits until the servers have taken enough of what they were told.
     async fn wait_for_room(&mut self, manner: &Manner) -> Result<(), String> {
         if let Part::Data(data) = &self.part {
             let files = self.sockets.each_ref().map(Option::is_some);
-            let (desk, command) = (data.desk.clone(), data.command.clone());
-            let mut data = Data { desk, number: data.number, command };
+            let mut data = data.clone();
             let begun = data.begun(files);
             tokio::pin!(begun);
             loop {
@@ -511,45 +519,40 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits for one thing to happen on a socket, and does what follows.
+    /// Waits for one thing to happen on a connection, and does what follows.
     async fn turn(&mut self) {
-        let may_read = [0, 1].map(|file| self.lane.held(file) < AHEAD_BYTES_MAX);
-        let [first, second] = self.sockets.each_ref().map(Option::as_ref);
-        let has_out = self.out.each_ref().map(|out| !out.is_empty());
-        let (file, is_read) = tokio::select! {
-            () = readable(first) , if may_read[0] => (0, true),
-            () = readable(second), if may_read[1] => (1, true),
-            () = writable(first), if has_out[0] => (0, false),
-            () = writable(second), if has_out[1] => (1, false),
-            else => pending().await,
-        };
-        if is_read { self.read(file) } else { self.write(file) }
+        poll_fn(|cx| self.poll_turn(cx)).await;
     }
 
-    fn read(&mut self, file: usize) {
-        let mut buffer = [0; READ_BYTES];
-        let Some(socket) = &self.sockets[file] else { return };
-        match socket.try_read(&mut buffer) {
-            Ok(0) => self.close(file),
-            Ok(len) => self.hear(file, &buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.close(file),
-        }
-    }
-
-    fn write(&mut self, file: usize) {
-        let Some(socket) = &self.sockets[file] else { return };
-        let Some(bytes) = self.out[file].front_mut() else { return };
-        match socket.try_write(bytes) {
-            Ok(len) => {
-                bytes.advance(len);
-                if bytes.is_empty() {
-                    self.out[file].pop_front();
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for file in [0, 1] {
+            let Some(socket) = &mut self.sockets[file] else { continue };
+            if self.lane.held(file) < AHEAD_BYTES_MAX {
+                let mut buffer = [0; READ_BYTES];
+                let mut buffer = ReadBuf::new(&mut buffer);
+                if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut buffer) {
+                    match (read, buffer.filled()) {
+                        (Ok(()), bytes @ [_, ..]) => self.hear(file, bytes),
+                        _ => self.close(file),
+                    }
+                    return Poll::Ready(());
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.close(file),
+            let Some(socket) = &mut self.sockets[file] else { continue };
+            if let Some(bytes) = self.out[file].front_mut()
+                && let Poll::Ready(written) = Pin::new(socket).poll_write(cx, bytes)
+            {
+                match written {
+                    Ok(len) => bytes.advance(len),
+                    Err(_) => self.close(file),
+                }
+                if self.out[file].front().is_some_and(Bytes::is_empty) {
+                    self.out[file].pop_front();
+                }
+                return Poll::Ready(());
+            }
         }
+        Poll::Pending
     }
 
     fn close(&mut self, file: usize) {
@@ -647,8 +650,9 @@ impl Stage {
 
     /// What comes behind the last answer: the ends.
     async fn end(&mut self, manner: &Manner) {
-        if let Some(rest) = self.returning.as_mut().and_then(Returning::rest) {
-            self.put_out(rest, manner);
+        if let Some(rest) = self.cutter.rest() {
+            // What waits is said as it stands.
+            let _ = self.put_out(rest, manner);
         }
         let until = Instant::now() + manner.patience;
         while self.out.iter().any(|out| !out.is_empty()) {
@@ -661,6 +665,7 @@ impl Stage {
         }
         // A server may stop saying what its client does not wait for.
         while self.is_server_first
+            && self.recorded_bytes > 0
             && matches!(self.part, Part::Data(_))
             && self.sockets.iter().any(Option::is_some)
         {
@@ -669,7 +674,7 @@ impl Stage {
             }
         }
         for socket in self.sockets.iter_mut().flatten() {
-            let _ = tokio::io::AsyncWriteExt::shutdown(socket).await;
+            let _ = timeout_at(until, socket.shutdown()).await;
         }
         // A server that had closed closes again, or it has more to say than it had.
         while self.is_server_over && self.sockets.iter().any(Option::is_some) {
@@ -683,111 +688,29 @@ impl Stage {
     }
 }
 
-impl Version {
-    const fn new(place: Place) -> Self {
-        Self {
-            place,
-            bytes: 0,
-            base: 0,
-            tail: Vec::new(),
-            tail_from: 0,
-            asked_at: None,
-            is_closed: false,
-        }
-    }
-
-    /// Keeps what comes for as long as it may surround a difference: where the versions have parted
-    /// already, at `parted_at`, no more than that, however much comes.
-    fn remember(&mut self, bytes: &[u8], parted_at: Option<u64>) {
-        let tail_end = self.tail_from + self.tail.len() as u64;
-        let is_wanted = parted_at.is_none_or(|at| tail_end < self.base + at + Window::AFTER);
-        // Nothing may follow a gap.
-        if is_wanted && tail_end == self.bytes {
-            self.tail.extend_from_slice(bytes);
-        }
-        self.bytes += bytes.len() as u64;
-    }
-
-    /// So much is missing of it.
-    fn pass(&mut self, len: u64, parted_at: Option<u64>) {
-        match usize::try_from(len) {
-            Ok(len) if len <= TAIL_BYTES => self.remember(&vec![b'?'; len], parted_at),
-            // What came before surrounds nothing that comes.
-            _ => {
-                self.bytes += len;
-                self.tail.clear();
-                self.tail_from = self.bytes;
+/// The client's connection with a server, if there is this server.
+async fn connect(manner: &Manner, part: &Part, file: usize) -> Result<Option<Connected>, String> {
+    let Some(mut server) = manner.servers.addresses()[file] else { return Ok(None) };
+    let connected = async {
+        match part {
+            Part::Data(data) if data.way == Way::Active => {
+                let mut door = data.clone().door(file).await?;
+                let address = door.address()?;
+                let accepted = timeout(manner.patience, door.accept()).await;
+                return Ok((accepted.map_err(|_| io::ErrorKind::TimedOut)??, address));
             }
+            Part::Data(data) => server.set_port(data.clone().port(file).await?),
+            Part::Alone | Part::Control(..) => {}
         }
-    }
-
-    fn window(&self, at: u64) -> Window {
-        let at = self.base + at;
-        let mut window = Window::around(at);
-        window.from = window.from.max(self.tail_from).max(self.base).min(at);
-        window.keep(self.tail_from, &self.tail);
-        Window { from: window.from - self.base.min(window.from), at: at - self.base, ..window }
-    }
-}
-
-async fn connect(to: Option<SocketAddr>, patience: Duration) -> Result<Option<TcpStream>, String> {
-    let Some(address) = to else { return Ok(None) };
-    match timeout(patience, TcpStream::connect(address)).await {
-        Ok(Ok(socket)) => {
-            let _ = socket.set_nodelay(true);
-            Ok(Some(socket))
+        let connected = manner.sockets.connect(manner.client, server);
+        timeout(manner.patience, connected).await.map_err(|_| io::ErrorKind::TimedOut)?
+    };
+    let connected: io::Result<Connected> = connected.await;
+    let failure = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            format!("{server}: no connection within {:?}", manner.patience)
         }
-        Ok(Err(error)) => Err(format!("{address}: {error}")),
-        Err(_) => Err(format!("{address}: no connection within {patience:?}")),
-    }
-}
-
-/// A socket that has an error is ready, and tells it when it is used.
-async fn readable(socket: Option<&TcpStream>) {
-    match socket {
-        Some(socket) => {
-            let _ = socket.readable().await;
-        }
-        None => pending().await,
-    }
-}
-
-async fn writable(socket: Option<&TcpStream>) {
-    match socket {
-        Some(socket) => {
-            let _ = socket.writable().await;
-        }
-        None => pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_surrounds_a_difference_is_kept_and_not_what_comes_behind_it() {
-        let mut version = Version::new(Place::new(Kind::Any));
-        version.remember(b"before", None);
-        for _ in 0..1000 {
-            version.remember(&[b'x'; 1000], Some(6));
-        }
-        assert_eq!(version.bytes, 1_000_006);
-        assert!(version.tail.len() < 2000, "{}", version.tail.len());
-        let window = version.window(6);
-        assert_eq!((window.from, window.at, window.rest()[0]), (0, 6, b'x'));
-        assert!(window.is_full() && window.bytes.starts_with(b"beforexxx"));
-    }
-
-    #[test]
-    fn what_is_missing_is_shown_as_such_and_costs_nothing() {
-        let mut version = Version::new(Place::new(Kind::Any));
-        version.remember(b"before", None);
-        version.pass(3, None);
-        version.remember(b"after", None);
-        assert_eq!(version.window(7).bytes, b"before???after");
-        version.pass(1 << 40, None);
-        version.remember(b"later", None);
-        assert_eq!(version.window(14 + (1 << 40)).bytes, b"later");
-    }
+        _ => format!("{server}: {error}"),
+    };
+    connected.map(Some).map_err(failure)
 }

@@ -5,6 +5,7 @@
 //! capture: so no conversation waits for one that does not run, and memory has an end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -20,8 +21,10 @@ use super::desk::{Data, Desk, Part};
 use super::diff::{Ends, Verdict};
 use super::player::{Manner, Outcome, Servers, Step, Ticket, play};
 use super::rules::Rules;
+use super::sockets::Sockets;
+use super::stack::{Stack, Via, ViaError};
 use super::talks::Side;
-use super::transfers::Transfers;
+use super::transfers::{Transfer, Transfers};
 use super::voices::End;
 use super::walk::{Facts, Index, Listener, Moment, Spot, Walk};
 
@@ -49,6 +52,9 @@ pub struct Order {
     pub patience: Duration,
     /// Clients return the cookies that each server has set instead of those that were captured.
     pub follows_cookies: bool,
+    /// Clients speak from their captured addresses on this interface; from one of this machine if
+    /// there is none.
+    pub via: Option<Via>,
 }
 
 /// How far it is.
@@ -156,6 +162,11 @@ pub fn replay(
         false => Cookies::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let client = |&id: &usize| talks[id].address(transfers.role(id, Side::Client)).ip();
+    let sockets = match &order.via {
+        Some(via) => Sockets::Own(Stack::open(via, &asked.iter().map(client).collect())?),
+        None => Sockets::Kernel,
+    };
     let shared = Arc::new(Shared {
         running: Mutex::new(0),
         freed: Condvar::new(),
@@ -187,6 +198,7 @@ pub fn replay(
             cookies: &cookies,
             desks: BTreeMap::new(),
             runtime: runtime.handle().clone(),
+            sockets: sockets.clone(),
             shared: Arc::clone(&shared),
             runners: BTreeMap::new(),
             wanted: wanted.clone(),
@@ -213,11 +225,15 @@ pub fn replay(
             tell(progress(&shared));
         }
     }
+    if let Sockets::Own(stack) = &sockets {
+        runtime.block_on(stack.end());
+    }
     let outcomes =
         std::mem::take(&mut *shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
     let ends = |id: usize| {
-        let talk = &index.talks.list()[id];
-        Ends { client: talk.address(Side::Client), server: talk.address(Side::Server) }
+        let [client, server] =
+            Side::BOTH.map(|side| index.talks.list()[id].address(transfers.role(id, side)));
+        Ends { client, server }
     };
     let talks = outcomes.into_iter().map(|(id, outcome)| (ends(id), outcome)).collect();
     Ok(Replayed { talks, silent: silent as u64, elapsed: began.elapsed(), facts: index.facts })
@@ -229,6 +245,9 @@ pub enum ReplayError {
     /// The capture cannot be read.
     #[error(transparent)]
     Read(#[from] Unreadable),
+    /// The interface cannot be used.
+    #[error(transparent)]
+    Via(#[from] ViaError),
     /// The system refuses threads or timers.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -273,6 +292,7 @@ struct Hand<'r> {
     /// What the servers of the control connections say, for the data connections.
     desks: BTreeMap<usize, watch::Receiver<Desk>>,
     runtime: tokio::runtime::Handle,
+    sockets: Sockets,
     shared: Arc<Shared>,
     /// Who runs, and takes steps.
     runners: BTreeMap<usize, Runner>,
@@ -317,8 +337,8 @@ impl Hand<'_> {
         }
         let part = match self.transfers.of(id) {
             Some(transfer) => self.control(transfer.control).map(|desk| {
-                let (number, command) = (transfer.number, transfer.command.clone());
-                Part::Data(Data { desk, number, command })
+                let Transfer { way, number, ref command, .. } = *transfer;
+                Part::Data(Data { desk, way, number, command: command.clone() })
             }),
             // It returns what one has to be given that does not run, or follows it.
             None if self
@@ -374,8 +394,13 @@ impl Hand<'_> {
         true
     }
 
+    /// The address of the client, or of the server, in a conversation.
+    fn address(&self, id: usize, role: Side) -> SocketAddr {
+        self.index.talks.list()[id].address(self.transfers.role(id, role))
+    }
+
     fn port(&self, id: usize) -> u16 {
-        self.index.talks.list()[id].address(Side::Server).port()
+        self.address(id, Side::Server).port()
     }
 
     fn begin(&mut self, id: usize, part: Part) {
@@ -386,8 +411,9 @@ impl Hand<'_> {
             rules: self.order.rules.clone(),
             factor: self.order.factor,
             patience: self.order.patience,
-            client: self.index.talks.list()[id].address(Side::Client).ip(),
+            client: self.address(id, Side::Client),
             port: self.port(id),
+            sockets: self.sockets.clone(),
             jar: self.shared.jar.clone(),
         };
         let shared = Arc::clone(&self.shared);
@@ -417,7 +443,7 @@ impl Hand<'_> {
 impl Listener for Hand<'_> {
     fn bytes(&mut self, spot: Spot, bytes: &[u8], moment: Moment) {
         let copy = Bytes::copy_from_slice(bytes);
-        let step = match spot.side {
+        let step = match self.transfers.role(spot.talk, spot.side) {
             Side::Client => {
                 let begin = self.index.talks.list()[spot.talk].begin_ns;
                 Step::Say(Duration::from_nanos(moment.unix_ns.saturating_sub(begin)), copy)
@@ -428,10 +454,10 @@ impl Listener for Hand<'_> {
     }
 
     fn missing(&mut self, spot: Spot, len: u64) {
-        self.hand(spot.talk, Step::Hole(spot.side, len), 0, None);
+        self.hand(spot.talk, Step::Hole(self.transfers.role(spot.talk, spot.side), len), 0, None);
     }
 
     fn over(&mut self, spot: Spot, how: End, _: Moment) {
-        self.hand(spot.talk, Step::Over(spot.side, how), 0, None);
+        self.hand(spot.talk, Step::Over(self.transfers.role(spot.talk, spot.side), how), 0, None);
     }
 }

@@ -1,11 +1,12 @@
 //! Which conversation of a capture carries a transfer of which control connection of FTP: found
-//! from what the recorded servers said of their passive ports. And which session of a client
-//! followed which other one, that may have changed what it finds.
+//! from what the recorded servers said of their ports, and clients of theirs. And which session of
+//! a client followed which other one, that may have changed what it finds.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::capture::{Capture, Unreadable};
+use super::desk::Way;
 use super::ftp::{Dialogue, News};
 use super::rules::Rules;
 use super::talks::Side;
@@ -19,7 +20,9 @@ const DISORDER_PACKETS: u64 = 64;
 pub(super) struct Transfer {
     /// The control connection.
     pub(super) control: usize,
-    /// Which of the ports that the server named there, counted from 0.
+    /// Who connected to whom.
+    pub(super) way: Way,
+    /// Which of the ports that were named there for this way, counted from 0.
     pub(super) number: usize,
     /// What it was asked by.
     pub(super) command: String,
@@ -61,10 +64,13 @@ impl Transfers {
         // The later a port was named the more certain is whose it is.
         for offer in listener.offers.iter().rev() {
             let control = &talks[offer.transfer.control];
-            let client = control.address(Side::Client).ip();
-            let named = [Some(control.address(Side::Server).ip()), offer.address];
-            for server in named.into_iter().flatten() {
-                let key = (client, SocketAddr::new(server, offer.port));
+            let [client, server] = Side::BOTH.map(|side| control.address(side).ip());
+            let (from, to) = match offer.transfer.way {
+                Way::Passive => (client, server),
+                Way::Active => (server, client),
+            };
+            for to in [Some(to), offer.address].into_iter().flatten() {
+                let key = (from, SocketAddr::new(to, offer.port));
                 let Some(carriers) = carriers.get_mut(&key) else { continue };
                 let is_later =
                     |&id: &usize| talks[id].first_packet + DISORDER_PACKETS > offer.packet;
@@ -95,6 +101,15 @@ impl Transfers {
         self.before.get(&id).copied()
     }
 
+    /// What `side` of a conversation is to the session: the server opens the data connection if
+    /// its client waits for it.
+    pub(super) fn role(&self, id: usize, side: Side) -> Side {
+        match self.of(id) {
+            Some(Transfer { way: Way::Active, .. }) => side.other(),
+            _ => side,
+        }
+    }
+
     /// What a conversation carries.
     pub(super) fn of(&self, id: usize) -> Option<&Transfer> {
         self.of.get(&id)
@@ -110,32 +125,33 @@ struct Offer {
 }
 
 struct Controls {
-    /// The dialogues, and how many ports were named in each.
-    dialogues: BTreeMap<usize, (Dialogue, usize)>,
+    /// The dialogues, and how many ports were named in each for each way.
+    dialogues: BTreeMap<usize, (Dialogue, [usize; 2])>,
     /// In the order of the capture.
     offers: Vec<Offer>,
 }
 
 impl Listener for Controls {
     fn bytes(&mut self, spot: Spot, bytes: &[u8], moment: Moment) {
-        let (dialogue, count) = self.dialogues.entry(spot.talk).or_default();
+        let (dialogue, counts) = self.dialogues.entry(spot.talk).or_default();
         dialogue.read(spot.side, bytes);
         for news in dialogue.take_news() {
-            match news {
-                News::Offer(said) => {
-                    let command = String::new();
-                    let transfer = Transfer { control: spot.talk, number: *count, command };
-                    let (address, port, packet) = (said.address, said.port, moment.packet);
-                    self.offers.push(Offer { transfer, address, port, packet });
-                    *count += 1;
-                }
+            let (way, address, port) = match news {
+                News::Offer(said) => (Way::Passive, said.address, said.port),
+                News::Door(at) => (Way::Active, Some(at.ip()), at.port()),
                 News::Begun(command) => {
                     let mut offers = self.offers.iter_mut().rev();
                     if let Some(offer) = offers.find(|o| o.transfer.control == spot.talk) {
                         offer.transfer.command = command;
                     }
+                    continue;
                 }
-            }
+            };
+            let number = counts[way as usize];
+            counts[way as usize] += 1;
+            let command = String::new();
+            let transfer = Transfer { control: spot.talk, way, number, command };
+            self.offers.push(Offer { transfer, address, port, packet: moment.packet });
         }
     }
     fn missing(&mut self, spot: Spot, _: u64) {

@@ -9,6 +9,7 @@ import sys
 
 MSS = 1448
 AT_ONCE = 200
+CLIENT = "10.1.0.0"
 ETHERNET = bytes.fromhex("020000000002" "020000000001" "0800")
 
 

@@ -3,7 +3,8 @@
 
 tcpdump captures curl, wget and lftp at an nginx and a vsftpd; then `replay` says it to two more of
 each. Equal ones: exit 0. With a header, a byte of a body, a status, a file of FTP or its absence
-changed: exactly that difference. Also to one, against what was recorded.
+changed: exactly that difference. Also to one, against what was recorded; and by clients that keep
+their captured addresses, over a link to another network namespace.
 usage: unshare --net live.py SHADOWVM DIR (as root). exit: 0 so it is, 1 it is not, 2 usage.
 """
 
@@ -21,6 +22,7 @@ import time
 SECONDS_MAX = 60
 WHEN = 1_700_000_000
 OLD, SAME, OTHER = "10.1.0.1", "10.1.0.2", "10.1.0.3"
+OLD6, SAME6 = "fd01::1", "fd01::2"
 NGINX = """worker_processes 1;
 daemon off;
 pid DIR/nginx.pid;
@@ -37,6 +39,7 @@ http {
 SERVER = """server {
   listen ADDRESS; root ROOT; add_header X-Version VERSION;
   location = /echo { return 200 "$request_method $arg_a"; }
+  location = /who { return 200 "$remote_addr $remote_port"; }
   EXTRA
 }
 """
@@ -143,13 +146,33 @@ class Bed:
         listens(address, 21)
         return root
 
+    def beyond(self, clients, *addresses):
+        """Another network namespace behind a link, up0 here and up1 there, where these clients
+        are. What is put before a command that runs there."""
+        other = self.start("unshare", "--net", "sleep", "infinity")
+        own = os.readlink("/proc/self/ns/net")
+        until("a namespace", lambda: os.readlink(f"/proc/{other.pid}/ns/net") != own)
+        inside = ["nsenter", "--net", "--target", str(other.pid)]
+        for command in [
+            ["ip", "link", "add", "up0", "type", "veth", "peer", "up1", "netns", str(other.pid)],
+            ["ip", "link", "set", "up0", "up"],
+            [*inside, "ip", "link", "set", "up1", "up"],
+            *(["ip", "address", "add", address, "dev", "up0", "nodad"] for address in addresses),
+            *(["ip", "route", "add", network, "dev", "up0"] for network in clients),
+        ]:
+            subprocess.run(command, check=True)
+        shown = [*inside, "ip", "-br", "link", "show", "up1"]
+        until("a carrier",
+              lambda: b" UP " in subprocess.run(shown, capture_output=True, check=True).stdout)
+        return inside
+
     def capture(self, name, ports, clients):
         """Runs the clients while tcpdump captures them; the file is whole when this returns."""
         path = self.folder / name
         mark = os.urandom(16)
         ports = " or ".join(ports)
         dump = self.start("tcpdump", "-i", "lo", "-s", "0", "-U", "-B", "65536", "--immediate-mode", "-Z", "root",
-                          "-w", str(path), f"(tcp and host {OLD} and ({ports})) or udp port 9",
+                          "-w", str(path), f"(tcp and (host {OLD} or host {OLD6}) and ({ports})) or udp port 9",
                           stderr=subprocess.PIPE)
         while b"listening on" not in dump.stderr.readline():
             if dump.poll() is not None:
@@ -167,19 +190,25 @@ class Bed:
         dump.wait(SECONDS_MAX)
         return path
 
-    def replay(self, path, *args):
-        command = [self.shadowvm, "replay", str(path), *args, "--pace", "max", "-o", "json"]
+    def refused(self, path, *args):
+        """Its exit status and its only line."""
+        command = [self.shadowvm, "replay", str(path), *args]
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS_MAX, check=False)
+        return done.returncode, done.stderr.decode().strip()
+
+    def replay(self, path, *args, inside=()):
+        command = [*inside, self.shadowvm, "replay", str(path), *args, "--pace", "max", "-o", "json"]
         done = subprocess.run(command, capture_output=True, timeout=SECONDS_MAX, check=False)
         try:
             return done.returncode, json.loads(done.stdout)
         except ValueError as error:
             raise Wrong(f"{command}: {done.returncode} {done.stderr.decode()}") from error
 
-    def expect(self, path, servers, code, found):
+    def expect(self, path, servers, code, found, inside=(), more=()):
         """`found` are kind and request of each difference, in any order."""
         first, *second = servers
         args = ["--primary", first, "--backup", second[0]] if second else ["--one", first]
-        ended, told = self.replay(path, *args)
+        ended, told = self.replay(path, *args, *more, inside=inside)
         differences = sorted((d["kind"], d["request"]) for d in told["differences"])
         if (ended, differences, told["failed"]) != (code, sorted(found), 0):
             raise Wrong(f"{path.name} to {servers}: {ended}, {json.dumps(told, indent=1)}")
@@ -193,8 +222,8 @@ def web(bed):
     root = tree(bed.folder / "web")
     other = tree(bed.folder / "web-byte", flip("big", 123_456))
     gone = "location = /page.html { return 404; }"
-    bed.nginx("nginx-old", [(f"{OLD}:80", root, "one", "")])
-    bed.nginx("nginx-same", [(f"{SAME}:80", root, "one", "")])
+    bed.nginx("nginx-old", [(f"{OLD}:80", root, "one", f"listen [{OLD6}]:80;")])
+    bed.nginx("nginx-same", [(f"{SAME}:80", root, "one", f"listen [{SAME6}]:80;")])
     header = "location = /page.html { add_header X-Version two; }"
     bed.nginx("nginx-other", [
         (f"{OTHER}:80", root, "one", ""),
@@ -240,15 +269,19 @@ def ftp(bed):
         ["lftp", "-e", "set ftp:prefer-epsv yes; " + commands, url],
         ["curl", "-sS", "-o", "curl1", url + "big", "-o", "curl2", url + "page.html"],
         ["curl", "-sS", "--disable-epsv", "-T", "up", url + "put/curl"],
+        # The server connects to the client.
+        ["lftp", "-e", "set ftp:passive-mode no; " + commands.replace("put up", "put up -o active"), url],
+        ["curl", "-sS", "-P", "-", "-o", "curl3", url + "big"],
+        ["curl", "-sS", "-P", "-", "--disable-eprt", "-T", "up", url + "put/port"],
         ["wget", "-q", "-O", "/dev/null", url + "big"],
     ])
     bed.expect(path, [f"{SAME}:21", f"{OTHER}:21"], 0, [])
     bed.expect(path, [f"{SAME}:21"], 0, [])
     sent = [p.read_bytes() for p in (bed.folder / f"ftp-{OTHER}" / "root" / "put").iterdir()]
-    if sent != [(bed.folder / "up").read_bytes()] * 2:
+    if sent != [(bed.folder / "up").read_bytes()] * 4:
         raise Wrong("what clients sent is not what the server has")
     told = bed.expect(path, [f"{SAME}:21", "10.1.0.4:21"], 1,
-                      [("binary data of the answers", "RETR big")] * 4)
+                      [("binary data of the answers", "RETR big")] * 6)
     if any(difference["offset"] != 99 for difference in told["differences"]):
         raise Wrong(f"at another byte: {told['differences']}")
     ended, told = bed.replay(path, "--primary", f"{SAME}:21", "--backup", "10.1.0.5:21")
@@ -256,6 +289,45 @@ def ftp(bed):
     print(f"a file that one server lacks: exit {ended}, {sorted(kinds)}, {told['failed']} failed")
     if ended != 1 or ("reply code", "RETR") not in kinds:
         raise Wrong(json.dumps(told, indent=1))
+
+
+def kept(bed):
+    """Clients at addresses that are on no machine any more speak over a link to the servers."""
+    clients = ["10.3.0.1", "10.3.0.2", "fd03::1"]
+    for address in clients:
+        subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+    url, ftp_url = f"http://{OLD}/", f"ftp://{OLD}/"
+    curls = [["curl", "-sS", "--interface", client] for client in clients]
+    path = bed.capture("kept.pcap", ["portrange 1-65535"], [
+        *([*curl, url + "who", url + "big"] for curl in curls[:2]),
+        [*curls[0], "--data-binary", "@up", url + "echo?a=2"],
+        [*curls[0], "-o", "kept1", ftp_url + "big"],
+        [*curls[0], "-P", "10.3.0.1", "-o", "kept2", ftp_url + "big"],
+        [*curls[1], "-P", "10.3.0.2", "-T", "up", ftp_url + "put/kept"],
+    ])
+    path6 = bed.capture("kept6.pcap", ["port 80"], [
+        [*curls[2], "-g", f"http://[{OLD6}]/who", f"http://[{OLD6}]/big"],
+    ])
+    refused, why = bed.refused(path, "--one", f"{SAME}:80", "--via", "lo")
+    print(f"over an interface that does not fit: exit {refused}, {why}")
+    if refused != 2:
+        raise Wrong(why)
+    for address in clients:
+        bits = "/128" if ":" in address else "/32"
+        subprocess.run(["ip", "address", "del", address + bits, "dev", "lo"], check=True)
+    # A router: nobody answers on this link for an IPv6 address of another one.
+    inside = bed.beyond(["10.3.0.0/24", "fd03::/64"], "fd04::1/64")
+    via = ["--via", "up1"]
+    bed.expect(path, [f"{SAME}:80"], 0, [], inside, [*via, "--port", "80"])
+    bed.expect(path6, [f"[{SAME6}]:80"], 0, [], inside, [*via, "--next-hop", "fd04::1"])
+    # What a server says of its clients is the same only if they come from where they came.
+    bed.expect(path, [f"{SAME}:80"], 1, [("body", "GET /who HTTP/1.1")] * 2, [],
+               ["--port", "80"])
+    bed.expect(path, [f"{SAME}:80", f"{OTHER}:80"], 0, [], inside, [*via, "--port", "80"])
+    big = [("body", "GET /big HTTP/1.1")] * 2
+    bed.expect(path, [f"{SAME}:80", f"{OTHER}:82"], 1, big, inside, [*via, "--port", "80"])
+    bed.expect(path, [f"{SAME}:21"], 0, [], inside, [*via, "--port", "21"])
+    bed.expect(path, [f"{SAME}:21", f"{OTHER}:21"], 0, [], inside, [*via, "--port", "21"])
 
 
 def main():
@@ -269,9 +341,11 @@ def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for last in range(1, 6):
         subprocess.run(["ip", "address", "add", f"10.1.0.{last}/32", "dev", "lo"], check=True)
+        subprocess.run(["ip", "address", "add", f"fd01::{last}/128", "dev", "lo"], check=True)
     try:
         web(bed)
         ftp(bed)
+        kept(bed)
     except Wrong as wrong:
         print(wrong)
         return 1
