@@ -465,6 +465,12 @@ impl World {
             return;
         }
         let Some(visible) = flow.visible.filter(|_| !seg.flags.has(TcpFlags::RST)) else { return };
+        if flow.is_new && !self.is_restored {
+            // A server that has an older connection says so to whoever begins a new one.
+            assert!(bytes.is_empty(), "bytes before the handshake");
+            assert!(flow.acks.contains(&seg.ack), "I2: nobody said ack {}", seg.ack);
+            return;
+        }
         let place = seg.seq.wrapping_sub(visible);
         for (place, &byte) in (place..).zip(bytes) {
             let has_said = |said: &BTreeSet<(u32, u8)>| said.contains(&(place, byte));
