@@ -149,6 +149,19 @@ fn heard(world: &World) -> String {
 /// the client is shown one port, and the service's address.
 #[test]
 fn a_failover_at_any_byte_of_both_answers_shows_the_services_address() {
+    at_any_byte(|world, _, _| world.input(Input::Signal(TO_A, Signal::CarrierDown)));
+}
+
+/// The same where the process that serves the session dies and its kernel ends the stream in good
+/// order: the other one may have said its whole answer by then, which nobody has read yet.
+#[test]
+fn an_early_end_at_any_byte_of_both_answers_shows_the_services_address() {
+    at_any_byte(|world, control, said| {
+        control.leg(world, A, say(FIN, P + 7 + said, R + 6));
+    });
+}
+
+fn at_any_byte(end: impl Fn(&mut World, &Talker, u32)) {
     let net = V4;
     let answer = |leg: LegId| {
         let own = net.servers[leg.index()].to_string().replace('.', ",");
@@ -179,7 +192,7 @@ fn a_failover_at_any_byte_of_both_answers_shows_the_services_address() {
             let before = heard(&world);
             let has = before.len() as u32;
             control.client(&mut world, say(ACK, R + 6, P + has));
-            world.input(Input::Signal(TO_A, Signal::CarrierDown));
+            end(&mut world, &control, said as u32);
             control.leg(&mut world, B, say(ACK, Q + 7, R + 6).data(&b));
             let text = heard(&world);
             assert!(text.starts_with(&before), "{said} {theirs}");
