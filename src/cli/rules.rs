@@ -142,6 +142,6 @@ mod tests {
         let config = Config::parse(&text, Path::new("x.toml")).expect("it is valid");
         let engine = config.engine();
         let rules: Vec<_> = engine.rules.http.iter().map(|rule| &**rule.token()).collect();
-        assert_eq!(rules, ["date", "etag", "x-id", "set-cookie S"]);
+        assert_eq!(rules, ["date", "etag", "x-id", "set-cookie S", "set-cookie S expires"]);
     }
 }

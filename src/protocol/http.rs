@@ -172,7 +172,8 @@ impl Normalizer for Http {
                 Seen::Start => self.on_status_line(),
                 Seen::HeadersEnd => self.on_response_headers_end(),
             }
-            self.is_in_span &= bytes[at] != b'\n';
+            // What comes here is no part of a value, and another one may begin in this line.
+            self.is_in_span = false;
             at += 1;
         }
         Step::Plain
@@ -281,6 +282,7 @@ pub fn answer_follows(method: Method, status: u16) -> Option<Follows> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol;
 
     fn http() -> Http {
         Http::new(Rule::masks(["date"]))
@@ -309,6 +311,42 @@ mod tests {
     fn texts<'a>(bytes: &'a [u8], spans: &[(usize, usize)]) -> Vec<&'a str> {
         let text = |&(at, len): &(usize, usize)| std::str::from_utf8(&bytes[at..at + len]);
         spans.iter().map(|s| text(s).expect("text")).collect()
+    }
+
+    #[test]
+    fn a_line_may_have_two_values() {
+        let answer = b"HTTP/1.1 204 No\r\nSet-Cookie: SID=abc; expires=Sun, 1 GMT; Path=/\r\n\
+            Set-Cookie: SID=; expires=Mon\r\nSet-Cookie: X=1; expires=Tue\r\nDate: one\r\n\r\n";
+        let rules = protocol::Rules::headers(["date"]).and(Rule::map("set-cookie", Some("SID")));
+        for piece in [1, 2, 7, 1000] {
+            let mut h = Http::new(rules.http.clone());
+            h.on_request(b"GET / HTTP/1.1\r\n\r\n");
+            let (mut at, mut found) = (0, Vec::new());
+            while at < answer.len() {
+                let end = (at + piece).min(answer.len());
+                let Step::Span { after, rule } = h.on_response(&answer[at..end]) else {
+                    at = end;
+                    continue;
+                };
+                at += after;
+                let rest = &answer[at..];
+                let len = rest.iter().position(|&byte| !h.is_in_span(rule, 0, byte));
+                let value = &rest[..len.expect("an end")];
+                found.push((String::from_utf8_lossy(value), h.rule_name(rule).field));
+                h.on_span(value.len());
+                at += value.len();
+            }
+            let found: Vec<_> = found.iter().map(|(value, field)| (&**value, &**field)).collect();
+            let expiry = "set-cookie SID expires";
+            let all = [
+                ("abc", "set-cookie SID"),
+                ("Sun, 1 GMT", expiry),
+                ("Mon", expiry),
+                ("one", "date"),
+            ];
+            assert_eq!(found, all, "{piece}");
+            assert!(h.is_complete() == Some(true) && h.quiet().is_some());
+        }
     }
 
     #[test]

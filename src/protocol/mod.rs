@@ -174,10 +174,12 @@ impl Rules {
         Self { http: Rule::masks(names), has_ftp_defaults: false, ftp_ports: Vec::new() }
     }
 
-    /// These, and one more value of HTTP.
+    /// These, and one more value of HTTP; with a cookie that is mapped, the time at which it is
+    /// over.
     pub fn and(mut self, rule: Rule) -> Self {
         if !self.http.contains(&rule) {
-            self.http = self.http.iter().cloned().chain([rule]).collect();
+            let expiry = rule.expiry();
+            self.http = self.http.iter().cloned().chain([rule]).chain(expiry).collect();
         }
         self
     }

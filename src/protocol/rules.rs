@@ -15,6 +15,8 @@ enum Value {
     Whole,
     /// What stands behind `name=` at its beginning, up to the next `;` or blank.
     Named(Box<[u8]>),
+    /// When what is called so there is over: behind `; expires=`, up to the next `;`.
+    Expiry(Box<[u8]>),
 }
 
 /// What of a rule stands at a place in a header line.
@@ -62,6 +64,19 @@ impl Rule {
         Self { header, value, is_map: true, is_synced: false, token }
     }
 
+    /// For a cookie that is mapped: lets the time differ at which it is over, as `Date` may.
+    pub fn expiry(&self) -> Option<Self> {
+        let Value::Named(name) = &self.value else { return None };
+        let is_cookie = self.is_map && &*self.header == "set-cookie";
+        is_cookie.then(|| Self {
+            header: self.header.clone(),
+            value: Value::Expiry(name.clone()),
+            is_map: false,
+            is_synced: false,
+            token: format!("{} expires", self.token).into(),
+        })
+    }
+
     /// The same, where a sync of contents copies what the values stand for.
     pub fn synced(self) -> Self {
         Self { is_synced: true, ..self }
@@ -91,7 +106,7 @@ impl Rule {
     pub fn name(&self) -> Option<&str> {
         match &self.value {
             Value::Whole => None,
-            Value::Named(name) => std::str::from_utf8(name).ok(),
+            Value::Named(name) | Value::Expiry(name) => std::str::from_utf8(name).ok(),
         }
     }
 
@@ -118,6 +133,7 @@ impl Rule {
     pub const fn ends(&self, byte: u8) -> bool {
         match self.value {
             Value::Whole => matches!(byte, b'\r' | b'\n'),
+            Value::Expiry(_) => matches!(byte, b';' | b'\r' | b'\n'),
             Value::Named(_) => matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n'),
         }
     }
@@ -130,6 +146,7 @@ impl Rule {
                 let Some(before) = named else { return Stands::Nothing };
                 before
             }
+            Value::Expiry(name) => return expiry_stands_behind(line, header, name),
         };
         let before = trim_blanks_end(before);
         if let Some(field) = before.strip_suffix(b":")
@@ -146,6 +163,27 @@ impl Rule {
             true => Stands::Value,
             false => Stands::Nothing,
         }
+    }
+}
+
+/// The first attribute of that name behind the pair, of which nothing is quoted.
+fn expiry_stands_behind(line: &[u8], header: &str, name: &[u8]) -> Stands {
+    let mut parts = line.split(|&byte| byte == b';');
+    let first = parts.next().unwrap_or_default();
+    let is_it = first.iter().position(|&byte| byte == b':').is_some_and(|colon| {
+        let pair = first[colon + 1..].trim_ascii_start();
+        first[..colon].eq_ignore_ascii_case(header.as_bytes())
+            && pair.strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
+    });
+    let is_expiry = |part: &[u8]| {
+        let end = part.iter().position(|&byte| byte == b'=').unwrap_or(part.len());
+        part[..end].trim_ascii().eq_ignore_ascii_case(b"expires")
+    };
+    let is_first = parts.position(is_expiry).is_some() && parts.next().is_none();
+    let is_open = trim_blanks_end(line).ends_with(b"=");
+    match is_it && is_first && is_open && !line.contains(&b'"') {
+        true => Stands::Value,
+        false => Stands::Nothing,
     }
 }
 
@@ -190,6 +228,37 @@ mod tests {
         }
         assert!(cookie.ends(b';') && cookie.ends(b' ') && !token.ends(b';') && token.ends(b'\r'));
         assert_eq!((&**cookie.token(), &**token.token()), ("set-cookie SID", "x-token"));
+    }
+
+    #[test]
+    fn where_a_mapped_cookie_says_when_it_is_over() {
+        let expiry = Rule::map("set-cookie", Some("SID")).expiry().expect("it has one");
+        for (line, next, is_there) in [
+            ("Set-Cookie: SID=-; Expires=", b'S', true),
+            ("set-cookie:SID=; path=/ ;\texpires = ", b'S', true),
+            ("Set-Cookie: SID=-; Expires=", b';', false),
+            ("Set-Cookie: SID=-; Expires", b'=', false),
+            ("Set-Cookie: SID=-; Expires=-; Expires=", b'S', false),
+            ("Set-Cookie: SID=-; Expires=-", b'S', false),
+            ("Set-Cookie: SID=-; Max-Age=", b'9', false),
+            ("Set-Cookie: SID=\"; Expires=", b'S', false),
+            ("Set-Cookie: XSID=-; Expires=", b'S', false),
+            ("Set-Cookie: SIDE=-; Expires=", b'S', false),
+            ("Set-Cookie: SID expires=", b'S', false),
+            ("Cookie: SID=-; Expires=", b'S', false),
+        ] {
+            assert_eq!(expiry.begins(line.as_bytes(), next), is_there, "{line:?} {next}");
+            assert_eq!(expiry.begins_returned(line.as_bytes(), next), Stands::Nothing);
+        }
+        assert!(
+            expiry.ends(b';') && expiry.ends(b'\r') && !expiry.ends(b' ') && !expiry.ends(b',')
+        );
+        assert_eq!((&**expiry.token(), expiry.is_map()), ("set-cookie SID expires", false));
+        for other in
+            [Rule::map("x-a", Some("b")), Rule::map("x-a", None), Rule::mask("date"), expiry]
+        {
+            assert_eq!(other.expiry(), None);
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl From<protocol::Rules> for Rules {
     fn from(shared: protocol::Rules) -> Self {
         let cookie =
             |rule: &Rule| rule.name().filter(|_| rule.header() == SET_COOKIE).map(Into::into);
-        let cookies = shared.http.iter().filter_map(cookie).collect();
+        let maps = shared.http.iter().filter(|rule| rule.is_map());
+        let cookies = maps.filter_map(cookie).collect();
         let http = shared.http.iter().filter(|rule| cookie(rule).is_none()).cloned().collect();
         Self { shared: protocol::Rules { http, ..shared }, cookies }
     }
@@ -247,13 +248,20 @@ impl SpanReader {
     }
 }
 
-/// Whether two values of `Set-Cookie` set the same cookie to what may differ, in the same way.
+/// Whether two values of `Set-Cookie` set the same cookie to what may differ, in the same way; it
+/// may be over at another time.
 fn may_set_differ(allowed: &[Box<str>], ours: &[u8], theirs: &[u8]) -> bool {
-    let [ours, theirs] = [ours, theirs].map(|field| {
-        let end = field.iter().position(|&byte| byte == b';').unwrap_or(field.len());
-        (set_cookie(field).map(|(name, _)| name), &field[end..])
-    });
-    ours == theirs && ours.0.is_some_and(|name| is_allowed(allowed, name))
+    fn attribute(field: &[u8]) -> &[u8] {
+        let end = field.iter().position(|&byte| byte == b'=').unwrap_or(field.len());
+        match field[..end].trim_ascii().eq_ignore_ascii_case(b"expires") {
+            true => &field[..end],
+            false => field,
+        }
+    }
+    let attributes = |field| <[u8]>::split(field, |&byte| byte == b';').skip(1).map(attribute);
+    let [name, other] = [ours, theirs].map(|field| set_cookie(field).map(|(name, _)| name));
+    let is_one = name == other && attributes(ours).eq(attributes(theirs));
+    is_one && name.is_some_and(|name| is_allowed(allowed, name))
 }
 
 /// Whether two values of `Cookie` return the same cookies, of which some may have other values.
@@ -352,6 +360,20 @@ impl FieldValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_may_be_over_at_another_time_and_nothing_else_of_it_may_differ() {
+        let ours = b"sid=1; Path=/; expires=Sun, 22-Nov-2026 15:38:52 GMT; Max-Age=9".as_slice();
+        for (theirs, may) in [
+            ("sid=22; Path=/; expires=Sun, 22-Nov-2026 15:38:53 GMT; Max-Age=9", true),
+            ("sid=22; Path=/; expires=Sun, 22-Nov-2026 15:38:52 GMT; Max-Age=8", false),
+            ("sid=22; Path=/; Max-Age=9", false),
+            ("sid=22; Path=/x; expires=Sun, 22-Nov-2026 15:38:52 GMT; Max-Age=9", false),
+            ("other=1; Path=/; expires=Sun, 22-Nov-2026 15:38:52 GMT; Max-Age=9", false),
+        ] {
+            assert_eq!(may_set_differ(&["sid".into()], ours, theirs.as_bytes()), may, "{theirs}");
+        }
+    }
 
     #[test]
     fn a_cookie_that_the_gateway_maps_is_one_that_may_differ() {

@@ -19,11 +19,11 @@ use super::matrix::{Failure, Struck};
 const REACHED_MAX: Duration = Duration::from_secs(20);
 
 /// What nginx has beside its files: a door, and what is behind it. The value is another one for
-/// each server, and of another length.
+/// each server, and of another length; it is over a second later at one of them.
 const DOOR: &str = "
         access_log FOLDER/sid.log sid;
         location = /login {
-            add_header Set-Cookie \"sid=VALUE; Path=/; HttpOnly\";
+            add_header Set-Cookie \"sid=VALUE; Expires=WHEN; Path=/; HttpOnly\";
             return 200 \"welcome\\n\";
         }
         location /private/ {
@@ -31,8 +31,10 @@ const DOOR: &str = "
             alias ROOT/;
         }
 ";
-const VALUES: [[&str; 2]; 2] =
-    [["a-$request_id", "a-[0-9a-f]{32}"], ["backup-$request_id$request_id", "backup-[0-9a-f]{64}"]];
+const VALUES: [[&str; 3]; 2] = [
+    ["a-$request_id", "a-[0-9a-f]{32}", "Fri, 22 Nov 2199 15:38:52 GMT"],
+    ["backup-$request_id$request_id", "backup-[0-9a-f]{64}", "Fri, 22 Nov 2199 15:38:53 GMT"],
+];
 const RULE: &str = "[[compare.rule]]
 protocol = \"http\"
 header = \"set-cookie\"
@@ -55,8 +57,8 @@ fn session(at: &Path, content: &Content, fault: Fault, seed: u64) -> Result<Stri
     let options = GatewayOptions { more: RULE.into(), ..GatewayOptions::default() };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     for leg in LegId::ALL {
-        let [value, pattern] = VALUES[leg.index()];
-        let door = DOOR.replace("VALUE", value).replace("PATTERN", pattern);
+        let [value, pattern, when] = VALUES[leg.index()];
+        let door = DOOR.replace("VALUE", value).replace("PATTERN", pattern).replace("WHEN", when);
         bed.start_nginx_with(leg, &door)?;
     }
     bed.start_gateway()?;
