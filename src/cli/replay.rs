@@ -74,8 +74,10 @@ pub struct Args {
     /// Speak as the captured clients themselves: from their own addresses and ports, by a TCP of
     /// this program's own on this interface, which answers for these addresses there. Needs
     /// CAP_NET_RAW; none of the addresses may be this machine's, and it must not forward packets
-    /// to them
-    #[arg(long, value_name = "INTERFACE", conflicts_with = "engine")]
+    /// to them. A Linux server keeps 1024 neighbours on a link unless told otherwise
+    /// (net.ipv4.neigh.default.gc_thresh3)
+    #[arg(long, value_name = "INTERFACE", conflicts_with = "engine",
+        value_parser = clap::builder::NonEmptyStringValueParser::new())]
     via: Option<String>,
     /// The router to the servers on that interface, one for each family at most; without it the
     /// servers are on the interface's own network
@@ -134,6 +136,17 @@ pub fn run(args: Args) -> ExitCode {
         Ok(rules) => rules,
         Err(code) => return code,
     };
+    let hops = |is_v4: bool| args.next_hop.iter().filter(|hop| hop.is_ipv4() == is_v4).count();
+    if hops(true) > 1 || hops(false) > 1 {
+        eprintln!("--next-hop: one router for each family; leave the other one away");
+        return ExitCode::from(exit::USAGE);
+    }
+    // What cannot be written is known before anything is said.
+    for path in [&args.report, &args.junit].into_iter().flatten() {
+        if let Err(code) = write(path, "") {
+            return code;
+        }
+    }
     let servers = match (args.one, args.primary, args.backup) {
         (Some(server), ..) => Servers::One(server),
         (None, Some(first), Some(second)) => Servers::Two([first, second]),
@@ -320,12 +333,15 @@ fn about_cookies(replayed: &Replayed) -> String {
 fn conclusion(replayed: &Replayed) -> String {
     let all = replayed.talks.len();
     if all == 0 {
-        return match replayed.silent {
-            0 => "nothing to say: the capture has no TCP conversation that is meant".to_owned(),
-            silent => format!(
-                "nothing to say: of {silent} conversations the capture has no client's side"
-            ),
+        let ports = replayed.other_ports.iter().take(10).map(u16::to_string);
+        let ports = ports.collect::<Vec<_>>().join(", ");
+        let why = match (replayed.silent, replayed.empty) {
+            (0, 0) if ports.is_empty() => "the capture has no TCP conversation".to_owned(),
+            (0, _) if !ports.is_empty() => format!("servers in the capture have the ports {ports}"),
+            (0, empty) => format!("in the capture's {empty} conversations nobody said anything"),
+            (silent, _) => format!("of {silent} conversations the capture has no client's side"),
         };
+        return format!("nothing to say: {why}");
     }
     let (different, failed) = (replayed.different(), replayed.failed());
     let verdict = word(replayed.verdict());

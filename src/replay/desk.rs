@@ -30,12 +30,26 @@ pub(super) enum Way {
     Active,
 }
 
+/// Where a client waits for a server, until somebody takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Untaken(Arc<Mutex<Option<Door>>>);
+
+impl Untaken {
+    pub(super) fn take(&self) -> Option<Door> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Doors of one session and server that may be open at once: clients use one after the other, and
+/// refused transfers leave theirs behind.
+const DOORS_MAX: usize = 16;
+
 /// What was said of data connections on one control connection. It is over with its sender.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     /// The ports that each server has named, in order, and where the client waits for each.
     ports: [Vec<u16>; 2],
-    doors: [Vec<Arc<Mutex<Option<Door>>>>; 2],
+    doors: [Vec<Untaken>; 2],
     /// For how many of both the transfer has begun, or never will.
     begun: [[usize; 2]; 2],
 }
@@ -54,7 +68,17 @@ impl Desk {
 
     /// The client waits for a server.
     pub(super) fn open(&mut self, file: usize, door: Door) {
-        self.doors[file].push(Arc::new(Mutex::new(Some(door))));
+        let doors = &mut self.doors[file];
+        doors.push(Untaken(Arc::new(Mutex::new(Some(door)))));
+        if let Some(old) = doors.len().checked_sub(DOORS_MAX + 1) {
+            doors[old].take();
+        }
+    }
+
+    /// Those that may be open.
+    pub(super) fn open_doors(&self) -> Vec<Untaken> {
+        let last = |doors: &Vec<Untaken>| doors.iter().rev().take(DOORS_MAX).cloned().collect();
+        self.doors.iter().flat_map(|doors| -> Vec<_> { last(doors) }).collect()
     }
 }
 
@@ -82,8 +106,7 @@ impl Data {
     pub(super) async fn door(&mut self, file: usize) -> io::Result<Door> {
         let number = self.number;
         let desk = self.desk.wait_for(|desk| desk.doors[file].len() > number).await;
-        let door = desk.map(|desk| Arc::clone(&desk.doors[file][number])).ok();
-        let door = door.and_then(|door| door.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let door = desk.ok().and_then(|desk| desk.doors[file][number].take());
         door.ok_or_else(|| self.missing("a server was not told where to connect to"))
     }
 

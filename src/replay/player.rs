@@ -18,10 +18,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 
 use super::cookies::{Cookie, Jar, Returning, cookies, replaced, set_cookie};
-use super::desk::{Part, Way};
+use super::desk::{Part, Untaken, Way};
 use super::ftp::{Lines, command, shown};
 use super::lane::{Lane, Parting};
 use super::pieces::{Cutter, Piece};
@@ -49,7 +49,7 @@ pub enum Servers {
 
 impl Servers {
     /// The server that gives each version; none for what was recorded.
-    const fn addresses(self) -> [Option<SocketAddr>; 2] {
+    pub(super) const fn addresses(self) -> [Option<SocketAddr>; 2] {
         match self {
             Self::Two([first, second]) => [Some(first), Some(second)],
             Self::One(server) => [None, Some(server)],
@@ -159,8 +159,18 @@ pub(super) async fn play(
     };
     let failure = stage.perform(&manner, began, &mut steps).await.err();
     let is_whole = failure.is_none() && stage.is_exchange_whole();
-    stage.close_exchange(&manner.rules, is_whole);
-    stage.outcome.failure = failure;
+    if stage.broken.is_none() {
+        stage.close_exchange(&manner.rules, is_whole);
+    }
+    if let Part::Control(desk, _) = &stage.part {
+        // Who comes to them may be a little behind.
+        let doors = desk.borrow().open_doors();
+        tokio::spawn(async move {
+            sleep(manner.patience).await;
+            drop(doors.iter().map(Untaken::take).collect::<Vec<_>>());
+        });
+    }
+    stage.outcome.failure = stage.broken.or(failure);
     stage.outcome
 }
 
@@ -188,6 +198,8 @@ struct Stage {
     /// Follows what both versions agree on.
     agreed: Place,
     agreed_to: u64,
+    /// What keeps the client from speaking or hearing, which no server has done.
+    broken: Option<String>,
     request: Vec<u8>,
     /// Where each server is told something of its own.
     cutter: Cutter,
@@ -234,6 +246,7 @@ impl Stage {
             }),
             agreed: Place::new(kind),
             agreed_to: 0,
+            broken: None,
             request,
             cutter: match kind {
                 Kind::Control => Cutter::Doors(Lines::default()),
@@ -346,6 +359,9 @@ impl Stage {
             }
         }
         self.learn_cookies(manner);
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
         if self.is_exchange_whole() {
             self.close_exchange(&manner.rules, true);
         }
@@ -446,7 +462,9 @@ impl Stage {
     /// for it.
     fn put_out(&mut self, piece: Piece, manner: &Manner) -> Result<(), String> {
         let mut doors = [None; 2];
-        if let Piece::Door(_, at) = &piece {
+        if let Piece::Door(_, at) = &piece
+            && at.ip() == manner.client.ip()
+        {
             for file in [0, 1].into_iter().filter(|&file| self.sockets[file].is_some()) {
                 let door = self.open_door(file, at.port(), manner);
                 doors[file] = Some(door.map_err(|error| format!("waiting for a server: {error}"))?);
@@ -533,7 +551,8 @@ impl Stage {
                 if let Poll::Ready(read) = Pin::new(socket).poll_read(cx, &mut buffer) {
                     match (read, buffer.filled()) {
                         (Ok(()), bytes @ [_, ..]) => self.hear(file, bytes),
-                        _ => self.close(file),
+                        (Ok(()), []) => self.close(file),
+                        (Err(error), _) => self.fail(file, &error),
                     }
                     return Poll::Ready(());
                 }
@@ -544,7 +563,7 @@ impl Stage {
             {
                 match written {
                     Ok(len) => bytes.advance(len),
-                    Err(_) => self.close(file),
+                    Err(error) => self.fail(file, &error),
                 }
                 if self.out[file].front().is_some_and(Bytes::is_empty) {
                     self.out[file].pop_front();
@@ -553,6 +572,14 @@ impl Stage {
             }
         }
         Poll::Pending
+    }
+
+    /// A server's reset is its end; what is ours is not.
+    fn fail(&mut self, file: usize, error: &io::Error) {
+        if error.kind() == io::ErrorKind::Other {
+            self.broken = Some(error.to_string());
+        }
+        self.close(file);
     }
 
     fn close(&mut self, file: usize) {
@@ -696,8 +723,12 @@ async fn connect(manner: &Manner, part: &Part, file: usize) -> Result<Option<Con
             Part::Data(data) if data.way == Way::Active => {
                 let mut door = data.clone().door(file).await?;
                 let address = door.address()?;
-                let accepted = timeout(manner.patience, door.accept()).await;
-                return Ok((accepted.map_err(|_| io::ErrorKind::TimedOut)??, address));
+                return match timeout(manner.patience, door.accept()).await {
+                    Ok(accepted) => Ok((accepted?, address)),
+                    Err(_) => Err(door.stranger().map_or(io::ErrorKind::TimedOut.into(), |who| {
+                        io::Error::other(format!("{who} came to {address} instead"))
+                    })),
+                };
             }
             Part::Data(data) => server.set_port(data.clone().port(file).await?),
             Part::Alone | Part::Control(..) => {}
@@ -708,7 +739,8 @@ async fn connect(manner: &Manner, part: &Part, file: usize) -> Result<Option<Con
     let connected: io::Result<Connected> = connected.await;
     let failure = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => {
-            format!("{server}: no connection within {:?}", manner.patience)
+            let hint = manner.sockets.hint(manner.client);
+            format!("{server}: no connection within {:?}{hint}", manner.patience)
         }
         _ => format!("{server}: {error}"),
     };

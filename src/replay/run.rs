@@ -81,6 +81,10 @@ pub struct Replayed {
     pub facts: Facts,
     /// Conversations in which no client said anything that was captured.
     pub silent: u64,
+    /// Conversations in which nobody said anything.
+    pub empty: u64,
+    /// Ports of the capture's servers that were not meant.
+    pub other_ports: BTreeSet<u16>,
     /// The conversations that were said, in the order of the capture.
     pub talks: Vec<(Ends, Outcome)>,
     /// How long it took.
@@ -152,6 +156,10 @@ pub fn replay(
         .collect();
     let is_silent = |&id: &usize| transfers.of(id).is_none() && is_meant(id) && !is_asked(id);
     let silent = (0..talks.len()).filter(is_silent).count();
+    let empty = talks.iter().filter(|talk| talk.is_certain && talk.is_empty()).count();
+    let ports = talks.iter().map(|talk| talk.address(Side::Server).port());
+    let other_ports = ports.filter(|port| !order.ports.is_empty() && !order.ports.contains(port));
+    let other_ports: BTreeSet<u16> = other_ports.collect();
     let is_web = |id: usize| {
         is_asked(id)
             && transfers.of(id).is_none()
@@ -164,7 +172,10 @@ pub fn replay(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let client = |&id: &usize| talks[id].address(transfers.role(id, Side::Client)).ip();
     let sockets = match &order.via {
-        Some(via) => Sockets::Own(Stack::open(via, &asked.iter().map(client).collect())?),
+        Some(via) => {
+            let servers: Vec<_> = order.servers.addresses().into_iter().flatten().collect();
+            Sockets::Own(Stack::open(via, &asked.iter().map(client).collect(), &servers)?)
+        }
         None => Sockets::Kernel,
     };
     let shared = Arc::new(Shared {
@@ -236,7 +247,14 @@ pub fn replay(
         Ends { client, server }
     };
     let talks = outcomes.into_iter().map(|(id, outcome)| (ends(id), outcome)).collect();
-    Ok(Replayed { talks, silent: silent as u64, elapsed: began.elapsed(), facts: index.facts })
+    Ok(Replayed {
+        talks,
+        silent: silent as u64,
+        empty: empty as u64,
+        other_ports,
+        elapsed: began.elapsed(),
+        facts: index.facts,
+    })
 }
 
 /// Why nothing is said.

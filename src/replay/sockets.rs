@@ -44,6 +44,17 @@ impl Sockets {
         }
     }
 
+    /// What may be missing where a server does not answer a client, if that is not clear.
+    pub(super) fn hint(&self, client: SocketAddr) -> String {
+        match self {
+            Self::Kernel => String::new(),
+            Self::Own(stack) => format!(
+                " (has it a way to {} over this link, and room for it in its neighbour table?)",
+                stack.shown(client.ip())
+            ),
+        }
+    }
+
     /// Lets a client with the address `own` wait for a connection of `server`, at `wanted` if the
     /// port is ours to choose.
     pub(super) fn open_door(&self, own: IpAddr, wanted: u16, server: IpAddr) -> io::Result<Door> {
@@ -51,43 +62,64 @@ impl Sockets {
             Self::Kernel => {
                 let listener = std::net::TcpListener::bind((own, 0))?;
                 listener.set_nonblocking(true)?;
-                Ok(Door::Kernel(TcpListener::from_std(listener)?, server))
+                let listener = TcpListener::from_std(listener)?;
+                Ok(Door { place: Place::Kernel(listener), from: server, stranger: None })
             }
             Self::Own(stack) => {
-                Ok(Door::Own(stack.open_door(SocketAddr::new(own, wanted), server)?))
+                let door = stack.open_door(SocketAddr::new(own, wanted))?;
+                Ok(Door { place: Place::Own(door), from: server, stranger: None })
             }
         }
     }
 }
 
 /// Where a client waits for its server.
-pub(super) enum Door {
-    /// By the kernel, and who may come.
-    Kernel(TcpListener, IpAddr),
+pub(super) struct Door {
+    place: Place,
+    /// Who may come.
+    from: IpAddr,
+    /// Who came instead.
+    stranger: Option<IpAddr>,
+}
+
+enum Place {
+    Kernel(TcpListener),
     Own(stack::Door),
 }
 
 impl Door {
     /// What the server has to be told.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Kernel(listener, _) => listener.local_addr(),
-            Self::Own(door) => Ok(door.address()),
+        match &self.place {
+            Place::Kernel(listener) => listener.local_addr(),
+            Place::Own(door) => Ok(door.address()),
         }
     }
 
     /// Waits for the server. Others are turned away.
     pub(super) async fn accept(&mut self) -> io::Result<Box<dyn Connection>> {
-        match self {
-            Self::Kernel(listener, server) => loop {
-                let (stream, from) = listener.accept().await?;
-                if from.ip() == *server {
+        loop {
+            let (connection, from): (Box<dyn Connection>, _) = match &mut self.place {
+                Place::Kernel(listener) => {
+                    let (stream, from) = listener.accept().await?;
                     let _ = stream.set_nodelay(true);
-                    return Ok(Box::new(stream));
+                    (Box::new(stream), Some(from.ip()))
                 }
-            },
-            Self::Own(door) => Ok(Box::new(door.accept().await?)),
+                Place::Own(door) => {
+                    let (stream, from) = door.accept().await?;
+                    (Box::new(stream), from)
+                }
+            };
+            if from == Some(self.from) {
+                return Ok(connection);
+            }
+            self.stranger = from;
         }
+    }
+
+    /// Who came and was turned away.
+    pub(super) const fn stranger(&self) -> Option<IpAddr> {
+        self.stranger
     }
 }
 

@@ -52,7 +52,9 @@ impl Transfers {
         if !controls.contains(&true) {
             return Ok(Self::default());
         }
-        let mut listener = Controls { dialogues: BTreeMap::new(), offers: Vec::new() };
+        let client = |id: usize| talks[id].address(Side::Client).ip();
+        let (dialogues, offers) = (BTreeMap::new(), Vec::new());
+        let mut listener = Controls { client: &client, dialogues, offers };
         let mut walk = Walk::begin(capture, Some(index))?.only(controls.clone());
         while walk.step(&mut listener) {}
         let mut carriers: BTreeMap<(IpAddr, SocketAddr), Vec<usize>> = BTreeMap::new();
@@ -60,24 +62,35 @@ impl Transfers {
             let key = (talks[id].address(Side::Client).ip(), talks[id].address(Side::Server));
             carriers.entry(key).or_default().push(id);
         }
-        let mut found = BTreeMap::new();
-        // The later a port was named the more certain is whose it is.
-        for offer in listener.offers.iter().rev() {
+        let ends = |offer: &Offer| {
             let control = &talks[offer.transfer.control];
             let [client, server] = Side::BOTH.map(|side| control.address(side).ip());
-            let (from, to) = match offer.transfer.way {
+            match offer.transfer.way {
                 Way::Passive => (client, server),
                 Way::Active => (server, client),
-            };
+            }
+        };
+        // Whoever comes after a port was named again comes for that.
+        let mut named_again = vec![u64::MAX; listener.offers.len()];
+        let mut later = BTreeMap::new();
+        for (offer, named_again) in listener.offers.iter().zip(&mut named_again).rev() {
+            if let Some(packet) = later.insert((ends(offer), offer.port), offer.packet) {
+                *named_again = packet;
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (offer, named_again) in listener.offers.iter().zip(named_again) {
+            let (from, to) = ends(offer);
             for to in [Some(to), offer.address].into_iter().flatten() {
                 let key = (from, SocketAddr::new(to, offer.port));
                 let Some(carriers) = carriers.get_mut(&key) else { continue };
                 let is_later =
                     |&id: &usize| talks[id].first_packet + DISORDER_PACKETS > offer.packet;
-                if let Some(at) = carriers.iter().position(is_later) {
-                    let carrier = carriers[at];
-                    carriers.truncate(at);
-                    found.insert(carrier, offer.transfer.clone());
+                let first = carriers.iter().position(is_later);
+                if let Some(at) = first.filter(|&at| talks[carriers[at]].first_packet < named_again)
+                {
+                    let carrier = carriers.drain(..=at).next_back();
+                    found.extend(carrier.map(|carrier| (carrier, offer.transfer.clone())));
                     break;
                 }
             }
@@ -124,21 +137,27 @@ struct Offer {
     packet: u64,
 }
 
-struct Controls {
+struct Controls<'f> {
+    /// The client of a conversation.
+    client: &'f dyn Fn(usize) -> IpAddr,
     /// The dialogues, and how many ports were named in each for each way.
     dialogues: BTreeMap<usize, (Dialogue, [usize; 2])>,
     /// In the order of the capture.
     offers: Vec<Offer>,
 }
 
-impl Listener for Controls {
+impl Listener for Controls<'_> {
     fn bytes(&mut self, spot: Spot, bytes: &[u8], moment: Moment) {
         let (dialogue, counts) = self.dialogues.entry(spot.talk).or_default();
         dialogue.read(spot.side, bytes);
         for news in dialogue.take_news() {
             let (way, address, port) = match news {
                 News::Offer(said) => (Way::Passive, said.address, said.port),
-                News::Door(at) => (Way::Active, Some(at.ip()), at.port()),
+                News::Door(at) if at.ip() == (self.client)(spot.talk) => {
+                    (Way::Active, None, at.port())
+                }
+                // For somebody else: nobody waits there.
+                News::Door(_) => continue,
                 News::Begun(command) => {
                     let mut offers = self.offers.iter_mut().rev();
                     if let Some(offer) = offers.find(|o| o.transfer.control == spot.talk) {

@@ -273,6 +273,9 @@ def ftp(bed):
         ["lftp", "-e", "set ftp:passive-mode no; " + commands.replace("put up", "put up -o active"), url],
         ["curl", "-sS", "-P", "-", "-o", "curl3", url + "big"],
         ["curl", "-sS", "-P", "-", "--disable-eprt", "-T", "up", url + "put/port"],
+        # Twice at the same port.
+        ["curl", "-sS", "-P", f"{OLD}:7000-7000", "--disable-eprt", "-o", "curl4", url + "page.html",
+         "-o", "curl5", url + "docs/one"],
         ["wget", "-q", "-O", "/dev/null", url + "big"],
     ])
     bed.expect(path, [f"{SAME}:21", f"{OTHER}:21"], 0, [])

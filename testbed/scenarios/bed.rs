@@ -45,6 +45,8 @@ const CAPTURE_ROOM: usize = 64 << 20;
 pub struct GatewayOptions {
     /// Lag policy strict instead of available.
     pub is_strict: bool,
+    /// The longest hold, if not the usual one.
+    pub hold_hard: Option<&'static str>,
     /// The service's ports, if not nginx's.
     pub ports: Option<&'static str>,
     /// Further lines of the configuration.
@@ -158,6 +160,7 @@ impl<'a> Bed<'a> {
         let text = GATEWAY
             .replace("FOLDER", &self.folder.display().to_string())
             .replace("POLICY", policy)
+            .replace("HOLD", self.options.hold_hard.unwrap_or("150ms"))
             .replace("SECTIONS", &sections(&self.world, self.options.ports.unwrap_or("[80]")))
             .replace(
                 "role = \"primary\"\n",
@@ -527,6 +530,7 @@ http {
 
 const GATEWAY: &str = "SECTIONS[compare]
 on_lag = \"POLICY\"
+hold_hard = \"HOLD\"
 [admin]
 socket = \"FOLDER/admin.sock\"
 [state]

@@ -107,8 +107,6 @@ ftp_username=www-data
 secure_chroot_dir=OWN/empty
 ";
 
-/// Without the scoreboard: a session that begins while another one ends waits for its lock in steps
-/// of 200 ms, longer than `hold_hard`, and is rightly moved to the server that did not have to.
 const PROFTPD: &str = "ServerName \"Debian\"
 ServerType standalone
 UseIPv6 on
@@ -122,7 +120,7 @@ WtmpLog off
 ControlsEngine off
 DelayEngine off
 PidFile OWN/proftpd.pid
-ScoreboardFile none
+ScoreboardFile OWN/proftpd.scoreboard
 SystemLog OWN/proftpd.log
 <Anonymous ROOT>
   User www-data

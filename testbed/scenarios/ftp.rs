@@ -80,7 +80,9 @@ fn cells(daemon: Daemon, seed: u64) -> Vec<Cell> {
 }
 
 fn started<'a>(at: &Path, content: &'a Content, daemon: Daemon) -> Result<Bed<'a>, Failure> {
-    let options = GatewayOptions { ports: Some("[21]"), ..GatewayOptions::default() };
+    // ProFTPD sleeps for 200 ms, twice at times, where a session begins while another one ends.
+    let hold_hard = matches!(daemon, Daemon::Proftpd).then_some("600ms");
+    let options = GatewayOptions { ports: Some("[21]"), hold_hard, ..GatewayOptions::default() };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     for leg in LegId::ALL {
         daemon.start(&bed, leg)?;

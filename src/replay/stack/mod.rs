@@ -42,6 +42,10 @@ use crate::wire::{Frame, NdKind, Offload, Packet, segmentize};
 const BATCHES_MAX: usize = 16;
 /// A connection that nobody holds any more has so long to end as it should.
 const CLOSING: Duration = Duration::from_secs(5);
+/// So many of these are waited for: each has its buffers.
+const CLOSING_MAX: usize = 256;
+/// Between two tries where the system has no room for more frames.
+const NO_ROOM: Duration = Duration::from_millis(1);
 /// Ports of doors where the wanted one is taken (RFC 6335: dynamic).
 const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 
@@ -61,9 +65,12 @@ pub enum ViaError {
     /// There is none of this name.
     #[error("there is no interface {0} (ip link shows those that there are)")]
     Missing(String),
-    /// It is not Ethernet, or down.
-    #[error("{0} is no Ethernet interface that is up")]
-    Unfit(String),
+    /// It is not Ethernet.
+    #[error("{0} is no Ethernet interface")]
+    NotEthernet(String),
+    /// It is down, or nothing is at its other end.
+    #[error("{0} is down, or has no carrier (ip link set {0} up)")]
+    Down(String),
     /// Packet sockets want CAP_NET_RAW.
     #[error("{0}: packet sockets are not allowed; run as root or with CAP_NET_RAW")]
     Permission(String),
@@ -73,6 +80,15 @@ pub enum ViaError {
          elsewhere, or in a network namespace"
     )]
     OwnAddress(IpAddr),
+    /// A server's address is one of this machine.
+    #[error("the server {0} is on this machine, and not behind an interface: leave --via away")]
+    OwnServer(IpAddr),
+    /// A client's address is that of a server, or of a router.
+    #[error("{0} is a client in the capture and cannot be a server or a router at the same time")]
+    Twice(IpAddr),
+    /// Both servers are one.
+    #[error("{0} is named twice: a client has one connection from its address to a server")]
+    OneServer(SocketAddr),
     /// The system refuses.
     #[error("{0}: {1}")]
     System(String, io::Error),
@@ -92,6 +108,8 @@ struct Shared {
 
 /// What the lock is about.
 struct Net {
+    /// The interface's.
+    name: String,
     socket: PacketSocket,
     site: Site,
     hosts: BTreeMap<IpAddr, Host>,
@@ -124,18 +142,32 @@ struct Closing {
 pub(super) struct Door {
     stack: Stack,
     at: SocketAddr,
-    /// Who may come.
-    from: IpAddr,
     handle: Option<SocketHandle>,
 }
 
 impl Stack {
-    /// Opens the interface for `clients`.
-    pub(super) fn open(via: &Via, clients: &BTreeSet<IpAddr>) -> Result<Self, ViaError> {
+    /// Opens the interface for `clients` of these servers.
+    pub(super) fn open(
+        via: &Via,
+        clients: &BTreeSet<IpAddr>,
+        servers: &[SocketAddr],
+    ) -> Result<Self, ViaError> {
         let name = || via.interface.clone();
         let found = interface(&via.interface).ok_or_else(|| ViaError::Missing(name()))?;
-        if !found.is_ethernet || !found.has_carrier {
-            return Err(ViaError::Unfit(name()));
+        if !found.is_ethernet {
+            return Err(ViaError::NotEthernet(name()));
+        }
+        if !found.has_carrier {
+            return Err(ViaError::Down(name()));
+        }
+        if let [first, second] = servers
+            && first == second
+        {
+            return Err(ViaError::OneServer(*first));
+        }
+        let others = || servers.iter().map(SocketAddr::ip).chain(via.next_hops.iter().copied());
+        if let Some(both) = others().find(|address| clients.contains(address)) {
+            return Err(ViaError::Twice(both));
         }
         let system = |error: io::Error| ViaError::System(name(), error);
         for own in nix::ifaddrs::getifaddrs().map_err(|error| system(error.into()))? {
@@ -143,8 +175,12 @@ impl Stack {
                 let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
                 v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
             });
-            if let Some(address) = address.filter(|address| clients.contains(address)) {
+            let Some(address) = address else { continue };
+            if clients.contains(&address) {
                 return Err(ViaError::OwnAddress(address));
+            }
+            if others().any(|other| other == address) {
+                return Err(ViaError::OwnServer(address));
             }
         }
         let socket = PacketSocket::open(found.index).map_err(|error| match error {
@@ -157,6 +193,7 @@ impl Stack {
         let wake = EventFd::from_flags(flags).map_err(|error| system(error.into()))?;
         let stack = Self(Arc::new(Shared {
             net: Mutex::new(Net {
+                name: name(),
                 socket,
                 site: Site { mac: found.mac, mtu: found.mtu.into(), next_hops },
                 hosts: BTreeMap::new(),
@@ -204,18 +241,24 @@ impl Stack {
         Ok(handle)
     }
 
-    /// Lets the client at `wanted` wait for a connection of `from`: there, or at another port of
-    /// its if somebody waits there already.
-    pub(super) fn open_door(&self, wanted: SocketAddr, from: IpAddr) -> io::Result<Door> {
+    /// Lets the client at `wanted` wait for a connection: there, or at another port of its if it
+    /// waits there already.
+    pub(super) fn open_door(&self, wanted: SocketAddr) -> io::Result<Door> {
         let mut net = self.lock();
         net.check()?;
+        check_client(wanted)?;
         let ports = [wanted.port()].into_iter().chain(DYNAMIC_PORTS);
         let mut places = ports.map(|port| SocketAddr::new(wanted.ip(), port));
         let at = places.find(|at| net.doors.insert(*at));
         let at = at.ok_or(io::ErrorKind::AddrInUse)?;
         let handle = net.host(at.ip()).listen(at);
         self.wake(net);
-        Ok(Door { stack: self.clone(), at, from, handle })
+        Ok(Door { stack: self.clone(), at, handle })
+    }
+
+    /// A client and the interface that it is on.
+    pub(super) fn shown(&self, client: IpAddr) -> String {
+        format!("{client} on {}", self.lock().name)
     }
 
     /// Waits until all connections have ended, or resets those that do not in time; then nobody
@@ -267,7 +310,15 @@ impl Stack {
         net.socket(client, handle).close();
         net.due.insert(client);
         let until = time::Instant::now() + CLOSING;
-        net.closing.push(Closing { client, handle, ends, until });
+        if net.closing.len() >= CLOSING_MAX
+            && let Some(oldest) = net.closing.iter_mut().min_by_key(|closing| closing.until)
+        {
+            oldest.until = time::Instant::now();
+        }
+        // Where the interface is gone nothing ends in any order.
+        if net.failure.is_none() {
+            net.closing.push(Closing { client, handle, ends, until });
+        }
         self.wake(net);
     }
 
@@ -282,7 +333,7 @@ impl Stack {
     /// The thread between the interface and the hosts.
     fn drive(&self, fd: &OwnedFd) {
         loop {
-            let (turned, is_full) = {
+            let turned = {
                 let mut net = self.lock();
                 let before = net.closing.len();
                 let turned = net.turn();
@@ -290,10 +341,8 @@ impl Stack {
                     self.0.freed.notify_waiters();
                 }
                 net.is_waiting = true;
-                (turned, !net.out.is_empty())
+                turned
             };
-            let readiness =
-                if is_full { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
             let waited = turned.and_then(|wait| {
                 let wait = wait.map_or(PollTimeout::MAX, |wait| {
                     // Rounded up: a deadline is met when it is over.
@@ -301,7 +350,7 @@ impl Stack {
                         .unwrap_or(PollTimeout::MAX)
                 });
                 let mut fds = [
-                    PollFd::new(fd.as_fd(), readiness),
+                    PollFd::new(fd.as_fd(), PollFlags::POLLIN),
                     PollFd::new(self.0.wake.as_fd(), PollFlags::POLLIN),
                 ];
                 match poll(&mut fds, wait) {
@@ -354,16 +403,22 @@ impl Net {
     /// A socket that begins the connection, unless an earlier one is there.
     fn connect(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<Option<SocketHandle>> {
         self.check()?;
+        check_client(from)?;
+        if from.is_ipv4() != to.is_ipv4() {
+            let wanted = if from.is_ipv4() { "an IPv4" } else { "an IPv6" };
+            return Err(unusable(format!("{from} needs {wanted} address of the server")));
+        }
+        if to.port() == 0 {
+            return Err(unusable("no server has port 0".to_owned()));
+        }
         if !self.taken.insert((from, to)) {
+            // Who begins anew has given the earlier connection up.
+            let now = time::Instant::now();
+            let earlier = self.closing.iter_mut().filter(|c| c.ends == Some((from, to)));
+            earlier.for_each(|closing| closing.until = now);
             return Ok(None);
         }
-        let handle = self.host(from.ip()).connect(from.port(), to);
-        if handle.is_none() {
-            self.taken.remove(&(from, to));
-            let other = if from.is_ipv4() { "an IPv4" } else { "an IPv6" };
-            return Err(io::Error::other(format!("{from} needs {other} address of the server")));
-        }
-        Ok(handle)
+        Ok(self.host(from.ip()).connect(from.port(), to))
     }
 
     /// Takes what came, does what is due, sends what leaves; the time until more is due.
@@ -400,7 +455,7 @@ impl Net {
             self.timers.extend(next.map(|at| (at, client)));
         }
         self.reap();
-        self.flush()?;
+        let has_room = self.flush()?;
         let until = |at: Instant| Duration::from_micros((at - self.now()).total_micros());
         let next = self.timers.first().map(|&(at, _)| match at > self.now() {
             true => until(at),
@@ -409,7 +464,8 @@ impl Net {
         let given_up = self.closing.iter().map(|closing| closing.until).min();
         let given_up = given_up.map(|at| at.saturating_duration_since(time::Instant::now()));
         let now = (is_more || !self.due.is_empty()).then_some(Duration::ZERO);
-        Ok([next, given_up, now].into_iter().flatten().min())
+        let again = (!has_room).then_some(NO_ROOM);
+        Ok([next, given_up, now, again].into_iter().flatten().min())
     }
 
     /// Removes connections that have ended, and ends those that do not.
@@ -436,26 +492,46 @@ impl Net {
         });
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Sends what it may; whether the system had room for it.
+    fn flush(&mut self) -> io::Result<bool> {
         while !self.out.is_empty() {
             match self.socket.send(self.out.iter()) {
                 Ok(sent) => drop(self.out.drain(..sent)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The interface is gone.
     fn fail(&mut self, error: &io::Error) {
-        self.failure = Some(format!("the interface failed: {error}"));
+        self.failure = Some(format!("the interface {} failed: {error}", self.name));
         for socket in self.hosts.values_mut().flat_map(Host::sockets) {
             socket.abort();
         }
         self.closing.clear();
     }
+}
+
+/// Whether somebody may speak from there.
+fn check_client(client: SocketAddr) -> io::Result<()> {
+    let is_host = match client.ip() {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() || v4.is_loopback())
+        }
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_multicast() || v6.is_loopback()),
+    };
+    match is_host && client.port() > 0 {
+        true => Ok(()),
+        false => Err(unusable(format!("nobody can speak from {client}"))),
+    }
+}
+
+/// A connection that cannot be.
+fn unusable(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 /// Hands a frame to the host that it is for, if it is for one.
@@ -488,8 +564,8 @@ impl Door {
         self.at
     }
 
-    /// Waits for the server. Others are turned away.
-    pub(super) async fn accept(&mut self) -> io::Result<Stream> {
+    /// Waits for somebody to come, and says who.
+    pub(super) async fn accept(&mut self) -> io::Result<(Stream, Option<IpAddr>)> {
         let client = self.at.ip();
         loop {
             let handle = self.handle.ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -505,12 +581,10 @@ impl Door {
             let came = came.await;
             self.stack.lock().check()?;
             let stream = Stream::new(self.stack.clone(), client, handle, None);
-            self.handle = None;
-            if came == Some(self.from.into()) {
-                return Ok(stream);
-            }
-            drop(stream);
             self.handle = self.stack.lock().host(client).listen(self.at);
+            if let Some(from) = came {
+                return Ok((stream, Some(from.into())));
+            }
         }
     }
 }

@@ -55,6 +55,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.stack.lock().check()?;
         self.stack.with(self.client, self.handle, |socket| {
             match socket.recv_slice(buffer.initialize_unfilled()) {
                 Ok(0) => {
@@ -80,6 +81,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.stack.lock().check()?;
         self.stack.with(self.client, self.handle, |socket| match socket.send_slice(bytes) {
             Ok(0) if !bytes.is_empty() => {
                 socket.register_send_waker(cx.waker());
