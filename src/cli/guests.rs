@@ -84,7 +84,7 @@ impl Guests {
              [sync]\nbackend = \"qemu\"\ndeadline = \"10s\"\n[sync.qemu]\nprogram = \"{}\"\n\
              accel = [\"tcg\"]\nmemory = \"{MEMORY}\"\nkernel = \"{image}/vmlinuz\"\n\
              initrd = \"{image}/initrd.img\"\n\
-             append = \"console=ttyS0 quiet panic=-1 guest.address={v4}/24 \
+             append = \"console=ttyS0 quiet oops=panic panic=-1 guest.address={v4}/24 \
              guest.address6={v6}/64 guest.router={router}\"\ndir = \"{dir}\"\n\
              args = [\"-serial\", \"file:{{dir}}/{{name}}.log\", \"-serial\", \
              \"unix:{{dir}}/{{name}}.shell,server=on,wait=off\"]\n",

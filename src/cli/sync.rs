@@ -17,6 +17,9 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Make the backup equal to the primary now
+    ///
+    /// With virtual machines (`backend = "qemu"`) this also replaces a backup that has failed, and
+    /// runs without an answer, by a copy of the primary.
     #[command(after_help = "Example:
   shadowvm sync now
 

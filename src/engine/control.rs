@@ -11,10 +11,11 @@ use super::event::{DegradedReason, Event, Evidence, Finding, HeldWhy, ServerStat
 use super::health::{Detector, Waiting};
 use super::pack::fields;
 use super::planted::{Bug, on};
-use super::resync::Resync;
+use super::resync::{Decision, Resync};
 use super::time::{Duration, Instant};
 use super::{
     CommandError, EngineConfig, Epoch, Fence, LegId, Mode, Output, Record, Roles, SyncReason,
+    SyncScope,
 };
 
 const fn ms(n: u64) -> Duration {
@@ -79,6 +80,8 @@ pub struct Control {
     down: [Option<Evidence>; 2],
     probation: [Option<Probation>; 2],
     wait: [Duration; 2],
+    /// Since when a failed server has had the time to come back by itself.
+    lost_at: [Option<Instant>; 2],
     /// Health.
     pub detector: Detector,
     /// Synchronization.
@@ -104,6 +107,7 @@ impl Control {
             down: [None; 2],
             probation: [None; 2],
             wait: [PROBATION; 2],
+            lost_at: [None; 2],
             detector: Detector::new(now),
             resync: Resync::default(),
             service: ServiceState::Starting,
@@ -235,13 +239,15 @@ impl Control {
             let health = self.detector.of(leg);
             health.neighbour.restart();
             health.syn.restart();
+            self.lost_at[leg.index()] = self.lost_at[leg.index()].map(|_| now);
             return Vec::new();
         }
         self.detector.of(leg).heard_at = None;
-        let was_there = matches!(self.state(leg), ServerState::Up | ServerState::Unfit);
-        if !was_there {
+        if !self.is_there(leg) {
             self.probation[leg.index()] = None;
-            return Vec::new();
+            let is_target = self.resync.target() == Some(leg);
+            let is_over = is_target && self.resync.cancel(now, out) == Decision::Resolve;
+            return if is_over { vec![Order::Resolve] } else { Vec::new() };
         }
         self.on_finding(now, leg, Finding::H1(evidence), config, out)
     }
@@ -266,6 +272,7 @@ impl Control {
         }
         self.start_with_one(now, config, out, &mut orders);
         self.want_first_sync(now, config, out);
+        self.want_copy(now, config, out);
         self.refresh_service(now, config, out);
         orders
     }
@@ -279,7 +286,7 @@ impl Control {
         config: &EngineConfig,
         out: &mut VecDeque<Output>,
     ) -> Vec<Order> {
-        if !matches!(self.state(leg), ServerState::Up | ServerState::Unfit) {
+        if !self.is_there(leg) {
             return Vec::new();
         }
         let is_primary = self.roles.primary == leg;
@@ -403,11 +410,12 @@ impl Control {
             _ => PROBATION,
         };
         self.probation[server.index()] = None;
+        self.lost_at[server.index()] = Some(now);
         self.detector.servers[server.index()] = super::health::Health::default();
         out.push_back(Output::Persist(Record::Roles(self.roles)));
         // The flows move first: what the failed server said and nobody was shown stays unsaid.
         let mut orders = vec![Order::Fail { server, finding, was_primary }];
-        if self.resync.cancel(now, out) == super::resync::Decision::Resolve {
+        if self.resync.cancel(now, out) == Decision::Resolve {
             orders.push(Order::Resolve);
         }
         orders
@@ -457,13 +465,28 @@ impl Control {
         config: &EngineConfig,
         out: &mut VecDeque<Output>,
     ) {
+        self.readmit(leg, out);
+        let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
+    }
+
+    fn readmit(&mut self, leg: LegId, out: &mut VecDeque<Output>) {
         self.probation[leg.index()] = None;
+        self.lost_at[leg.index()] = None;
         self.roles.epoch.0 += 1;
         self.set_state(leg, ServerState::Up, out);
         out.push_back(Output::Persist(Record::Roles(self.roles)));
         let epoch = self.roles.epoch;
         out.push_back(Output::Event(Event::Rejoined { epoch, server: leg }));
-        let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
+    }
+
+    /// The machine of `leg` is a copy of the other one: whatever had become of it, it is there.
+    pub fn on_copied(&mut self, now: Instant, leg: LegId, out: &mut VecDeque<Output>) {
+        let is_lost = self.is_lost(leg);
+        self.detector.of(leg).begin_anew();
+        if is_lost {
+            self.detector.of(leg).vouched_for(now);
+            self.readmit(leg, out);
+        }
     }
 
     /// The operator vouches for a failed server: no probation.
@@ -562,9 +585,37 @@ impl Control {
         }
     }
 
+    /// A failed server that does not come back by itself is made a copy of the other one.
+    fn want_copy(&mut self, now: Instant, config: &EngineConfig, out: &mut VecDeque<Output>) {
+        let (primary, backup) = (self.roles.primary, self.roles.primary.other());
+        let wait = self.wait[backup.index()] * 2;
+        let is_due = self.lost_at[backup.index()].is_some_and(|at| now.since(at) >= wait);
+        let is_wanted = is_due && self.is_lost(backup) && self.resync.is_idle();
+        if is_wanted && self.is_alive(now, primary) && self.can_sync(config) {
+            let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
+        }
+    }
+
+    fn is_there(&self, leg: LegId) -> bool {
+        matches!(self.state(leg), ServerState::Up | ServerState::Unfit)
+    }
+
+    fn is_lost(&self, leg: LegId) -> bool {
+        matches!(self.state(leg), ServerState::Failed | ServerState::Returning)
+    }
+
     /// Both servers take part.
     pub fn has_both(&self) -> bool {
-        self.states.iter().all(|s| matches!(s, ServerState::Up | ServerState::Unfit))
+        LegId::ALL.into_iter().all(|leg| self.is_there(leg))
+    }
+
+    /// There is a source for a sync, and a target. One of scope Machine puts a new machine in the
+    /// place of the target: it need not take part, if only its link and its process are there.
+    pub fn can_sync(&self, config: &EngineConfig) -> bool {
+        let (primary, backup) = (self.roles.primary, self.roles.primary.other());
+        let is_replaced = config.sync_scope == Some(SyncScope::Machine);
+        let may_be_lost = is_replaced && self.down[backup.index()].is_none();
+        self.has_both() || self.is_there(primary) && self.is_lost(backup) && may_be_lost
     }
 
     fn is_alive(&self, now: Instant, leg: LegId) -> bool {
@@ -618,6 +669,7 @@ fields!(Control {
     down,
     probation,
     wait,
+    lost_at,
     detector,
     resync,
     service,

@@ -142,6 +142,13 @@ impl Health {
         self.stalls.clear();
     }
 
+    /// It is a copy of a server that was heard just now.
+    pub fn vouched_for(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+        self.neighbour.restart();
+        self.neighbour.answered_at = Some(now);
+    }
+
     /// Notes a probe that leaves.
     pub fn syn_sent(&mut self, now: Instant, every: Duration, probe: SynProbe) {
         self.syn.sent(now, every);

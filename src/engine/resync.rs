@@ -83,6 +83,16 @@ impl Resync {
         self.flight.as_ref().map(|f| f.id)
     }
 
+    /// The server that the sync under way is to make equal.
+    pub fn target(&self) -> Option<LegId> {
+        self.flight.as_ref().map(|f| f.to)
+    }
+
+    /// None is under way or planned.
+    pub fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.wanted.is_none()
+    }
+
     /// The server whose state is being replaced: nothing is said to it, and nothing of it counts.
     pub fn overwritten(&self) -> Option<LegId> {
         self.flight.as_ref().filter(|f| f.frozen.is_some()).map(|f| f.to)
@@ -180,7 +190,7 @@ impl Resync {
         now: Instant,
         config: &EngineConfig,
         roles: super::Roles,
-        has_both: bool,
+        can_sync: bool,
         out: &mut VecDeque<Output>,
     ) -> Decision {
         if let Some(flight) = &mut self.flight {
@@ -192,7 +202,7 @@ impl Resync {
             return Decision::Wait;
         }
         let Some((at, reason)) = self.wanted else { return Decision::Wait };
-        if now < at || !has_both {
+        if now < at || !can_sync {
             return Decision::Wait;
         }
         self.wanted = None;

@@ -43,7 +43,8 @@ impl Attached {
     }
 }
 
-/// Where the guest of a generation has its end of the link at `path`.
+/// Where the guest of a generation has its end of the link at `path`; `QemuSetup::link` in
+/// `sync/qemu/setup.rs`, which does not import this layer, tells it the guest.
 pub fn guest_path(path: &Path, generation: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{generation}"));

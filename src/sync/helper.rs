@@ -6,12 +6,11 @@
 //! directions. When the gateway is gone it kills what runs and ends.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +21,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::mirror::pair::{MirrorSetup, Pair, Progress};
+use super::process::{Process, write_line};
 
 /// The hidden verb under which the program is its own helper.
 pub const VERB: &str = "helper";
@@ -29,8 +29,6 @@ pub const VERB: &str = "helper";
 const MESSAGE_CHARS_MAX: usize = 400;
 /// How long a last line on its way is waited for, after the command has ended.
 const LAST_LINE_WAIT: Duration = Duration::from_millis(200);
-/// How long a message to the helper may take.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Which command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,9 +125,8 @@ type Callback = Box<dyn FnOnce(Outcome) + Send>;
 /// The gateway's end.
 #[derive(Debug)]
 pub struct Helper {
-    stream: UnixStream,
+    process: Process,
     jobs: Arc<Mutex<Jobs>>,
-    process: Option<Child>,
 }
 
 #[derive(Default)]
@@ -147,52 +144,35 @@ impl std::fmt::Debug for Jobs {
 
 /// A helper process whose answers nobody listens to yet.
 #[derive(Debug)]
-pub struct Unheard {
-    stream: UnixStream,
-    process: Child,
-}
+pub struct Unheard(Process);
 
 impl Unheard {
-    /// Starts `program` (this very program) as helper for `commands`. Starts no thread, so it can
-    /// stand before everything else.
+    /// Starts `program` (this very program) as helper for `commands`.
     pub fn spawn(program: &Path, commands: &Commands) -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let process = Command::new(program)
-            .arg0("shadowvm")
-            .arg(VERB)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .current_dir("/")
-            // An interrupt at the terminal is the gateway's to handle.
-            .process_group(0)
-            .spawn()?;
-        write_line(&ours, commands)?;
-        Ok(Self { stream: ours, process })
+        let process = Process::spawn(program, VERB)?;
+        process.tell(commands)?;
+        Ok(Self(process))
     }
 
     /// Starts to listen.
     pub fn listen(self) -> io::Result<Helper> {
-        let mut helper = Helper::listen_on(self.stream)?;
-        helper.process = Some(self.process);
-        Ok(helper)
+        Helper::listen_to(self.0)
     }
 }
 
 impl Helper {
     /// A helper at the other end of `stream`, for `commands`.
     pub fn over(stream: UnixStream, commands: &Commands) -> io::Result<Self> {
-        write_line(&stream, commands)?;
-        Self::listen_on(stream)
+        let process = Process::over(stream)?;
+        process.tell(commands)?;
+        Self::listen_to(process)
     }
 
-    fn listen_on(stream: UnixStream) -> io::Result<Self> {
-        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    fn listen_to(process: Process) -> io::Result<Self> {
         let jobs = Arc::new(Mutex::new(Jobs::default()));
-        let (reading, shared) = (stream.try_clone()?, Arc::clone(&jobs));
-        std::thread::Builder::new()
-            .name("helper".into())
-            .spawn(move || hear(BufReader::new(reading), &shared))?;
-        Ok(Self { stream, jobs, process: None })
+        let (said, shared) = (process.said()?, Arc::clone(&jobs));
+        std::thread::Builder::new().name("helper".into()).spawn(move || hear(said, &shared))?;
+        Ok(Self { process, jobs })
     }
 
     /// Runs the command of `hook`. `done` is called once, from another thread, unless the job is
@@ -209,7 +189,7 @@ impl Helper {
         jobs.running.insert(job, done);
         drop(jobs);
         let env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        if let Err(error) = write_line(&self.stream, &Order::Run { job, hook, env })
+        if let Err(error) = self.process.tell(&Order::Run { job, hook, env })
             && let Some(done) = lock(&self.jobs).running.remove(&job)
         {
             done(Err(format!("{GONE} ({error})")));
@@ -221,17 +201,7 @@ impl Helper {
     pub fn kill(&self, job: JobId) {
         if lock(&self.jobs).running.remove(&job).is_some() {
             // A helper that does not hear this is gone, and its jobs with it.
-            let _ = write_line(&self.stream, &Order::Kill { job });
-        }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // The helper sees the end of its input, kills what runs, and ends.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        if let Some(mut process) = self.process.take() {
-            let _ = process.wait();
+            let _ = self.process.tell(&Order::Kill { job });
         }
     }
 }
@@ -468,12 +438,6 @@ fn read_line_bounded(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Resul
     line.clear();
     let limit = 4 * MESSAGE_CHARS_MAX as u64;
     io::Read::take(reader, limit).read_until(b'\n', line)
-}
-
-fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    stream.write_all(&line)
 }
 
 /// What the mutexes guard is changed in one step, so a panic elsewhere leaves it whole.

@@ -6,6 +6,7 @@
 pub mod exec;
 pub mod helper;
 pub mod mirror;
+mod process;
 pub mod qemu;
 
 use std::sync::Arc;

@@ -36,7 +36,7 @@ fn setup(config: &Config, guests: &QemuBackend) -> QemuSetup {
     QemuSetup {
         program: guests.program.clone(),
         accel: guests.accel.clone(),
-        memory_mib: guests.memory >> 20,
+        memory_kib: guests.memory >> 10,
         cpus: guests.cpus,
         kernel: guests.kernel.clone(),
         initrd: guests.initrd.clone(),

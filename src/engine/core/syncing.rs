@@ -24,12 +24,14 @@ impl Engine {
                     self.profile = Profile::default();
                     self.data_ports.on_copied(ended.to);
                     self.expected.on_copied(ended.to);
-                    self.control.detector.of(ended.to).begin_anew();
+                    self.control.on_copied(now, ended.to, &mut self.outputs);
                     self.forget_pairs(ended.to, |_| true);
                     for id in self.table.ids() {
                         self.with_flow(id, |flow, cx| flow.on_copied(cx, ended.to));
                     }
                 }
+                // What has failed already has nothing more to lose.
+                Target::Lost if !self.control.has_both() => {}
                 Target::Lost => {
                     let (finding, out) = (Finding::H1(Evidence::Exited), &mut self.outputs);
                     let orders = self.control.on_finding(now, ended.to, finding, &self.config, out);
@@ -60,7 +62,7 @@ impl Engine {
         if self.control.resync.is_busy() {
             return Err(CommandError::Busy);
         }
-        if !self.control.has_both() {
+        if !self.control.can_sync(&self.config) {
             return Err(CommandError::NoPeer);
         }
         let reason = SyncReason::Operator;
@@ -70,10 +72,10 @@ impl Engine {
 
     /// Starts what is due, and ends what has been waited for long enough.
     pub(super) fn time_sync(&mut self) {
-        let (roles, has_both) = (self.control.roles(), self.control.has_both());
+        let (roles, can_sync) = (self.control.roles(), self.control.can_sync(&self.config));
         let still_since = self.control.resync.still_since();
         let (resync, out) = (&mut self.control.resync, &mut self.outputs);
-        let decision = resync.on_time(self.now, &self.config, roles, has_both, out);
+        let decision = resync.on_time(self.now, &self.config, roles, can_sync, out);
         if let Some(since) = still_since.filter(|_| resync.still_since().is_none()) {
             self.thaw(since, None);
         }

@@ -2,8 +2,8 @@
 
 use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Command, Duration, EngineConfig, Event, FlowState, LegId, Link, Rules, ServerState, SyncScope,
-    SyncStep,
+    Command, Duration, EngineConfig, Event, FlowState, Input, LegId, Link, Rules, ServerState,
+    Signal, SyncReason, SyncScope, SyncStep,
 };
 use LegId::{A, B};
 
@@ -86,6 +86,106 @@ fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
     kit.command(Command::Failover { to: None, is_planned: false });
     assert_eq!(shown(&kit), b"second and third", "A goes on alone");
     assert!(kit.events.iter().all(|e| !matches!(e, Event::FlowReset { .. })));
+}
+
+/// A has failed, is silent, and B has a connection that was both's.
+fn lost() -> Kit {
+    let mut kit = equal();
+    kit.establish();
+    kit.client(say(ACK, R, P).data("one"));
+    for (leg, iss) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, iss, R + 3).data("first"));
+    }
+    kit.client(say(ACK, R + 3, P + 5));
+    kit.silent = Some(A);
+    kit.command(Command::Failover { to: None, is_planned: false });
+    kit.syncs.clear();
+    kit
+}
+
+fn state_of_a(kit: &Kit) -> ServerState {
+    kit.engine.status().servers[A.index()]
+}
+
+#[test]
+fn a_server_that_does_not_come_back_is_replaced_by_a_copy_with_its_connections() {
+    let mut kit = lost();
+    kit.wait_ms(5900);
+    assert_eq!((state_of_a(&kit), kit.syncs.len()), (ServerState::Failed, 0), "it may come back");
+    kit.wait_ms(200);
+    let asked: Vec<_> = kit.syncs.iter().map(|s| (s.from, s.to, s.reason)).collect();
+    assert_eq!(asked, [(B, A, SyncReason::Rejoin)]);
+    kit.step(SyncStep::Frozen);
+    assert_eq!(state_of_a(&kit), ServerState::Failed, "not before the copy is whole");
+    kit.forget();
+    kit.step(SyncStep::TargetReady);
+    let ended = |e: &Event| matches!(e, Event::SyncEnded { ok: true, .. });
+    let rejoined = |e: &Event| matches!(e, Event::Rejoined { server: A, .. });
+    let at = |is: &dyn Fn(&Event) -> bool| kit.events.iter().position(is).expect("it is told");
+    assert!(at(&ended) < at(&rejoined));
+    assert_eq!((state_of_a(&kit), state(&kit)), (ServerState::Up, FlowState::Paired));
+    // The copy answers, and can carry on alone.
+    kit.silent = None;
+    kit.wait_ms(20);
+    kit.client(say(ACK, R + 3, P + 5).data("two"));
+    for leg in [A, B] {
+        kit.leg(leg, say(ACK, Q + 5, R + 6).data("second"));
+    }
+    kit.forget();
+    kit.command(Command::Failover { to: None, is_planned: false });
+    kit.leg(A, say(ACK, Q + 11, R + 6).data(" and third"));
+    assert_eq!(shown(&kit), b" and third");
+    assert!(kit.events.iter().all(|e| !matches!(e, Event::FlowReset { .. })));
+}
+
+#[test]
+fn a_copy_that_is_silent_too_fails_again_and_is_left_alone_for_longer() {
+    let mut kit = lost();
+    kit.wait_ms(6100);
+    copy(&mut kit);
+    assert_eq!(state_of_a(&kit), ServerState::Up);
+    kit.wait_ms(1500);
+    assert_eq!(state_of_a(&kit), ServerState::Failed);
+    kit.wait_ms(11_000);
+    assert_eq!(kit.syncs.len(), 1);
+    kit.wait_ms(1500);
+    assert_eq!(kit.syncs.len(), 2);
+}
+
+#[test]
+fn an_operators_sync_mends_a_failed_server_if_it_replaces_the_machine() {
+    let mut kit = lost();
+    kit.command(Command::SyncNow);
+    kit.wait_ms(1);
+    assert_eq!(kit.syncs.last().map(|s| s.to), Some(A));
+    // What fails leaves it as failed as it was.
+    kit.step(SyncStep::Frozen);
+    kit.forget();
+    kit.step(SyncStep::TargetLost { message: "no room".into() });
+    assert_eq!(state_of_a(&kit), ServerState::Failed);
+    assert!(kit.events.iter().all(|e| !matches!(e, Event::Detached { .. })), "it was already");
+    kit.wait_ms(5100);
+    assert_eq!(kit.syncs.len(), 2, "tried again");
+    // Now the process ends, and with it what the sync was to replace.
+    kit.forget();
+    kit.input(Input::Signal(TO_A, Signal::Exited));
+    assert!(kit.events.iter().any(|e| matches!(e, Event::SyncEnded { ok: false, .. })));
+    copy(&mut kit);
+    assert_eq!(state_of_a(&kit), ServerState::Failed, "too late");
+    kit.command(Command::SyncNow);
+    kit.wait_ms(10_000);
+    assert_eq!(kit.syncs.len(), 2, "there is no machine to replace");
+
+    // A sync of contents needs a target that lives.
+    let sync_scope = Some(SyncScope::Content);
+    let mut kit = Kit::new(EngineConfig { sync_scope, ..config() });
+    kit.mend();
+    kit.silent = Some(A);
+    kit.command(Command::Failover { to: None, is_planned: false });
+    kit.wait_ms(1000);
+    kit.command(Command::SyncNow);
+    kit.wait_ms(10_000);
+    assert_eq!(kit.syncs.len(), 1);
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub(super) struct Kit {
     pub events: Vec<Event>,
     pub syncs: Vec<SyncRequest>,
     pub records: Vec<Record>,
+    /// It answers no probe.
+    pub silent: Option<LegId>,
 }
 
 pub(super) fn config() -> EngineConfig {
@@ -118,6 +120,7 @@ impl Kit {
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
+            silent: None,
         };
         for leg in LegId::ALL {
             kit.input(Input::Signal(Link::Server(leg), Signal::CarrierUp(LinkCaps::default())));
@@ -138,6 +141,7 @@ impl Kit {
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
+            silent: None,
         };
         kit.input(Input::Restore(records));
         for leg in LegId::ALL {
@@ -169,7 +173,7 @@ impl Kit {
         }
     }
 
-    /// Servers answer probes at once unless they are dead; everything else is noted.
+    /// Servers answer probes at once unless they are silent; everything else is noted.
     fn on_transmit(&mut self, link: Link, frame: Frame) {
         let mut cut = Vec::new();
         crate::wire::segmentize::for_link(frame, true, false, &mut cut);
@@ -181,7 +185,7 @@ impl Kit {
                 }
                 Packet::Arp(arp) if arp.sender.is_unspecified() && link != Link::Client => {
                     let Link::Server(leg) = link else { continue };
-                    if self.dead(leg) {
+                    if self.silent == Some(leg) {
                         continue;
                     }
                     let l2 = L2 { dst: arp.l2.src, src: server_mac(), vlans: Vlans::default() };
@@ -191,10 +195,6 @@ impl Kit {
                 _ => self.frames.push((link, frame)),
             }
         }
-    }
-
-    fn dead(&self, _: LegId) -> bool {
-        false
     }
 
     /// Lets time pass in steps of a millisecond, as timers ask.

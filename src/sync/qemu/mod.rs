@@ -18,28 +18,23 @@ pub mod stable;
 mod tests;
 pub mod words;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use keeper::Keeper;
 use setup::QemuSetup;
 use stable::Host;
 use words::{News, Order, Way};
 
+use super::process::{Process, write_line};
 use super::{StateSync, SyncSink};
 use crate::engine::{LegId, SyncId, SyncRequest, SyncScope, SyncStep};
 
 /// The hidden verb under which the program is its own keeper of guests.
 pub const VERB: &str = "guest-keeper";
-/// How long a message to the keeper may take.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the gateway does with the keeper's news. Called from a thread of its own.
 pub trait Gate: Send {
@@ -58,55 +53,41 @@ pub trait Gate: Send {
 /// A keeper process to which nobody listens yet.
 #[derive(Debug)]
 pub struct Unheard {
-    stream: UnixStream,
-    process: Child,
+    process: Process,
     setup: QemuSetup,
 }
 
 impl Unheard {
-    /// Starts `program` (this very program) as keeper. Starts no thread, and no guest yet.
+    /// Starts `program` (this very program) as keeper; it starts no guest yet.
     pub fn spawn(program: &Path, setup: QemuSetup) -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let process = Command::new(program)
-            .arg0("shadowvm")
-            .arg(VERB)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .current_dir("/")
-            // An interrupt at the terminal is the gateway's to handle.
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { stream: ours, process, setup })
+        Ok(Self { process: Process::spawn(program, VERB)?, setup })
     }
 
     /// Has the guests started, or found, and listens.
     pub fn listen(self, gate: impl Gate + 'static) -> io::Result<QemuSync> {
-        let mut sync = QemuSync::over(self.stream, &self.setup, gate)?;
-        sync.process = Some(self.process);
-        Ok(sync)
+        QemuSync::listen_to(self.process, &self.setup, gate)
     }
 }
 
 /// The gateway's end.
 #[derive(Debug)]
 pub struct QemuSync {
-    orders: Arc<UnixStream>,
+    process: Process,
     running: Arc<Mutex<Option<SyncId>>>,
-    process: Option<Child>,
 }
 
 impl QemuSync {
-    /// The keeper is at the other end of `stream`.
-    fn over(stream: UnixStream, setup: &QemuSetup, gate: impl Gate + 'static) -> io::Result<Self> {
-        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        let mut line = serde_json::to_vec(setup)?;
-        line.push(b'\n');
-        (&stream).write_all(&line)?;
-        let (orders, running) = (Arc::new(stream.try_clone()?), Arc::default());
-        let ear = Ear { orders: Arc::clone(&orders), running: Arc::clone(&running), gate };
-        let reading = BufReader::new(stream);
-        std::thread::Builder::new().name("guests".into()).spawn(move || ear.hear(reading))?;
-        Ok(Self { orders, running, process: None })
+    fn listen_to(
+        process: Process,
+        setup: &QemuSetup,
+        gate: impl Gate + 'static,
+    ) -> io::Result<Self> {
+        process.tell(setup)?;
+        let running = Arc::default();
+        let ear = Ear { orders: Arc::new(process.stream()?), running: Arc::clone(&running), gate };
+        let said = process.said()?;
+        std::thread::Builder::new().name("guests".into()).spawn(move || ear.hear(said))?;
+        Ok(Self { process, running })
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<SyncId>> {
@@ -123,7 +104,7 @@ impl StateSync for QemuSync {
         *self.running() = Some(request.id);
         let (from, to) = (request.from.index(), request.to.index());
         let order = Order::Sync { id: request.id.0, from, to, way: Way::Live };
-        if let Err(error) = give(&self.orders, order) {
+        if let Err(error) = self.process.tell(&order) {
             *self.running() = None;
             let message = format!("{GONE} ({error})");
             sink(request.id, SyncStep::Failed { message });
@@ -132,32 +113,16 @@ impl StateSync for QemuSync {
 
     fn overwrite(&mut self, id: SyncId) {
         // A keeper that does not hear this is gone, and that is told by its ear.
-        let _ = give(&self.orders, Order::Overwrite { id: id.0 });
+        let _ = self.process.tell(&Order::Overwrite { id: id.0 });
     }
 
     fn cancel(&mut self, id: SyncId) {
         self.running().take_if(|running| *running == id);
-        let _ = give(&self.orders, Order::Cancel { id: id.0 });
-    }
-}
-
-impl Drop for QemuSync {
-    fn drop(&mut self) {
-        // The keeper sees the end of its orders, and ends; the guests go on.
-        let _ = self.orders.shutdown(std::net::Shutdown::Both);
-        if let Some(mut process) = self.process.take() {
-            let _ = process.wait();
-        }
+        let _ = self.process.tell(&Order::Cancel { id: id.0 });
     }
 }
 
 const GONE: &str = "the keeper of the guests is gone; restart the gateway, which finds them again";
-
-fn give(mut orders: &UnixStream, order: Order) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&order)?;
-    line.push(b'\n');
-    orders.write_all(&line)
-}
 
 /// Hears the keeper.
 struct Ear<G> {
@@ -207,7 +172,7 @@ impl<G: Gate> Ear<G> {
                     self.gate.step(SyncId(id), SyncStep::TargetReady);
                     let orders = Arc::clone(&self.orders);
                     self.gate.afterwards(Box::new(move || {
-                        let _ = give(&orders, Order::Go { id });
+                        let _ = write_line(&orders, &Order::Go { id });
                     }));
                 }
             }
@@ -242,8 +207,7 @@ pub fn serve(mut stream: UnixStream) -> io::Result<()> {
         Ok(host) => Keeper::new(setup, host, stream)?.run(),
         Err(error) => {
             let news = News::Said { is_warning: true, text: format!("no guests: {error}") };
-            let line = serde_json::to_string(&news)?;
-            stream.write_all(format!("{line}\n").as_bytes())?;
+            write_line(&stream, &news)?;
             // There is nothing to keep; the gateway's links have no carrier.
             io::copy(&mut stream, &mut io::sink())?;
         }

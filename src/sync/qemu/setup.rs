@@ -1,4 +1,7 @@
 //! What a guest is: the description from the configuration, and the command line it becomes.
+//!
+//! The configuration has a type of its own (`config/qemu.rs`), as it has for each backend: neither
+//! layer imports the other. `cli/run/guests.rs` makes this one of it.
 
 use std::path::PathBuf;
 
@@ -12,7 +15,7 @@ pub struct QemuSetup {
     /// Kinds of acceleration, the best first.
     pub accel: Vec<String>,
     /// Memory of a guest.
-    pub memory_mib: u64,
+    pub memory_kib: u64,
     /// Processors of a guest.
     pub cpus: u32,
     /// Kernel image.
@@ -59,7 +62,8 @@ impl QemuSetup {
         self.dir.join(format!("{}.{kind}", self.name(which)))
     }
 
-    /// Where a guest has its end of its link.
+    /// Where a guest has its end of its link: what the gateway's end takes for this generation
+    /// (`guest_path` in `io/datagram.rs`, which this layer does not import).
     pub fn link(&self, which: Which) -> PathBuf {
         let mut path = self.links[which.leg].clone().into_os_string();
         path.push(format!(".{}", which.generation));
@@ -81,7 +85,7 @@ impl QemuSetup {
         for accel in &self.accel {
             add(&["-accel", accel]);
         }
-        add(&["-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()]);
+        add(&["-m", &format!("{}K", self.memory_kib), "-smp", &self.cpus.to_string()]);
         if let Some(kernel) = &self.kernel {
             add(&["-kernel", kernel, "-append", &self.append]);
         }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::keeper::Keeper;
 use super::qmp::Monitor;
 use super::setup::{QemuSetup, Which};
-use super::stable::Stable;
+use super::stable::{Stable, copies_whole};
 use super::words::{News, Order, Way};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -200,7 +200,7 @@ fn setup() -> QemuSetup {
     QemuSetup {
         program: "/usr/bin/qemu".into(),
         accel: vec!["tcg".into()],
-        memory_mib: 64,
+        memory_kib: 64 << 10,
         cpus: 1,
         kernel: Some("/k".into()),
         initrd: None,
@@ -464,7 +464,7 @@ fn the_command_line_has_what_a_guest_needs() {
     let line = setup().args(which, true).join(" ");
     for part in [
         "-name b-4 ",
-        "-m 64M -smp 1 -kernel /k -append quiet",
+        "-m 65536K -smp 1 -kernel /k -append quiet",
         "local.path=/l/b.4,remote.type=unix,remote.path=/l/b",
         "virtio-net-pci,netdev=link,mac=02:00:00:00:00:10,",
         "path=/d/b-4.qmp,server=on",
@@ -474,4 +474,17 @@ fn the_command_line_has_what_a_guest_needs() {
         assert!(line.contains(part), "`{part}` is not in: {line}");
     }
     assert!(!setup().args(which, false).join(" ").contains("-incoming"));
+}
+
+#[test]
+fn an_emulated_guest_has_memory_whose_changes_qemu_notes_one_by_one() {
+    let of = |accel: &[&str], has_kvm: bool| {
+        let accel = accel.iter().map(|&word| word.to_owned()).collect();
+        copies_whole(QemuSetup { accel, ..setup() }, |_| has_kvm).memory_kib
+    };
+    // A whole number of 256 KiB is what loses changes.
+    assert_ne!(of(&["tcg"], true) % 256, 0);
+    assert_ne!(of(&["kvm", "tcg,thread=multi"], false) % 256, 0);
+    assert_eq!(of(&["kvm", "tcg"], true), 64 << 10);
+    assert_eq!(of(&["kvm"], false), 64 << 10, "which does not start without");
 }
