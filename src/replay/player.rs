@@ -733,8 +733,7 @@ async fn connect(manner: &Manner, part: &Part, file: usize) -> Result<Option<Con
             Part::Data(data) => server.set_port(data.clone().port(file).await?),
             Part::Alone | Part::Control(..) => {}
         }
-        let connected = manner.sockets.connect(manner.client, server);
-        timeout(manner.patience, connected).await.map_err(|_| io::ErrorKind::TimedOut)?
+        manner.sockets.connect(manner.client, server, manner.patience).await
     };
     let connected: io::Result<Connected> = connected.await;
     let failure = |error: io::Error| match error.kind() {

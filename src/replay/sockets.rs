@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Duration, timeout};
 
 use super::stack::{self, Stack};
 
@@ -27,20 +28,26 @@ pub(super) enum Sockets {
 }
 
 impl Sockets {
-    /// Connects the client that was captured at `client` to `server`.
+    /// Connects the client that was captured at `client` to `server`, which has to answer within
+    /// `patience`.
     pub(super) async fn connect(
         &self,
         client: SocketAddr,
         server: SocketAddr,
+        patience: Duration,
     ) -> io::Result<Connected> {
         match self {
             Self::Kernel => {
-                let stream = TcpStream::connect(server).await?;
+                let connected = timeout(patience, TcpStream::connect(server)).await;
+                let stream = connected.map_err(|_| io::ErrorKind::TimedOut)??;
                 let _ = stream.set_nodelay(true);
                 let own = stream.local_addr()?;
                 Ok((Box::new(stream), own))
             }
-            Self::Own(stack) => Ok((Box::new(stack.connect(client, server).await?), client)),
+            Self::Own(stack) => {
+                let stream = stack.connect(client, server, patience).await?;
+                Ok((Box::new(stream), client))
+            }
         }
     }
 

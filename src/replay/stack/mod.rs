@@ -218,9 +218,14 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Connects a client to a server; waits while an earlier connection between the two has not
-    /// ended.
-    pub(super) async fn connect(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Stream> {
+    /// Connects a client to a server, within `patience` once an earlier connection between the two
+    /// has ended, which has a patience of its own.
+    pub(super) async fn connect(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        patience: Duration,
+    ) -> io::Result<Stream> {
         let handle = loop {
             let freed = self.0.freed.notified();
             if let Some(handle) = self.begin(from, to)? {
@@ -229,7 +234,7 @@ impl Stack {
             freed.await;
         };
         let stream = Stream::new(self.clone(), from.ip(), handle, Some((from, to)));
-        stream.opened().await?;
+        timeout(patience, stream.opened()).await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(stream)
     }
 
