@@ -20,7 +20,7 @@ use shadowvm::wire::{
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The first port of the clients.
-const PORT: u16 = 40_000;
+pub const PORT: u16 = 40_000;
 /// Connections that the engine tracks at once: fewer than there are clients.
 const FLOWS_MAX: usize = 3;
 /// Clients.
