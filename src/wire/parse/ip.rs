@@ -241,6 +241,8 @@ pub(super) fn follow(bytes: &[u8], start: usize, next: u8) -> Result<Chain, Malf
         let [following, len, third, fourth, ..] = *header;
         let len = match kind {
             protocol::FRAGMENT => 8,
+            // Its fixed part has three words (RFC 4302 2.2).
+            protocol::AUTHENTICATION if len == 0 => return Err(Malformed::IpHeader),
             protocol::AUTHENTICATION => (usize::from(len) + 2) * 4,
             _ => (usize::from(len) + 1) * 8,
         };

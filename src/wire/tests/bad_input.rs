@@ -175,6 +175,8 @@ refusals! {
         => ExtensionHeaders, "512 bytes are more than anybody needs.";
     late_hop_by_hop: v6(60, &[[0, 0, 1, 4, 0, 0, 0, 0], [6, 0, 1, 4, 0, 0, 0, 0]].concat())
         => ExtensionHeaders, "Hop-by-hop options stand first (RFC 8200 4.1).";
+    authentication_header_8: v6(51, &[6, 0, 0, 0, 0, 0, 0, 0])
+        => IpHeader, "Its fixed part has 12 bytes (RFC 4302 2.2).";
     extension_cut_off: v6(60, &[6, 1, 1, 4, 0, 0, 0, 0]) => IpHeader, "A header cut off is none.";
     v6_length_beyond_frame: { let mut b = v6(59, &[]); b[IP + 5] = 1; b }
         => IpLength, "A packet ends in its frame.";
