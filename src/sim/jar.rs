@@ -31,7 +31,7 @@ pub fn cookie(server: LegId, content: u32, len_of: (u8, u8)) -> Vec<u8> {
     };
     let [a, b] = [len_of.0, len_of.1].map(u64::from);
     let names = mix(content.into(), a << 8 | b);
-    let letter = |i: u8| (names >> (i % 32)).wrapping_add(u64::from(i)) % 26;
+    let letter = |i: u8| mix(names, i.into()) % 26;
     (0..len).map(|i| first + letter(i) as u8).collect()
 }
 
@@ -385,7 +385,9 @@ mod tests {
             assert!(a.iter().zip(&b).all(|(a, b)| a ^ 0x20 == *b));
             assert!(a.iter().all(|&byte| is_of(byte) == Some(LegId::A)));
         }
-        assert_ne!(cookie(LegId::A, 3, (8, 8)), cookie(LegId::A, 4, (8, 8)));
+        // Two sessions with one name would be one.
+        let all: BTreeSet<_> = (0..20_000).map(|n| cookie(LegId::A, n, (8, 200))).collect();
+        assert_eq!(all.len(), 20_000);
         assert_eq!(cookie(LegId::B, 3, (8, 2)).len(), 2);
     }
 

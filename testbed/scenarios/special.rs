@@ -44,7 +44,14 @@ pub fn scenarios(content: &Content) -> Vec<Scenario<'_>> {
 }
 
 fn started<'a>(at: &Path, content: &'a Content, is_strict: bool) -> Result<Bed<'a>, Failure> {
-    let options = GatewayOptions { is_strict, ..GatewayOptions::default() };
+    started_with(at, content, GatewayOptions { is_strict, ..GatewayOptions::default() })
+}
+
+fn started_with<'a>(
+    at: &Path,
+    content: &'a Content,
+    options: GatewayOptions,
+) -> Result<Bed<'a>, Failure> {
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     bed.start()?;
     Ok(bed)
@@ -103,7 +110,10 @@ pub fn idle(at: &Path, content: &Content, quiet: Duration) -> Result<String, Fai
 
 /// The neighbour tables of all hosts are emptied while downloads of both families run.
 fn neighbours(at: &Path, content: &Content) -> Result<String, Failure> {
-    let bed = started(at, content, true)?;
+    // A question to a neighbour that gets lost is asked again after a second (RFC 4861 10).
+    let hold_hard = Some("1500ms");
+    let options = GatewayOptions { is_strict: true, hold_hard, ..GatewayOptions::default() };
+    let bed = started_with(at, content, options)?;
     let mut open = connections(&bed, 2)?;
     let progress = Progress::default();
     std::thread::scope(|scope| -> Result<(), Failure> {
