@@ -394,7 +394,10 @@ impl<'a> Bed<'a> {
     pub fn evidence(&self) -> Result<Vec<PathBuf>, String> {
         let dir = self.folder.join("evidence");
         let entries = fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        // One that is being written is none yet.
+        let is_whole = |path: &PathBuf| path.extension().is_some_and(|end| end == "pcapng");
+        let paths = entries.flatten().map(|entry| entry.path()).filter(is_whole);
+        let mut paths: Vec<PathBuf> = paths.collect();
         paths.sort();
         Ok(paths)
     }
