@@ -202,11 +202,14 @@ impl Resync {
             return Decision::Wait;
         }
         let Some((at, reason)) = self.wanted else { return Decision::Wait };
-        if now < at || !can_sync {
+        if now < at {
             return Decision::Wait;
         }
         self.wanted = None;
-        self.start(now, config, roles, reason, out);
+        // Without a target there is nothing to make equal; one that comes back asks by itself.
+        if can_sync {
+            self.start(now, config, roles, reason, out);
+        }
         Decision::Wait
     }
 
