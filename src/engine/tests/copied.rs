@@ -60,8 +60,8 @@ fn differ(kit: &mut Kit) {
     assert_eq!((state(kit), shown(kit)), (FlowState::Diverged, b"abc".to_vec()));
 }
 
-#[test]
-fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
+/// Both servers have answered a connection, and its client has the answer.
+fn answered() -> Kit {
     let mut kit = equal();
     kit.establish();
     kit.client(say(ACK, R, P).data("one"));
@@ -69,6 +69,12 @@ fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
         kit.leg(leg, say(ACK, iss, R + 3).data("first"));
     }
     kit.client(say(ACK, R + 3, P + 5));
+    kit
+}
+
+#[test]
+fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
+    let mut kit = answered();
     fail_over_and_back(&mut kit);
     assert_eq!(state(&kit), FlowState::Solo);
     copy(&mut kit);
@@ -90,13 +96,7 @@ fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
 
 /// A has failed, is silent, and B has a connection that was both's.
 fn lost() -> Kit {
-    let mut kit = equal();
-    kit.establish();
-    kit.client(say(ACK, R, P).data("one"));
-    for (leg, iss) in [(A, P), (B, Q)] {
-        kit.leg(leg, say(ACK, iss, R + 3).data("first"));
-    }
-    kit.client(say(ACK, R + 3, P + 5));
+    let mut kit = answered();
     kit.silent = Some(A);
     kit.command(Command::Failover { to: None, is_planned: false });
     kit.syncs.clear();
