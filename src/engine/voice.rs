@@ -340,9 +340,14 @@ impl Voice {
         self.room_to.is_some_and(|edge| edge <= self.said_own())
     }
 
+    /// Whether it has not been told this ack, or this edge.
+    pub fn is_news(&self, ack: Own, edge: Own) -> bool {
+        ack > self.told_ack || edge > self.told_edge
+    }
+
     /// It is told this ack and this edge; true if either is news.
     pub fn tell(&mut self, ack: Own, edge: Own) -> bool {
-        let is_news = ack > self.told_ack || edge > self.told_edge;
+        let is_news = self.is_news(ack, edge);
         self.told_ack = self.told_ack.max(ack);
         self.told_edge = self.told_edge.max(edge);
         self.room_to = Some(edge);

@@ -138,6 +138,7 @@ impl World<'_> {
         let salt = mix(self.scenario.seed, self.now);
         let Some(copy) = self.hosts[source].copy(salt) else { return };
         self.hosts[target] = copy;
+        self.cut(to); // what is under way is for the generation before
         let source = self.servers[from.index()].clone();
         self.servers[to.index()].copy(&source);
         let is_cut = self.pipes[1 + to.index()].iter().any(|p| p.cut_until > self.now);

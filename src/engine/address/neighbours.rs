@@ -21,7 +21,7 @@ const ENTRIES_MAX: usize = 4096;
 /// Of these, such as have not answered.
 const UNANSWERED_MAX: usize = 512;
 /// Frames that wait for one address, and their bytes for all.
-const WAITING_FRAMES_MAX: usize = 32;
+const WAITING_FRAMES_MAX: usize = 256;
 const WAITING_BYTES_MAX: usize = 4 << 20;
 /// How long each question waits for its answer; after the last one the address has failed.
 const WAITS: [Duration; 4] = [ms(50), ms(150), ms(300), ms(500)];
@@ -426,8 +426,8 @@ mod tests {
     fn what_waits_is_bounded() {
         let (mut all, mut asks) = (Neighbours::default(), Vec::new());
         let refused =
-            (0..40).filter(|_| matches!(all.send(at(0), HOP, frame(100), &mut asks), Way::Closed));
-        assert_eq!(refused.count(), 40 - WAITING_FRAMES_MAX);
+            (0..300).filter(|_| matches!(all.send(at(0), HOP, frame(100), &mut asks), Way::Closed));
+        assert_eq!(refused.count(), 300 - WAITING_FRAMES_MAX);
         for n in 0..200 {
             all.send(at(0), ip(n), frame(65_000), &mut asks);
         }

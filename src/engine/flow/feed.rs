@@ -230,6 +230,9 @@ impl Flow {
         let edge = self.edge_to_leg(cx, id);
         let options = self.options_to_leg(cx, id, ack, copied.stamp);
         let leg = self.leg(id);
+        // What it has acknowledged is answered, but no ack is read from it (RFC 9293 3.10.7.4).
+        let end = at + payload.len() as u64 + u64::from(flags.has(TcpFlags::FIN));
+        let is_old = at < leg.acked && end <= leg.acked;
         let (heard_at, payload) = leg.ear.hear(at, payload);
         let urgent = match copied.urgent {
             0 => 0,
@@ -259,10 +262,10 @@ impl Flow {
         };
         let leg = self.leg_mut(id);
         let told_edge = ack + (u64::from(window) << shift);
-        if leg.voice.tell(ack, told_edge) {
+        leg.owes_ack = is_old && leg.voice.is_news(ack, told_edge);
+        if !is_old && leg.voice.tell(ack, told_edge) {
             leg.given_at = cx.now;
         }
-        leg.owes_ack = false;
         let (l2, l3) = self.client_headers();
         // What cannot stand in one packet of the leg's size is cut; a super-frame has its limit.
         let mut rest = payload;

@@ -43,6 +43,10 @@ impl Flow {
         let now = cx.now;
         self.stay_alive(now);
         if !self.leg(id).is_learned && !seg.flags.has(TcpFlags::SYN) {
+            if seg.flags.has(TcpFlags::RST) && seg.seq == 0 {
+                // It refuses a SYN of before, by a number that says nothing (RFC 9293 3.10.7.1).
+                return cx.reject(Link::Server(id), RejectReason::InexactReset);
+            }
             self.learn_leg(cx, id, seg);
         }
         let at = self.leg(id).voice.place(seg.seq);

@@ -184,12 +184,13 @@ impl Flow {
         self.persist(cx); // before anything of it is sent
     }
 
-    /// The client does not go on with the value at `at`.
-    fn keep_value(&self, cx: &mut Cx<'_>, rule: &RuleName, at: Offset) {
+    /// The client does not go on with the value at `at`. Who waited for that has it only now.
+    fn keep_value(&mut self, cx: &mut Cx<'_>, rule: &RuleName, at: Offset) {
         for id in LegId::ALL {
             if self.leg(id).is_open() && self.leg(id).sent <= at && cx.pairs.is_foreign_to(id) {
                 let (flow, rule, why) = (self.key, rule.clone(), KeptWhy::Late);
                 cx.event(Event::ValueKept { flow, to: id, rule, at, why });
+                self.leg_mut(id).given_at = cx.now;
             }
         }
     }
