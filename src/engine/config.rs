@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::address::VipPlan;
+use super::limits;
 use super::time::Duration;
 use crate::protocol::returned::Returned;
 use crate::protocol::{Normalizer, Rules};
@@ -136,6 +137,14 @@ impl EngineConfig {
     /// next.
     pub fn reader_from(&self, port: u16, bytes: &[u8]) -> Option<Box<dyn Normalizer>> {
         self.ports.contains(&port).then(|| self.rules.reader_from(port, bytes)).flatten()
+    }
+}
+
+impl EngineConfig {
+    /// How long one server's SYN-ACK waits for the other's. Who lets servers be late means their
+    /// handshakes, too.
+    pub fn synack_hold(&self) -> Duration {
+        (self.hold_hard * 2 / 3).clamp(limits::SYNACK_HOLD, limits::SYNACK_HOLD_MAX)
     }
 }
 

@@ -51,8 +51,11 @@ pub const OVERTAKING_MAX: Duration = ms(20);
 pub const RESENDS_PER_SECOND: u32 = 1000;
 /// See [`RESENDS_PER_SECOND`].
 pub const RESENDS_AT_ONCE: u32 = 500;
-/// How long one leg's SYN-ACK waits for the other's.
+/// How long one leg's SYN-ACK waits for the other's, at least; two thirds of `hold_hard` if that is
+/// more, and at most [`SYNACK_HOLD_MAX`]: before the client asks again after a second.
 pub const SYNACK_HOLD: Duration = ms(100);
+/// See [`SYNACK_HOLD`].
+pub const SYNACK_HOLD_MAX: Duration = ms(800);
 /// How long one refusal waits for the other leg.
 pub const REFUSAL_HOLD: Duration = ms(1000);
 /// A handshake without any answer to the client's last SYN is forgotten; the next begins it again.

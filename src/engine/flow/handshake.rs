@@ -365,7 +365,7 @@ impl Flow {
             }
             // The backup stands in for a silent primary only if it could carry on alone.
             ([one], [late])
-                if self.is_late(waited) && (*one == self.primary || cx.is_fit[one.index()]) =>
+                if is_late(cx, waited) && (*one == self.primary || cx.is_fit[one.index()]) =>
             {
                 self.leg_mut(*late).state = LegState::Scrub;
                 cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
@@ -381,12 +381,6 @@ impl Flow {
             _ => {}
         }
         self.resend_syn(cx);
-    }
-
-    /// Whether a first answer has waited long enough for the second.
-    fn is_late(&self, waited: Option<Duration>) -> bool {
-        let is_over = waited >= Some(limits::SYNACK_HOLD) && !on(Bug::HandshakeNoTimer);
-        is_over || on(Bug::SynAckEarly)
     }
 
     fn next_syn_at(&self) -> Option<Instant> {
@@ -411,13 +405,13 @@ impl Flow {
         }
     }
 
-    pub(super) fn handshake_deadline(&self) -> Option<Instant> {
+    pub(super) fn handshake_deadline(&self, cx: &Cx<'_>) -> Option<Instant> {
         if self.state != FlowState::Opening || self.challenge.is_some() {
             return None;
         }
         let any_open = self.legs.iter().any(Leg::is_open);
         let hold = match any_open {
-            true => limits::SYNACK_HOLD,
+            true => cx.config.synack_hold(),
             false => limits::REFUSAL_HOLD,
         };
         let first = self.first_answer_at.filter(|_| !on(Bug::HandshakeNoTimer));
@@ -618,4 +612,10 @@ impl Visible {
             verified_bytes: 0,
         }
     }
+}
+
+/// Whether a first answer has waited long enough for the second.
+fn is_late(cx: &Cx<'_>, waited: Option<Duration>) -> bool {
+    let is_over = waited >= Some(cx.config.synack_hold()) && !on(Bug::HandshakeNoTimer);
+    is_over || on(Bug::SynAckEarly)
 }

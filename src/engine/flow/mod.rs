@@ -611,7 +611,7 @@ impl Flow {
         let mut at = self.expires_at;
         let mut sooner = |t: Option<Instant>| at = t.map_or(at, |t| at.min(t));
         if !cx.is_still {
-            sooner(self.handshake_deadline());
+            sooner(self.handshake_deadline(cx));
             sooner(self.hold_deadline(cx));
             sooner(self.close_deadline(cx.now));
         }

@@ -625,3 +625,52 @@ fn a_silent_clients_servers_ask_it_once_a_second() {
     kit.leg(A, say(ACK, P + 4, R));
     assert_eq!((kit.on(Link::Client).len(), kit.on(TO_A).len()), (0, 1), "it is alive");
 }
+
+/// PAWS (RFC 7323 5.3): one server may look at timestamps and the other not, so that an old segment
+/// with bytes that nobody knows reaches neither, and is acknowledged.
+#[test]
+fn an_old_segment_with_new_bytes_is_for_neither_server() {
+    let mut kit = Kit::new(config());
+    kit.establish_with(|s| s.stamps(10, 0), |s| s.stamps(500, 10));
+    kit.client(say(ACK, R, P).data("GET").stamps(40, 500));
+    kit.forget();
+    kit.client(say(ACK, R + 3, P).data("from the past").stamps(30, 500));
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (0, 0));
+    assert_eq!(kit.on(Link::Client).len(), 1);
+    kit.client(say(ACK, R + 3, P).data("of now").stamps(41, 500));
+    assert_eq!((kit.on(TO_A).len(), kit.on(TO_B).len()), (1, 1));
+}
+
+/// RFC 9293 3.10.7.4: a server answers what it has acknowledged before, and reads no ack from it.
+#[test]
+fn an_ack_on_what_one_server_has_already_is_told_to_it_once_more() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("hello"));
+    kit.leg(B, say(ACK, Q, R).data("hello"));
+    kit.forget();
+    kit.client(say(ACK, R, P + 5).data("GET"));
+    let told: Vec<_> = kit.on(TO_A).iter().map(|h| (h.seg.seq, h.seg.ack, h.data.len())).collect();
+    assert_eq!(told, [(R, P + 5, 3), (R + 3, P + 5, 0)]);
+    assert_eq!(kit.on(TO_B).len(), 1, "it has not acknowledged that");
+}
+
+/// The answer to a SYN of before has no number of the server (RFC 9293 3.10.7.1).
+#[test]
+fn after_a_restart_a_refusal_numbered_0_says_nothing() {
+    let records = {
+        let mut kit = Kit::new(config());
+        kit.establish();
+        kit.records
+    };
+    let mut kit = Kit::restored(config(), records);
+    kit.leg(A, say(super::RST.with(ACK), 0, R));
+    kit.leg(A, say(ACK, P, R));
+    kit.leg(B, say(ACK, Q, R));
+    kit.client(say(ACK, R, P));
+    kit.forget();
+    kit.client(say(ACK, R, P).data("GET"));
+    let told = |kit: &Kit, link| kit.on(link).last().map(|h| (h.seg.seq, h.seg.ack));
+    assert_eq!((told(&kit, TO_A), told(&kit, TO_B)), (Some((R, P)), Some((R, Q))));
+}

@@ -282,3 +282,18 @@ fn a_primary_with_little_room_is_not_late_before_it_has_more() {
     kit.wait_ms(20);
     assert_eq!(state(&kit), FlowState::Solo);
 }
+
+/// Who lets servers be late (`hold_hard`) means their SYN-ACKs, too.
+#[test]
+fn a_syn_ack_has_two_thirds_of_the_time_that_a_server_may_be_late() {
+    for (hold_hard, hold) in [(20, 100), (150, 100), (600, 400), (5000, 800)] {
+        let hold_hard = Duration::from_millis(hold_hard);
+        let mut kit = Kit::new(EngineConfig { hold_hard, ..config() });
+        kit.client(say(SYN, C, 0).mss(1460));
+        kit.leg(A, say(SYN_ACK, ISS[0], R).mss(1460));
+        kit.wait_ms(hold - 1);
+        assert!(kit.on(Link::Client).is_empty(), "{hold_hard:?}");
+        kit.wait_ms(1);
+        assert_eq!(kit.on(Link::Client).len(), 1, "{hold_hard:?}");
+    }
+}
