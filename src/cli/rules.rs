@@ -95,6 +95,8 @@ fn suggestions(rules: &Rules) -> String {
     let rule = |s: &crate::admin::types::Suggestion| {
         let what = match &s.name {
             Some(name) => format!("name = \"{name}\"\naction = \"map\""),
+            // Clients ask with them whether what they have is still the same.
+            None if ["etag", "last-modified"].contains(&&*s.header) => "action = \"map\"".into(),
             None => "action = \"mask\"".into(),
         };
         format!(
@@ -142,6 +144,7 @@ mod tests {
         let config = Config::parse(&text, Path::new("x.toml")).expect("it is valid");
         let engine = config.engine();
         let rules: Vec<_> = engine.rules.http.iter().map(|rule| &**rule.token()).collect();
+        assert!(engine.rules.http.iter().any(|rule| rule.header() == "etag" && rule.is_map()));
         assert_eq!(rules, ["date", "etag", "x-id", "set-cookie S", "set-cookie S expires"]);
     }
 }

@@ -124,9 +124,33 @@ impl Rule {
 
     /// The same in a request, where clients return it.
     pub fn begins_returned(&self, line: &[u8], next: u8) -> Stands {
-        let header = if &*self.header == "set-cookie" { "cookie" } else { &*self.header };
-        let may = self.is_map && !is_blank(next) && !self.ends(next);
-        if may { self.stands_behind(line, header, true) } else { Stands::Nothing }
+        if !self.is_map || is_blank(next) || self.ends(next) {
+            return Stands::Nothing;
+        }
+        let stands = |header: &&str| match self.stands_behind(line, header, true) {
+            // Two fields share this one: a tag there is strong, and begins so (RFC 9110 13.1.5).
+            Stands::Value if *header == "if-range" && (next == b'"') != self.is_tag() => {
+                Stands::Nothing
+            }
+            stands => stands,
+        };
+        let fields = self.returned_in();
+        let mut found = fields.iter().map(stands);
+        found.find(|stands| *stands != Stands::Nothing).unwrap_or(Stands::Nothing)
+    }
+
+    fn is_tag(&self) -> bool {
+        &*self.header == "etag"
+    }
+
+    /// The header fields in which clients return it (RFC 6265 5.4, RFC 9110 13.1).
+    fn returned_in(&self) -> [&str; 3] {
+        match &*self.header {
+            "set-cookie" => ["cookie"; 3],
+            "etag" => ["if-none-match", "if-match", "if-range"],
+            "last-modified" => ["if-modified-since", "if-unmodified-since", "if-range"],
+            own => [own; 3],
+        }
     }
 
     /// Whether a value ends before `byte`.
@@ -265,6 +289,7 @@ mod tests {
     fn where_clients_return_them() {
         let (mask, cookie) = (Rule::mask("cookie"), Rule::map("set-cookie", Some("SID")));
         let (token, named) = (Rule::map("x-token", None), Rule::map("x-two", Some("a")));
+        let (tag, time) = (Rule::map("etag", None), Rule::map("last-modified", None));
         for (rule, line, next, is_there) in [
             (&mask, "Cookie: ", b'x', false),
             (&cookie, "Cookie: SID=", b'x', true),
@@ -284,6 +309,18 @@ mod tests {
             (&token, "X-Token: a;", b'x', false),
             (&named, "X-Two: a=", b'x', true),
             (&named, "X-Two: b=1; a=", b'x', true),
+            (&tag, "If-None-Match: ", b'"', true),
+            (&tag, "if-none-match:", b'W', true),
+            (&tag, "If-None-Match: \"a\", ", b'"', false),
+            (&tag, "If-Match: ", b'"', true),
+            (&tag, "If-Range: ", b'"', true),
+            (&tag, "If-Range: ", b'W', false),
+            (&tag, "ETag: ", b'"', false),
+            (&time, "If-Modified-Since: ", b'W', true),
+            (&time, "If-Unmodified-Since: ", b'W', true),
+            (&time, "If-Range: ", b'W', true),
+            (&time, "If-Range: ", b'"', false),
+            (&time, "Last-Modified: ", b'W', false),
         ] {
             let expected = if is_there { Stands::Value } else { Stands::Nothing };
             assert_eq!(rule.begins_returned(line.as_bytes(), next), expected, "{line:?} {next}");

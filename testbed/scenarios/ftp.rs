@@ -26,7 +26,7 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// How the client asks for a data connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Passive,
     Extended,
 }
@@ -259,7 +259,7 @@ impl Cell {
 
 /// A control connection.
 #[derive(Debug)]
-struct Session<'b> {
+pub(super) struct Session<'b> {
     bed: &'b Bed<'b>,
     control: BufReader<TcpStream>,
     address: IpAddr,
@@ -268,7 +268,7 @@ struct Session<'b> {
 
 impl<'b> Session<'b> {
     /// Connects and logs in.
-    fn open(bed: &'b Bed<'b>, is_v6: bool) -> Result<Self, String> {
+    pub(super) fn open(bed: &'b Bed<'b>, is_v6: bool) -> Result<Self, String> {
         let address: IpAddr = if is_v6 { SERVICE.1.into() } else { SERVICE.0.into() };
         let stream = connect(bed, SocketAddr::new(address, 21))?;
         let local = stream.local_addr().map_err(|e| e.to_string())?.to_string();
@@ -283,7 +283,7 @@ impl<'b> Session<'b> {
     }
 
     /// Says a command, and hears this reply.
-    fn expect(&mut self, command: &str, code: u16) -> Result<String, String> {
+    pub(super) fn expect(&mut self, command: &str, code: u16) -> Result<String, String> {
         let line = format!("{command}\r\n");
         let sent = self.control.get_mut().write_all(line.as_bytes());
         sent.map_err(|e| format!("{command}: {e}"))?;
@@ -332,7 +332,7 @@ impl<'b> Session<'b> {
     }
 
     /// Gets a file from a place on, and checks every byte.
-    fn get(
+    pub(super) fn get(
         &mut self,
         way: Way,
         name: &str,
@@ -376,7 +376,7 @@ impl<'b> Session<'b> {
     }
 
     /// Stores a file.
-    fn put(
+    pub(super) fn put(
         &mut self,
         way: Way,
         name: &str,
@@ -395,7 +395,7 @@ impl<'b> Session<'b> {
     }
 
     /// Lists a file.
-    fn list(&mut self, way: Way, name: &str) -> Result<(), String> {
+    pub(super) fn list(&mut self, way: Way, name: &str) -> Result<(), String> {
         let at = self.offer(way)?;
         let mut data = connect(self.bed, at)?;
         self.expect(&format!("LIST {name}"), 150)?;

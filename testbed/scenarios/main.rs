@@ -13,6 +13,7 @@ mod bed;
 mod client;
 mod content;
 mod daemons;
+mod everyday;
 mod ftp;
 mod judge;
 mod load;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
     scenarios.extend(ftp::scenarios(&content, seed, is_long));
     scenarios.extend(web::scenarios(&content, seed, is_long));
     scenarios.extend(sessions::scenarios(&content, seed, is_long));
+    scenarios.extend(everyday::scenarios(&content, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));
