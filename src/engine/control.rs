@@ -465,11 +465,15 @@ impl Control {
         config: &EngineConfig,
         out: &mut VecDeque<Output>,
     ) {
-        self.readmit(leg, out);
+        self.readmit(now, leg, out);
         let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
     }
 
-    fn readmit(&mut self, leg: LegId, out: &mut VecDeque<Output>) {
+    fn readmit(&mut self, now: Instant, leg: LegId, out: &mut VecDeque<Output>) {
+        let health = self.detector.of(leg);
+        if health.heard_at.is_none() {
+            health.vouched_for(now); // from now on its silence counts, as if it had spoken
+        }
         self.probation[leg.index()] = None;
         self.lost_at[leg.index()] = None;
         self.roles.epoch.0 += 1;
@@ -485,7 +489,7 @@ impl Control {
         self.detector.of(leg).begin_anew();
         if is_lost {
             self.detector.of(leg).vouched_for(now);
-            self.readmit(leg, out);
+            self.readmit(now, leg, out);
         }
     }
 
