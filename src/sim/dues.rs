@@ -190,6 +190,10 @@ impl FlowTrack {
         if !is_said || a.slice(at, at + 1) != b.slice(at, at + 1) {
             return false;
         }
+        // A primary whose values were shorter may have been told of more room than there is.
+        if at >= self.c_edge && self.canon.slack() > 0 {
+            return false;
+        }
         let near = self.spans.iter().find(|s| s.start <= at + BLANKS && at < s.end);
         near.is_none_or(|s| [a, b].iter().all(|said| said.covers(s.start, s.end + 1)))
     }
