@@ -16,8 +16,8 @@ const AT_ONCE: u64 = ms(20);
 const HOLD_SLACK: u64 = ms(3_400);
 /// How much longer a window that the client has filled may be held by the backup alone (ns).
 const WINDOW_SLACK: u64 = ms(100);
-/// A first SYN-ACK is held for so long at most (ns).
-const SYN_ACK: u64 = ms(150);
+/// A first SYN-ACK is held for so long at most (ns): two thirds of the longest `hold_hard` drawn.
+const SYN_ACK: u64 = ms(250);
 /// The reset of one server is (ns).
 const RESET: u64 = ms(150);
 /// The FIN of one server is (ns).

@@ -756,7 +756,8 @@ impl World<'_> {
     fn is_undisturbed(&self) -> bool {
         let is_orderly = |c: &ConnPlan| c.close != Close::Abort;
         let is_done = |c: &ClientConn| c.progress == Progress::Done;
-        self.conns.iter().all(is_done)
+        !self.is_cut_short
+            && self.conns.iter().all(is_done)
             && self.scenario.conns.iter().all(is_orderly)
             && self.scenario.links.iter().flatten().all(|p| !p.is_lossy())
             && !self.fired.contains(&true)

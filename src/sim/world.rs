@@ -137,6 +137,8 @@ pub(super) struct World<'a> {
     arrivals: Vec<(u64, Vec<u8>)>,
     /// When a segment of a connection came to the gateway last (ns).
     pub spoken_at: u64,
+    /// Whether connections were still open when the run ended.
+    pub is_cut_short: bool,
 }
 
 pub(super) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
@@ -215,6 +217,7 @@ impl<'a> World<'a> {
             inputs: 0,
             arrivals: Vec::new(),
             spoken_at: 0,
+            is_cut_short: false,
         }
     }
 
@@ -278,6 +281,7 @@ impl<'a> World<'a> {
             }
         }
         self.report.ended_at = self.now;
+        self.is_cut_short = !self.conns.iter().all(is_ended);
         if self.is_searched_for_leaks() {
             self.run_on();
         }
@@ -629,7 +633,6 @@ impl<'a> World<'a> {
     }
 
     fn is_over(&self, calm: u64) -> bool {
-        let is_ended = |c: &ClientConn| matches!(c.progress, Progress::Done | Progress::Broken);
         if self.conns.iter().all(is_ended) {
             return true;
         }
@@ -654,11 +657,7 @@ impl<'a> World<'a> {
     }
 
     fn unfinished(&self) -> String {
-        let open = self
-            .conns
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| !matches!(c.progress, Progress::Done | Progress::Broken));
+        let open = self.conns.iter().enumerate().filter(|(_, c)| !is_ended(c));
         let all: Vec<String> = open
             .map(|(id, c)| {
                 let (heard, len) = (c.verifier.heard(), c.verifier.len());
@@ -667,4 +666,8 @@ impl<'a> World<'a> {
             .collect();
         all.join(", ")
     }
+}
+
+fn is_ended(conn: &ClientConn) -> bool {
+    matches!(conn.progress, Progress::Done | Progress::Broken)
 }

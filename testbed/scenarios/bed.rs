@@ -458,7 +458,8 @@ impl<'a> Bed<'a> {
         serde_json::from_str(last).map_err(|e| format!("checker: {e}: {last}"))
     }
 
-    fn end_gateway(&mut self) -> Result<(), String> {
+    /// Ends the gateway by SIGTERM.
+    pub fn end_gateway(&mut self) -> Result<(), String> {
         let Some(mut child) = self.gateway.take() else { return Ok(()) };
         child.signal(Signal::SIGTERM).map_err(|e| e.to_string())?;
         match child.wait_timeout(START_MAX) {

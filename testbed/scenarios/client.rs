@@ -123,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// Gets `path`: bytes and SHA-256 of what came.
+    /// Gets `path`: bytes and SHA-256 of what came, however it was framed.
     pub fn fetch(
         &mut self,
         path: &str,
@@ -133,8 +133,11 @@ impl Connection {
         self.doing = format!("GET {path}");
         let request = format!("GET {path} HTTP/1.1\r\nHost: service\r\n{headers}\r\n");
         self.send(request.as_bytes())?;
-        let len = self.head(200..=200)?;
-        self.body(len, progress)
+        let wanted = if headers.contains("Range: ") { 206..=206 } else { 200..=200 };
+        match self.head(wanted)? {
+            Some(len) => self.body(len, progress),
+            None => self.chunks(progress),
+        }
     }
 
     /// Uploads `data` to `path`.
@@ -149,7 +152,7 @@ impl Connection {
             self.send(piece)?;
             progress.add(piece.len() as u64);
         }
-        let len = self.head(201..=204)?;
+        let len = self.head(201..=204)?.unwrap_or(0);
         self.body(len, &Progress::default()).map(drop)
     }
 
@@ -157,9 +160,9 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).map_err(|e| format!("{}: sending: {e}", self.doing))
     }
 
-    /// Reads a response's head; returns the length of its body.
-    fn head(&mut self, wanted: std::ops::RangeInclusive<u16>) -> Result<u64, String> {
-        let (mut status, mut len, mut first) = (0, 0, true);
+    /// Reads a response's head; returns the length of its body, unless that comes in chunks.
+    fn head(&mut self, wanted: std::ops::RangeInclusive<u16>) -> Result<Option<u64>, String> {
+        let (mut status, mut len, mut first) = (0, Some(0), true);
         loop {
             let mut line = String::new();
             match self.stream.read_line(&mut line) {
@@ -174,7 +177,9 @@ impl Connection {
             } else if line.is_empty() {
                 break;
             } else if let Some(value) = line.strip_prefix("Content-Length: ") {
-                len = value.parse().map_err(|_| format!("{}: {line}", self.doing))?;
+                len = Some(value.parse().map_err(|_| format!("{}: {line}", self.doing))?);
+            } else if line == "Transfer-Encoding: chunked" {
+                len = None;
             }
         }
         if wanted.contains(&status) {
@@ -185,7 +190,40 @@ impl Connection {
     }
 
     fn body(&mut self, len: u64, progress: &Progress) -> Result<(u64, String), String> {
-        let (mut hash, mut left) = (Sha256::new(), len);
+        let mut hash = Sha256::new();
+        self.read(len, &mut hash, progress)?;
+        Ok((len, hex(&hash.finalize())))
+    }
+
+    /// A body in chunks (RFC 9112 7.1), without a trailer section.
+    fn chunks(&mut self, progress: &Progress) -> Result<(u64, String), String> {
+        let (mut hash, mut all) = (Sha256::new(), 0);
+        loop {
+            let line = self.line()?;
+            let len = u64::from_str_radix(&line, 16);
+            let len = len.map_err(|_| format!("{}: {line:?} is no chunk", self.doing))?;
+            self.read(len, &mut hash, progress)?;
+            all += len;
+            match self.line()? {
+                line if !line.is_empty() => {
+                    return Err(format!("{}: {line:?} behind a chunk", self.doing));
+                }
+                _ if len == 0 => return Ok((all, hex(&hash.finalize()))),
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line);
+        read.map_err(|error| format!("{}: reading a line: {error}", self.doing))?;
+        let whole = line.strip_suffix("\r\n").map(str::to_owned);
+        whole.ok_or_else(|| format!("{}: {line:?} is no line", self.doing))
+    }
+
+    fn read(&mut self, len: u64, hash: &mut Sha256, progress: &Progress) -> Result<(), String> {
+        let mut left = len;
         while left > 0 {
             let piece = match self.stream.fill_buf() {
                 Ok([]) => {
@@ -202,6 +240,6 @@ impl Connection {
             left -= taken as u64;
             progress.add(taken as u64);
         }
-        Ok((len, hex(&hash.finalize())))
+        Ok(())
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use shadowvm::engine::LegId;
 
+/// What the large file is made of: [`bytes`] of it.
+pub const BIG_SEED: u64 = 1;
 /// Number of small files, `/small-0.bin` to `/small-15.bin`.
 pub const SMALL_FILES: usize = 16;
 
@@ -88,7 +90,7 @@ impl Content {
         for leg in ["a", "b"] {
             fs::create_dir_all(folder.join(leg))?;
         }
-        let big = publish(folder, "big.bin", &bytes(1, big_len))?;
+        let big = publish(folder, "big.bin", &bytes(BIG_SEED, big_len))?;
         let mut rng = Rng::new(2);
         let small = (0..SMALL_FILES)
             .map(|i| {

@@ -15,6 +15,7 @@ mod content;
 mod daemons;
 mod everyday;
 mod ftp;
+mod instants;
 mod judge;
 mod load;
 mod matrix;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
     scenarios.extend(web::scenarios(&content, seed, is_long));
     scenarios.extend(sessions::scenarios(&content, seed, is_long));
     scenarios.extend(everyday::scenarios(&content, is_long));
+    scenarios.extend(instants::scenarios(&content, seed, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

@@ -95,6 +95,19 @@ pub enum Failure {
     Broken(String),
 }
 
+impl Failure {
+    /// The same, and when that was.
+    pub fn at(self, when: &str) -> Self {
+        let told = |message| format!("{when}: {message}");
+        match self {
+            Self::Void(message) => Self::Void(told(message)),
+            Self::Late(message) => Self::Late(told(message)),
+            Self::LateUnderLoad(message) => Self::LateUnderLoad(told(message)),
+            Self::Broken(message) => Self::Broken(told(message)),
+        }
+    }
+}
+
 impl From<String> for Failure {
     fn from(message: String) -> Self {
         Self::Broken(message)

@@ -199,7 +199,7 @@ fn holds_without_a_limit_are_caught() {
     desk.client(say(SYN, C - 1, 0, (1, 0), b""));
     desk.oracle.on_event(&Event::FlowOpened { flow: key() });
     desk.leg(A, say(SYN | ACK, P - 1, C, (500, 1), b""));
-    desk.wait(200);
+    desk.wait(300);
     desk.assert_caught("LV5: the primary's SYN-ACK");
 }
 
