@@ -16,6 +16,11 @@ fn capture_streams() {
 }
 
 #[test]
+fn chunk_lines() {
+    replay("chunk_lines");
+}
+
+#[test]
 fn config_toml() {
     replay("config_toml");
 }

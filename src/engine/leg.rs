@@ -108,7 +108,8 @@ pub struct Leg {
     pub clock: LegClock,
     /// When it last got a byte further (said, acknowledged or opened its window).
     pub progress_at: Instant,
-    /// When it was last told of an ack, a window or the rest of a value that it may have waited for.
+    /// When it was last told of an ack, a window or the rest of a value that it may have waited
+    /// for.
     pub given_at: Instant,
     /// When it last spoke.
     pub heard_at: Instant,

@@ -28,6 +28,9 @@ pub struct Http {
     pub(crate) status: u16,
     /// A span has been announced: the next bytes stand behind it.
     pub(crate) is_in_span: bool,
+    /// The servers cut a body into chunks differently: until they are in step again nothing that
+    /// the client says ends the reading of the answers.
+    pub(crate) is_parted: bool,
 }
 
 impl Http {
@@ -41,6 +44,7 @@ impl Http {
             is_recognized: false,
             status: 0,
             is_in_span: false,
+            is_parted: false,
         }
     }
 
@@ -51,9 +55,38 @@ impl Http {
 
     fn give_up(&mut self, why: RawReason) {
         self.request.lose(why);
-        self.response.lose(why);
         self.outstanding = VecDeque::new();
         self.is_in_span = false;
+        self.lose_answers(why);
+    }
+
+    fn lose_answers(&mut self, why: RawReason) {
+        if !self.is_parted {
+            self.response.lose(why);
+        }
+    }
+
+    /// Where the next byte of the answers stands, as they are shown.
+    pub const fn framing(&self) -> &Framing {
+        &self.response
+    }
+
+    /// So many bytes of a chunk's data were said.
+    pub fn take_data(&mut self, len: u64) {
+        self.response.skip_body(len as usize);
+    }
+
+    /// What is shown stands at `framing` now; the other server's framing is another one.
+    pub fn part(&mut self, framing: Framing) {
+        (self.response, self.is_parted) = (framing, true);
+    }
+
+    /// From here on both framings are one.
+    pub fn rejoin(&mut self) {
+        self.is_parted = false;
+        if self.request.part() == Part::Lost {
+            self.response.lose(self.request.raw().unwrap_or(RawReason::NotHttp));
+        }
     }
 
     fn on_request_line(&mut self) {
@@ -137,7 +170,7 @@ impl Normalizer for Http {
             }
         }
         if self.request.part() == Part::Lost {
-            self.response.lose(self.request.raw().unwrap_or(RawReason::NotHttp));
+            self.lose_answers(self.request.raw().unwrap_or(RawReason::NotHttp));
         }
     }
 
@@ -203,6 +236,10 @@ impl Normalizer for Http {
         Some(self)
     }
 
+    fn http_mut(&mut self) -> Option<&mut Http> {
+        Some(self)
+    }
+
     fn quiet(&self) -> Option<Quiet> {
         let parts = [&self.request, &self.response];
         let is_between = parts.iter().all(|f| f.is_between_messages());
@@ -239,7 +276,8 @@ impl Normalizer for Http {
     }
 
     fn raw(&self) -> Option<RawReason> {
-        self.request.raw().filter(|_| self.is_recognized).or(self.response.raw())
+        let of_request = self.request.raw().filter(|_| self.is_recognized);
+        of_request.or(self.response.raw()).filter(|_| !self.is_parted)
     }
 
     fn field(&self, ahead: &[u8]) -> Option<Field> {

@@ -4,6 +4,7 @@
 //! sent them to both) and names the spans whose content may differ. It never changes a byte and it
 //! decides nothing: comparison and release belong to the engine.
 
+pub mod chunks;
 pub mod framing;
 pub mod ftp;
 pub mod http;
@@ -229,7 +230,8 @@ impl Rules {
         let is_on = |rule: &ftp::Rule| rule.is_necessary() || self.has_ftp_defaults;
         let of_ftp = ftp::Rule::ALL.into_iter().filter(|_| !self.ftp_ports.is_empty());
         let of_ftp = of_ftp.filter(is_on).map(|rule| name("ftp", rule.name().into()));
-        self.http.iter().map(Rule::rule_name).chain(of_ftp).collect()
+        let of_chunks = (!self.http.is_empty()).then(chunks::rule_name);
+        self.http.iter().map(Rule::rule_name).chain(of_chunks).chain(of_ftp).collect()
     }
 }
 
@@ -313,6 +315,11 @@ pub trait Normalizer: fmt::Debug + Send {
 
     /// Itself, if it reads HTTP.
     fn http(&self) -> Option<&http::Http> {
+        None
+    }
+
+    /// The same, to be told of what only its user has read.
+    fn http_mut(&mut self) -> Option<&mut http::Http> {
         None
     }
 

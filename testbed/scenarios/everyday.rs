@@ -1,6 +1,6 @@
-//! Days of ordinary use in minutes: two servers as a distribution ships them, whose files have other
-//! times, with addresses of their own, and requests and transfers of all kinds. Nothing may differ
-//! falsely, and hardly anything be shown that only one of them has said.
+//! Days of ordinary use in minutes: two servers as a distribution ships them, whose files have
+//! other times, with addresses of their own, and requests and transfers of all kinds. Nothing may
+//! differ falsely, and hardly anything be shown that only one of them has said.
 
 use std::fs::{self, File, FileTimes};
 use std::path::Path;

@@ -10,6 +10,7 @@
 //! too.
 
 mod bed;
+mod chunks;
 mod client;
 mod content;
 mod daemons;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
     scenarios.extend(sessions::scenarios(&content, seed, is_long));
     scenarios.extend(everyday::scenarios(&content, is_long));
     scenarios.extend(instants::scenarios(&content, seed, is_long));
+    scenarios.extend(chunks::scenarios(&content, seed, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

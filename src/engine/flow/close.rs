@@ -50,6 +50,11 @@ impl Flow {
         if !self.has_both() || on(Bug::EarlyFinReleased) {
             return;
         }
+        if let Some(id) = self.ends_in_chunks().filter(|_| self.diverged_until.is_none()) {
+            cx.event(Event::EarlyEnd { flow: self.key, loser: id });
+            cx.reports.push(Report::UnfinishedEnd(id));
+            return self.lose(cx, id, SoloReason::EarlyEnd);
+        }
         for id in LegId::ALL {
             let (leg, other) = (self.leg(id), self.leg(id.other()));
             let end = leg.voice.ended_at().or(leg.reset_at.map(|_| leg.said()));

@@ -5,15 +5,17 @@
 
 use bytes::Bytes;
 
+use super::chunks::Chunks;
 use super::listen::Listener;
 use super::value::{Value, value_of};
 use super::{Cx, Flow, Report};
-use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
 use crate::engine::expected::Offer;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
+use crate::engine::{LegId, SyncScope};
+use crate::protocol::framing::Framing;
 use crate::protocol::ftp::Ftp;
 use crate::protocol::http::Http;
 use crate::protocol::{Field, Normalizer, Quiet, RawReason, Step};
@@ -32,6 +34,10 @@ pub struct Comparison {
     is_adrift: bool,
     /// One leg alone speaks, and the protocol is followed for the time when there are two again.
     is_following: bool,
+    /// Chunk lines of the servers are not in step.
+    pub(super) chunks: Option<Chunks>,
+    /// The framing that is shown was begun by a server that is gone.
+    pub(super) is_reframed: bool,
 }
 
 impl Comparison {
@@ -44,6 +50,8 @@ impl Comparison {
             span: None,
             is_adrift: false,
             is_following: false,
+            chunks: None,
+            is_reframed: false,
         }
     }
 
@@ -92,6 +100,57 @@ impl Comparison {
         self.normalizer = None;
         self.span = None;
         self.is_following = false;
+        (self.chunks, self.is_reframed) = (None, false);
+    }
+
+    /// One leg alone speaks: what it says is followed for as long as anybody has to know.
+    pub(super) fn speaks_alone(&mut self, scope: Option<SyncScope>) {
+        if !self.is_reframed {
+            self.rejoin();
+        }
+        match scope {
+            Some(SyncScope::Machine) => self.follow(),
+            _ if self.makes_offers() || self.is_reframed => self.follow(),
+            _ => self.stop(),
+        }
+    }
+
+    /// Where the shown answers stand, if they are HTTP.
+    pub(super) fn framing(&self) -> Option<&Framing> {
+        Some(self.normalizer.as_ref()?.http()?.framing())
+    }
+
+    /// The shown answers stand at `framing`; so much is left of the other server's chunk, if that
+    /// is not the same.
+    pub(super) fn set_framing(&mut self, framing: Framing, other_left: Option<u64>) {
+        if let Some(http) = self.normalizer.as_mut().and_then(|n| n.http_mut()) {
+            http.part(framing);
+        }
+        match other_left {
+            Some(_) => self.chunks = Some(Chunks { other_left }),
+            None => self.rejoin(),
+        }
+    }
+
+    /// Only one framing is left.
+    pub(super) fn rejoin(&mut self) {
+        (self.chunks, self.is_reframed) = (None, false);
+        if let Some(http) = self.normalizer.as_mut().and_then(|n| n.http_mut()) {
+            http.rejoin();
+        }
+    }
+
+    /// Both servers are in a body at the same place, and not at the same place of a chunk.
+    pub(super) fn is_parted(&self) -> bool {
+        self.chunks.is_some_and(|chunks| chunks.other_left.is_some())
+    }
+
+    /// The server whose framing is shown is gone.
+    pub(super) fn goes_on_with_other(&mut self) {
+        match self.is_parted() {
+            true => self.is_reframed = true,
+            false => self.chunks = None, // what was begun alike is gone on with
+        }
     }
 
     /// Between messages, or where nothing is followed.
@@ -108,13 +167,25 @@ impl Comparison {
     pub(super) fn plain_until(&self) -> Offset {
         match (&self.normalizer, self.span) {
             (_, Some(_)) => self.agreed,
-            (Some(n), None) => self.agreed + n.plain_ahead().min(1 << 40),
+            (Some(n), None) => {
+                let ahead = n.plain_ahead().min(1 << 40);
+                self.agreed + self.chunks.map_or(ahead, |c| ahead.min(c.other_left.unwrap_or(0)))
+            }
             (None, None) => self.agreed + (1 << 40),
         }
     }
 }
 
-fields!(Comparison { agreed, normalizer, request_read, span, is_adrift, is_following });
+fields!(Comparison {
+    agreed,
+    normalizer,
+    request_read,
+    span,
+    is_adrift,
+    is_following,
+    chunks,
+    is_reframed
+});
 
 impl Pack for Box<dyn Normalizer> {
     fn pack(&self, w: &mut Writer) {
@@ -162,9 +233,10 @@ impl Flow {
             return;
         }
         loop {
-            let stepped = match self.comparison.span {
-                Some(rule) => self.compare_span(cx, rule),
-                None => self.compare_plain(cx),
+            let stepped = match (self.comparison.span, self.comparison.chunks) {
+                (Some(rule), _) => self.compare_span(cx, rule),
+                (None, None) => self.compare_plain(cx),
+                (None, Some(_)) => self.compare_chunks(cx),
             };
             if !stepped {
                 break;
@@ -233,7 +305,7 @@ impl Flow {
     }
 
     /// The primary's bytes at `at`: what was shown of them first.
-    fn reference_at(&self, at: Offset) -> &[u8] {
+    pub(super) fn reference_at(&self, at: Offset) -> &[u8] {
         if at < self.visible.released {
             let left = self.visible.released.since(at) as usize;
             let bytes = self.shown.slice_at(at);
@@ -263,6 +335,9 @@ impl Flow {
                 && let Step::Span { after: 0, rule } = n.on_response(&[first])
             {
                 (self.comparison.normalizer, self.comparison.span) = (Some(n), Some(rule));
+                return true;
+            }
+            if self.begin_chunks() {
                 return true;
             }
             let ours = self.reference_at(at);
@@ -436,7 +511,7 @@ impl Flow {
     }
 
     /// The primary's byte and the backup's.
-    fn kind(&self, first: u8, second: u8) -> DivergenceKind {
+    pub(super) fn kind(&self, first: u8, second: u8) -> DivergenceKind {
         match self.primary {
             LegId::A => DivergenceKind::Byte(first, second),
             LegId::B => DivergenceKind::Byte(second, first),
@@ -506,6 +581,9 @@ impl Flow {
         let at = self.comparison.agreed;
         let id = self.backup();
         let voice = &self.leg(id).voice;
+        if let Some(ack) = self.ack_in_chunks(una, heard) {
+            return ack;
+        }
         let Some(rule) = self.comparison.span else { return una.min(heard) };
         let ours = self.value(rule, at, |at| self.reference_at(at));
         let theirs = self.value(rule, at, |at| self.leg(id).voice.slice_at(at));
@@ -518,13 +596,17 @@ impl Flow {
 
     /// Whether a value is under comparison, and the client knows something of it.
     pub(super) fn is_shown_in_span(&self) -> bool {
-        self.comparison.span.is_some() && self.client.una > self.comparison.agreed
+        let is_open = self.comparison.span.is_some() || self.comparison.chunks.is_some();
+        is_open && self.client.una > self.comparison.agreed
     }
 
     /// Of the value under comparison: whether `id` has said less of it than the other leg; `None`
     /// if lengths tell as much as there is to know. A value that both have said whole waits for the
     /// client's acks.
     pub(super) fn says_less_of_span(&self, id: LegId) -> Option<bool> {
+        if self.comparison.chunks.is_some() {
+            return self.says_less_of_chunks(id);
+        }
         self.comparison.span?;
         match (self.is_span_open(id), self.is_span_open(id.other())) {
             (true, true) => None,
@@ -572,6 +654,9 @@ impl Flow {
     }
 
     fn follow_step(&mut self, cx: &mut Cx<'_>) -> bool {
+        if self.comparison.is_reframed {
+            return self.reframe(cx);
+        }
         let at = self.comparison.agreed;
         if let Some(rule) = self.comparison.span {
             match self.value(rule, at, |at| self.reference_at(at)) {
@@ -677,7 +762,12 @@ impl Flow {
     }
 
     /// The streams differ at `agreed`.
-    fn on_difference(&mut self, cx: &mut Cx<'_>, kind: DivergenceKind, field: Option<Field>) {
+    pub(super) fn on_difference(
+        &mut self,
+        cx: &mut Cx<'_>,
+        kind: DivergenceKind,
+        field: Option<Field>,
+    ) {
         let at = self.comparison.agreed;
         let divergence = Divergence { at, kind, field };
         cx.event(Event::Diverged { flow: self.key, divergence });

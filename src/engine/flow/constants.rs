@@ -183,7 +183,8 @@ impl Flow {
         let open = |id: LegId| {
             let leg = self.leg(id);
             u8::from(leg.is_open()) << (4 + id.index())
-                | u8::from(!leg.is_constant() || self.is_foreign(id)) << (6 + id.index())
+                | u8::from(!leg.is_constant() || self.is_foreign(id) || self.is_parted(id))
+                    << (6 + id.index())
         };
         let state = match self.state {
             FlowState::Lagging => 1,
@@ -229,6 +230,12 @@ impl Flow {
     /// otherwise: only this process knows the rest.
     fn is_foreign(&self, id: LegId) -> bool {
         id == self.primary && self.visible.foreign_until.is_some()
+    }
+
+    /// Whether `id` cuts the body that it is saying into other chunks than are shown.
+    fn is_parted(&self, id: LegId) -> bool {
+        let is_foreign = self.comparison.is_reframed == (id == self.primary);
+        self.comparison.is_parted() && is_foreign
     }
 
     /// A flow from an earlier process; `None` if the record makes no sense.

@@ -48,7 +48,18 @@ impl Flow {
             if was_primary {
                 self.hand_over(cx, from);
             }
-            self.pair_with_copy(cx, to);
+            match self.comparison.is_reframed {
+                // What is shown of a body is neither's way to say it.
+                true => {
+                    self.drop_copy(cx, to);
+                    self.diverged_until = None;
+                    self.set_state(cx, FlowState::Solo, Some(SoloReason::Unfollowed));
+                }
+                false => {
+                    self.comparison.rejoin();
+                    self.pair_with_copy(cx, to);
+                }
+            }
             if was_primary && self.state == before {
                 self.tell_state(cx, before); // by another server
             }

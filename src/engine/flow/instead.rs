@@ -1,5 +1,6 @@
 //! What the client is shown instead of something that each server says of itself: its own address
-//! in an answer to PASV, where the servers have addresses of their own.
+//! in an answer to PASV, where the servers have addresses of their own; and chunk lines where the
+//! servers cut a body differently (`chunks.rs`), which nobody else says like that.
 //!
 //! The client is shown the service's. That is of another length, so it is a splice on the voice of
 //! the server that says it; the text waits here until it was shown. Whoever takes over before that
@@ -21,8 +22,8 @@ pub struct Instead(Vec<Text>);
 #[derive(Clone, Debug)]
 struct Text {
     from: Offset,
-    /// The rule of the value that it is shown for.
-    rule: u16,
+    /// The rule of the value that it is shown for; none if it is framing.
+    rule: Option<u16>,
     bytes: Bytes,
 }
 
@@ -35,13 +36,25 @@ impl Text {
 impl Instead {
     /// What is shown from `at` on, if that is not what the primary says.
     pub fn text_at(&self, at: Offset) -> Option<Bytes> {
-        let text = self.0.iter().find(|text| text.from <= at && at < text.end())?;
+        let next = self.0.partition_point(|text| text.end() <= at);
+        let text = self.0.get(next).filter(|text| text.from <= at)?;
         Some(text.bytes.slice(at.since(text.from) as usize..))
     }
 
     /// Where the next one behind `at` begins.
     pub fn next_from(&self, at: Offset) -> Option<Offset> {
-        self.0.iter().map(|text| text.from).find(|from| *from > at)
+        let next = self.0.partition_point(|text| text.from <= at);
+        self.0.get(next).map(|text| text.from)
+    }
+
+    /// A chunk line, and maybe a byte behind it, is shown at `from`.
+    pub(super) fn push_line(&mut self, from: Offset, bytes: Bytes) {
+        self.0.push(Text { from, rule: None, bytes });
+    }
+
+    /// Where the last chunk line ends that waits.
+    pub(super) fn lines_end(&self) -> Option<Offset> {
+        self.0.iter().rev().find(|text| text.rule.is_none()).map(Text::end)
     }
 
     /// Forgets what ends at or before `shown`.
@@ -100,7 +113,7 @@ impl Flow {
         if is_other_len && !self.splice(cx, self.primary, at, own_len, bytes.len()) {
             return false;
         }
-        self.visible.instead.0.push(Text { from: at, rule, bytes });
+        self.visible.instead.0.push(Text { from: at, rule: Some(rule), bytes });
         true
     }
 
@@ -109,7 +122,8 @@ impl Flow {
         let released = self.visible.released;
         let voice = &self.leg(id).voice;
         let unshown = self.visible.instead.0.iter().filter(|text| text.from >= released);
-        unshown.map(|text| (voice.own(text.from, Round::Down), text.rule)).collect()
+        let place = |text: &Text| Some((voice.own(text.from, Round::Down), text.rule?));
+        unshown.filter_map(place).collect()
     }
 
     /// `id` has become primary, and says its own version at these places. Returns where `agreed`,

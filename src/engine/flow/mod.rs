@@ -10,6 +10,7 @@
 //! monotone · I5 each leg alone could carry on · I6 an ack to a leg is at most what it sent ·
 //! I7 FIN and RST only where both ended, or by a stated rule · I8 the clock shown is monotone.
 
+mod chunks;
 mod close;
 mod compare;
 mod constants;
@@ -59,7 +60,7 @@ use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::told_blocks::ToldBlocks;
-use super::{FlowSnapshot, LegId, Link, Numbers, Output, Record, SyncScope};
+use super::{FlowSnapshot, LegId, Link, Numbers, Output, Record};
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
@@ -424,11 +425,7 @@ impl Flow {
             self.tell_state(cx, from);
         }
         if to == FlowState::Solo {
-            match cx.config.sync_scope {
-                Some(SyncScope::Machine) => self.comparison.follow(),
-                _ if self.comparison.makes_offers() => self.comparison.follow(),
-                _ => self.comparison.stop(),
-            }
+            self.comparison.speaks_alone(cx.config.sync_scope);
         }
         if matches!(to, FlowState::Solo | FlowState::TimeWait) {
             (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);

@@ -59,18 +59,19 @@ impl Pack for Returned {
 
 impl Pack for Http {
     fn pack(&self, w: &mut Writer) {
-        let Self { rules: _, request, response, outstanding, is_recognized, status, is_in_span } =
-            self;
-        (*is_recognized, *status, *is_in_span).pack(w);
+        let Self { rules: _, request, response, outstanding, .. } = self;
+        let Self { is_recognized, status, is_in_span, is_parted, .. } = self;
+        (*is_recognized, *status, (*is_in_span, *is_parted)).pack(w);
         request.pack(w);
         response.pack(w);
         outstanding.pack(w);
     }
     fn unpack(r: &mut Reader<'_>) -> Self {
-        let (is_recognized, status, is_in_span) = Pack::unpack(r);
+        let (is_recognized, status, (is_in_span, is_parted)) = Pack::unpack(r);
         let (request, response, outstanding) = Pack::unpack(r);
         let rules = r.rules.http.clone();
-        Self { rules, request, response, outstanding, is_recognized, status, is_in_span }
+        let lines = Self { request, response, outstanding, ..Self::new(rules) };
+        Self { is_recognized, status, is_in_span, is_parted, ..lines }
     }
 }
 

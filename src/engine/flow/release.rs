@@ -23,6 +23,10 @@ impl Flow {
                 self.comparison.agreed() + u64::from(on(Bug::ReleaseOneAhead))
             }
             FlowState::Lagging if self.is_orphaned() => self.visible.released,
+            // What has no place in the framing that is shown is not shown.
+            FlowState::Solo if self.comparison.is_reframed => {
+                self.comparison.agreed().max(self.visible.released)
+            }
             // A value that is shown otherwise is shown whole.
             FlowState::Solo if self.comparison.is_in_offer() && !self.has_ended() => {
                 self.comparison.agreed().max(self.visible.released)
@@ -86,7 +90,7 @@ impl Flow {
     }
 
     /// Whether the primary's stream has ended.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.leg(self.primary).voice.ended_at().is_some()
     }
 
@@ -174,7 +178,8 @@ impl Flow {
     /// While a leg takes over with bytes held, they leave as the client's acks make room.
     fn takeover_limit(&mut self, cx: &Cx<'_>) -> Option<Offset> {
         let limit = self.visible.takeover?;
-        if self.visible.released >= self.leg(self.primary).said() {
+        let is_shown = self.visible.released >= self.leg(self.primary).said();
+        if is_shown || (self.comparison.is_reframed && self.visible.released >= self.releasable()) {
             (self.visible.takeover, self.visible.takeover_at) = (None, None);
             return None;
         }

@@ -125,7 +125,10 @@ impl Flow {
         self.visible.foreign_until =
             Some(self.visible.differs_until).filter(|until| *until > self.client.una);
         let (released, agreed) = (self.visible.released, self.comparison.agreed());
-        let agreed = self.leg_mut(id).voice.rewind(released, agreed);
+        self.comparison.goes_on_with_other();
+        // A chunk line that both have passed is shown as the other one said it.
+        let kept = self.visible.instead.lines_end().unwrap_or(released).max(released);
+        let agreed = self.leg_mut(id).voice.rewind(kept, agreed);
         self.comparison.move_to(agreed);
         if !places.is_empty() {
             let agreed = self.say_instead(cx, id, &places, self.comparison.agreed());
@@ -141,7 +144,9 @@ impl Flow {
     pub fn swap_roles(&mut self, cx: &mut Cx<'_>, to: LegId) -> bool {
         let is_equal = self.state == FlowState::Paired && self.has_both();
         // What stands for a value of `to` has still to be shown.
-        let is_shown = self.leg(to).voice.is_plain_from(self.visible.released);
+        let is_shown = self.leg(to).voice.is_plain_from(self.visible.released)
+            && self.comparison.chunks.is_none()
+            && self.visible.instead.lines_end().is_none();
         if self.primary == to || !is_equal || !is_shown {
             return false;
         }

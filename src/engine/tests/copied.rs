@@ -18,7 +18,7 @@ fn equal() -> Kit {
     equal_with(config())
 }
 
-fn equal_with(config: EngineConfig) -> Kit {
+pub(super) fn equal_with(config: EngineConfig) -> Kit {
     let sync_scope = Some(SyncScope::Machine);
     let sync_deadline = Duration::from_secs(1);
     let mut kit = Kit::new(EngineConfig { sync_scope, sync_deadline, ..config });
@@ -28,7 +28,7 @@ fn equal_with(config: EngineConfig) -> Kit {
     kit
 }
 
-fn copy(kit: &mut Kit) {
+pub(super) fn copy(kit: &mut Kit) {
     kit.step(SyncStep::Frozen);
     kit.step(SyncStep::TargetReady);
 }
@@ -42,7 +42,7 @@ fn shown(kit: &Kit) -> Vec<u8> {
 }
 
 /// The primary fails, comes back and is asked to be made equal.
-fn fail_over_and_back(kit: &mut Kit) {
+pub(super) fn fail_over_and_back(kit: &mut Kit) {
     kit.command(Command::Failover { to: None, is_planned: false });
     kit.wait_ms(10);
     let failed = kit.engine.status().roles.primary.other();

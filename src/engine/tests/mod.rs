@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod chunks;
 mod control;
 mod cookies;
 mod copied;

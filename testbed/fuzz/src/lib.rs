@@ -5,6 +5,7 @@
 //! that a corpus which has rotted is noticed. Its `seeds` are where fuzzing begins.
 
 pub mod capture_streams;
+pub mod chunk_lines;
 pub mod config_toml;
 pub mod control_api;
 mod ends;
@@ -41,6 +42,7 @@ macro_rules! targets {
 /// All targets.
 pub const TARGETS: &[Target] = targets![
     capture_streams,
+    chunk_lines,
     config_toml,
     control_api,
     engine_packets,
