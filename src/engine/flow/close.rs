@@ -254,7 +254,7 @@ impl Flow {
         }
     }
 
-    fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
+    pub(super) fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
         let (l2, l3) = match self.leg_headers(self.primary) {
             Some(headers) => headers,
             None => {
