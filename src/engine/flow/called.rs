@@ -178,7 +178,7 @@ impl Flow {
             if !self.not_just_repeated(cx, Offset::SYN, Offset::START, id).is_empty() {
                 self.repeat_syn(cx);
             }
-        } else if self.owes_syn(id) {
+        } else if self.owes_syn(id) || (self.client.is_learned && !self.leg(id).is_learned) {
             self.answer_leg(cx, id);
         } else {
             self.leg_mut(id).owes_ack = self.leg(id).is_learned;
