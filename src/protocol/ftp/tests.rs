@@ -279,6 +279,7 @@ fn any_command() -> impl Strategy<Value = Vec<u8>> {
         b"\xff\xfb\x01NOOP\r\n",
         b"AUTH TLS\r\n",
         b"EPRT |1|192.0.2.1|5000|\r\n",
+        b"EPRT |3|x|5000|\r\n",
         b"QUIT\n",
         b"\r\n",
         b"NOOP",
@@ -466,7 +467,7 @@ impl Naive {
             match asked.take() {
                 None if code != "421" => return,
                 Some(asked) if asked.starts_with("AUTH") && code == "234" => return,
-                Some(asked) if asked.starts_with("EPRT") && code == "200" => return,
+                Some(asked) if asked.starts_with("EPRT |3") && code == "200" => return,
                 _ => {}
             }
         }
