@@ -209,7 +209,7 @@ fn clients(at: &Path, content: &Content, daemon: Daemon, is_vip: bool) -> Result
     let (v4, v6) = SERVICE;
     let [url, url_v6] = [format!("ftp://{v4}/data"), format!("ftp://[{v6}]/data")];
     let lftp = format!("set net:max-retries 1; open {v4}; get data -o got; put got -o put/lftp");
-    let active = format!("set ftp:passive-mode off; {lftp}");
+    let active = format!("set ftp:passive-mode off; {}", lftp.replace("put/lftp", "put/called"));
     let tnftp = format!("printf 'user anonymous x\\nbinary\\nget data got\\n' | tnftp -n {v4}");
     let asked = [
         ("curl", vec!["curl", "-sS", "-o", "got", &url]),
