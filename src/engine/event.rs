@@ -165,7 +165,8 @@ pub enum SoloReason {
     HalfOpen,
     /// Its client's network has too many flows.
     SourceLimit,
-    /// What comes next, two equal servers say each in its own way (encryption, active FTP).
+    /// What comes next, two equal servers say each in its own way (encryption, FTP that leads
+    /// elsewhere).
     Unfollowed,
     /// It is TLS, which two servers never say alike.
     Tls,
