@@ -82,6 +82,8 @@ struct Calls {
     due: Option<Instant>,
     /// The connection has begun.
     has_begun: bool,
+    /// Without this one, which was to call, too.
+    late: Option<LegId>,
 }
 
 impl Calls {
@@ -243,7 +245,7 @@ impl Expected {
         let syns = std::mem::take(&mut calls.syns);
         let is_late = |leg: &LegId| calls.legs[leg.index()] && syns[leg.index()].is_none();
         let late = LegId::ALL.into_iter().find(is_late);
-        calls.has_begun = true;
+        (calls.has_begun, calls.late) = (true, late);
         if let Some(due) = calls.due.take() {
             self.waiting.remove(&(due, place));
         }
@@ -255,6 +257,10 @@ impl Expected {
         let mut complete = Vec::new();
         for (place, entry) in &mut self.entries {
             let Awaited::Servers(calls) = &mut entry.who else { continue };
+            if calls.late == Some(server.other()) {
+                // What has begun without it is over: now it alone is waited for.
+                *calls = Calls { legs: [true; 2], ..Calls::default() };
+            }
             (calls.legs[server.index()], calls.syns[server.index()]) = (false, None);
             if calls.is_complete() {
                 complete.push((*place).into());
@@ -331,7 +337,7 @@ fn place(key: &FlowKey, port: u16) -> PackedKey {
 }
 
 fields!(Entry { who, control, until });
-fields!(Calls { legs, syns, due, has_begun });
+fields!(Calls { legs, syns, due, has_begun, late });
 fields!(Expected { entries, ends, by_control, waiting });
 
 impl Pack for Awaited {

@@ -143,8 +143,12 @@ impl Path {
     fn client_hears(&mut self, heard: &Heard) {
         let seg = &heard.seg;
         if seg.flags == SYN {
-            let first = self.syn.get_or_insert_with(|| heard.clone());
-            assert_eq!(first.seg, *seg, "one SYN");
+            if self.syn.as_ref().is_some_and(|first| first.seg != *seg) {
+                assert!(self.was_alone && self.servers.iter().any(|s| s.is_dead), "one SYN");
+                // Whoever had called alone is dead, and what became of that the client missed.
+                (self.syn, self.client) = (None, Client::default());
+            }
+            self.syn.get_or_insert_with(|| heard.clone());
             self.call.shown = seg.src_port;
             let iss = *self.client.iss.get_or_insert(seg.seq);
             if !self.client.is_open {
@@ -152,7 +156,9 @@ impl Path {
             }
             return;
         }
-        let Some(iss) = self.client.iss else { panic!("nobody has called: {heard:?}") };
+        let Some(iss) = self.client.iss else {
+            return assert!(seg.flags.has(RST), "nobody has called: {heard:?}");
+        };
         if seg.flags.has(RST) {
             let next = iss + 1 + self.client.got as u32 + u32::from(self.client.has_fin);
             self.client.was_reset |= seg.seq == next;

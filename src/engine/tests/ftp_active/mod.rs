@@ -483,6 +483,24 @@ fn a_client_whose_only_caller_dies_is_reset() {
     assert_eq!((told.len(), told[0].seg.flags, told[0].seg.seq), (1, RST, ISN[0]));
 }
 
+/// It had called alone because the other one was slow: that one is heard now.
+#[test]
+fn who_was_too_late_is_heard_when_the_only_caller_has_died() {
+    for ports in [[20, 40_001], [20, 20]] {
+        let mut call = agreed_with(ports, ACTIVE);
+        call.call(B);
+        call.world.kit.wait_ms(160);
+        call.kill(B);
+        call.world.kit.forget();
+        let shown = call.call(A);
+        assert_eq!(of(&shown, SYN).len(), 1, "{ports:?}: {shown:?}");
+        assert_eq!((shown[0].seg.seq, shown[0].seg.src_port), (ISS[0], 20));
+        call.answer(ISS[0]);
+        let last = call.acknowledge(A).pop().expect("the last ack");
+        assert_eq!((last.seg.flags, last.seg.ack), (ACK, R));
+    }
+}
+
 const CONTENT: &[u8] = b"some bytes of a file";
 
 /// The primary dies when it and the backup have said any part of the file.
