@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::address::VipPlan;
+use super::address::{Source, VipPlan};
 use super::limits;
 use super::time::Duration;
 use crate::protocol::returned::Returned;
@@ -120,6 +120,11 @@ impl EngineConfig {
     pub fn service_address(&self, leg: super::LegId, address: IpAddr) -> IpAddr {
         let served = self.vip.as_ref().and_then(|plan| plan.service_of(leg, address));
         served.unwrap_or(address)
+    }
+
+    /// Whether servers know clients by their own addresses, and may connect to them.
+    pub fn shows_clients(&self) -> bool {
+        self.vip.as_ref().is_none_or(|plan| plan.source == Source::Client)
     }
 
     /// Whoever reads a new flow with the service's `port`; of a data connection everything is

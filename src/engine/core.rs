@@ -1,6 +1,7 @@
 //! [`Engine`]: takes inputs, finds the flow or the row of the bridge that they concern, carries
 //! out the control side's orders, and keeps the timers.
 
+mod calls;
 mod data;
 mod looking;
 mod opening;
@@ -137,6 +138,7 @@ impl Engine {
             self.bridge.next_timer(),
             self.control.detector.urgent_at(),
             self.control.resync.next_timer(),
+            self.expected.next_timer(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -359,6 +361,7 @@ impl Engine {
     }
 
     fn on_server_tcp(&mut self, leg: LegId, seg: &Segment, frame: Frame) {
+        let Some(frame) = self.hear_call(leg, seg, frame) else { return };
         let view = self.view();
         let Some(key) = self.flow_key(seg, seg.dst(), seg.src()) else {
             return self.bridge.to_client(view, leg, frame, &mut self.outputs);
@@ -441,6 +444,7 @@ impl Engine {
         let gap = self.now.since(self.tick_at);
         self.event(Event::OwnStall { gap });
         self.control.detector.own_stall(self.now);
+        self.expected.put_off(gap);
         for leg in LegId::ALL {
             let ids: Vec<FlowId> =
                 self.table.pinned_since(leg, self.now).map(|(_, id)| id).collect();
@@ -466,6 +470,7 @@ impl Engine {
         for id in self.table.due(self.now) {
             self.with_flow(id, |flow, cx| flow.on_timeout(cx));
         }
+        self.time_calls();
         let view = self.view();
         self.bridge.on_time(view, &mut self.outputs);
         while self.control.detector.take_urgent(self.now) {
@@ -623,6 +628,9 @@ impl Engine {
         };
         self.outputs.insert(at, Output::Event(event));
         self.profile = Profile::default();
+        for key in self.expected.on_failed(server) {
+            self.begin_call(&key);
+        }
         self.refresh_service();
     }
 
@@ -720,6 +728,7 @@ impl Engine {
                 }
                 Report::Skew(_, skew) => self.control.detector.note_skew(skew),
                 Report::Offered(control, offer) => self.on_offer(&control, &offer),
+                Report::Called(control, call) => self.on_agreed_call(&control, &call),
             }
         }
     }

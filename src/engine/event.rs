@@ -165,7 +165,8 @@ pub enum SoloReason {
     HalfOpen,
     /// Its client's network has too many flows.
     SourceLimit,
-    /// What comes next, two equal servers say each in its own way (encryption, active FTP).
+    /// What comes next, two equal servers say each in its own way (encryption, FTP that leads
+    /// elsewhere).
     Unfollowed,
     /// It is TLS, which two servers never say alike.
     Tls,
@@ -382,8 +383,8 @@ pub enum Event {
     /// The flow's protocol is not followed any more: from here on its bytes are compared as they
     /// are, and no rule applies.
     ComparedRaw { flow: FlowKey, why: RawReason },
-    /// The servers have said on a control connection (FTP) where they expect a data connection; the
-    /// client was shown this port.
+    /// A data connection (FTP) is to come, as was said on a control connection: at this port, which
+    /// the client was shown, or at which it waits for the servers itself.
     DataOffered { flow: FlowKey, port: u16, outcome: OfferOutcome },
     /// One server's part of a flow ended early and it goes on with the other.
     EarlyEnd { flow: FlowKey, loser: LegId },

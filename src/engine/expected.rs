@@ -1,16 +1,18 @@
-//! Data connections of FTP that are to come: where the servers listen, as they have said on a
-//! control connection. Bounded, and each for one connection and a minute.
+//! Data connections of FTP that are to come: where the servers have said, on a control connection,
+//! that they listen, or where the client has, and the servers are to call. Bounded, and each for one
+//! connection and a minute.
 //!
-//! Only the client of the control connection may come, and only to the service itself: a server
-//! that names somebody else, or a port that has another meaning, is not believed (RFC 2577 3).
-
-use std::collections::{BTreeMap, VecDeque};
+//! Only the client of the control connection may come, and only to the service itself; only to that
+//! client may the servers: who names somebody else, or a port that has another meaning, is not
+//! believed (RFC 2577 3). Where the servers call, the first SYN waits here for the other one.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use super::event::{FlowKey, OfferOutcome, PackedKey};
-use super::pack::fields;
+use super::pack::{Pack, Reader, Writer, fields};
 use super::time::{Duration, Instant};
 use super::{EngineConfig, LegId};
+use crate::wire::Frame;
 
 /// How long a connection is waited for: as long as common servers wait.
 const KEPT: Duration = Duration::from_millis(60_000);
@@ -19,7 +21,7 @@ const EXPECTED_MAX: usize = 1 << 14;
 /// The same of one control connection: beyond it the oldest is forgotten.
 const PER_CONTROL_MAX: usize = 8;
 /// The lowest port that is not a service's own.
-const PORT_MIN: u16 = 1024;
+pub const PORT_MIN: u16 = 1024;
 
 /// What the servers have said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +34,76 @@ pub struct Offer {
     pub ports: [Option<u16>; 2],
 }
 
+/// Servers that are to connect to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Where it listens.
+    pub client: SocketAddr,
+    /// Who was told so.
+    pub legs: [bool; 2],
+}
+
+/// What became of the SYN of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nobody has announced it.
+    Unannounced,
+    /// The connection has begun without it.
+    TooLate,
+    /// It waits for the other server's.
+    Waits,
+    /// Everybody has called.
+    All,
+}
+
 #[derive(Debug)]
 struct Entry {
-    ports: [Option<u16>; 2],
+    who: Awaited,
     control: PackedKey,
     until: Instant,
+}
+
+/// Who is to begin.
+#[derive(Debug)]
+enum Awaited {
+    /// The client, where each server listens.
+    Client([Option<u16>; 2]),
+    /// The servers.
+    Servers(Calls),
+}
+
+/// What was heard of the servers that are to call.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Who is to.
+    legs: [bool; 2],
+    syns: [Option<Frame>; 2],
+    /// When whoever has called has waited long enough for the other one.
+    due: Option<Instant>,
+    /// The connection has begun.
+    has_begun: bool,
+    /// Without this one, which was to call, too.
+    late: Option<LegId>,
+}
+
+impl Calls {
+    fn is_complete(&self) -> bool {
+        let has_all =
+            self.legs.iter().zip(&self.syns).all(|(called, syn)| !called || syn.is_some());
+        has_all && self.syns.iter().any(Option::is_some) && !self.has_begun
+    }
 }
 
 /// All that are waited for.
 #[derive(Debug, Default)]
 pub struct Expected {
-    /// By the connection to come, without the client's port.
+    /// By the connection to come, without the port of who begins it.
     entries: BTreeMap<PackedKey, Entry>,
     /// In the order in which they end.
     ends: VecDeque<(Instant, PackedKey)>,
     by_control: BTreeMap<PackedKey, VecDeque<PackedKey>>,
+    /// Calls that wait, by when they have waited long enough.
+    waiting: BTreeSet<(Instant, PackedKey)>,
 }
 
 impl Expected {
@@ -66,7 +123,24 @@ impl Expected {
         if ports.any(|port| *port < PORT_MIN || config.ports.contains(port)) {
             return OfferOutcome::PortTaken;
         }
-        let (place, control) = (place(control, offer.shown), control.packed());
+        self.enter(now, place(control, offer.shown), control, Awaited::Client(offer.ports))
+    }
+
+    /// Waits for the servers that are to call the client of the flow `control`.
+    pub fn expect_call(&mut self, now: Instant, control: &FlowKey, call: &Call) -> OfferOutcome {
+        self.forget_old(now);
+        let calls = Calls { legs: call.legs, ..Calls::default() };
+        self.enter(now, call_place(control, call.client), control, Awaited::Servers(calls))
+    }
+
+    fn enter(
+        &mut self,
+        now: Instant,
+        place: PackedKey,
+        control: &FlowKey,
+        who: Awaited,
+    ) -> OfferOutcome {
+        let control = control.packed();
         self.forget(&place);
         if let Some(oldest) = self.by_control.get(&control).filter(|of| of.len() >= PER_CONTROL_MAX)
             && let Some(oldest) = oldest.front().copied()
@@ -77,7 +151,7 @@ impl Expected {
             return OfferOutcome::Full;
         }
         let until = now + KEPT;
-        self.entries.insert(place, Entry { ports: offer.ports, control, until });
+        self.entries.insert(place, Entry { who, control, until });
         self.ends.push_back((until, place));
         self.by_control.entry(control).or_default().push_back(place);
         OfferOutcome::Believed
@@ -98,18 +172,121 @@ impl Expected {
         let place = place.or_else(|| {
             let [first, last] = [0, u16::MAX].map(|port| self::place(key, port));
             let mut near = self.entries.range(first..=last);
-            let is_its = |entry: &Entry| entry.ports[primary.index()] == Some(port);
+            let is_its =
+                |entry: &Entry| entry.ports().is_some_and(|of| of[primary.index()] == Some(port));
             near.find(|(_, entry)| is_its(entry)).map(|(place, _)| *place)
         })?;
-        let ports = self.entries.get(&place).map(|entry| entry.ports);
+        let ports = self.entries.get(&place).and_then(Entry::ports);
         self.forget(&place);
         ports
+    }
+
+    /// A server's SYN to the client of `key`, in `frame`; it waits `hold` for the other one's.
+    pub fn hear_call(
+        &mut self,
+        now: Instant,
+        hold: Duration,
+        key: &FlowKey,
+        leg: LegId,
+        frame: &Frame,
+    ) -> Heard {
+        self.forget_old(now);
+        let place = call_place(key, key.client);
+        let Some(calls) = self.calls(&place) else { return Heard::Unannounced };
+        if calls.has_begun || !calls.legs[leg.index()] {
+            return Heard::TooLate;
+        }
+        let is_first = calls.syns.iter().all(Option::is_none);
+        calls.syns[leg.index()] = Some(frame.clone());
+        if calls.is_complete() {
+            return Heard::All;
+        }
+        if is_first {
+            calls.due = Some(now + hold);
+            self.waiting.insert((now + hold, place));
+        }
+        Heard::Waits
+    }
+
+    /// When the next call has waited long enough.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.waiting.first().map(|(due, _)| *due)
+    }
+
+    /// A client of a call that has waited long enough, with the call's only server; it is told once.
+    pub fn next_due(&mut self, now: Instant) -> Option<(FlowKey, LegId)> {
+        while let Some(&(due, place)) = self.waiting.first().filter(|(due, _)| *due <= now) {
+            self.waiting.remove(&(due, place));
+            let Some(calls) = self.calls(&place) else { continue };
+            calls.due = None;
+            let first = LegId::ALL.into_iter().find(|leg| calls.syns[leg.index()].is_some());
+            if let Some(leg) = first {
+                return Some((place.into(), leg));
+            }
+        }
+        None
+    }
+
+    /// Nobody was late for so long.
+    pub fn put_off(&mut self, by: Duration) {
+        for (due, place) in std::mem::take(&mut self.waiting) {
+            if let Some(calls) = self.calls(&place) {
+                calls.due = Some(due + by);
+                self.waiting.insert((due + by, place));
+            }
+        }
+    }
+
+    /// The connection to the client of `key` begins with these SYNs. Later ones are too late.
+    /// With them comes whether it begins without a server that was to call.
+    pub fn begin(&mut self, key: &FlowKey) -> Option<([Option<Frame>; 2], Option<LegId>)> {
+        let place = call_place(key, key.client);
+        let calls = self.calls(&place).filter(|calls| !calls.has_begun)?;
+        let syns = std::mem::take(&mut calls.syns);
+        let is_late = |leg: &LegId| calls.legs[leg.index()] && syns[leg.index()].is_none();
+        let late = LegId::ALL.into_iter().find(is_late);
+        (calls.has_begun, calls.late) = (true, late);
+        if let Some(due) = calls.due.take() {
+            self.waiting.remove(&(due, place));
+        }
+        Some((syns, late))
+    }
+
+    /// `server` does not call any more. Returns whose connection nobody else is waited for.
+    pub fn on_failed(&mut self, server: LegId) -> Vec<FlowKey> {
+        let mut complete = Vec::new();
+        for (place, entry) in &mut self.entries {
+            let Awaited::Servers(calls) = &mut entry.who else { continue };
+            if calls.late == Some(server.other()) {
+                // What has begun without it is over: now it alone is waited for.
+                *calls = Calls { legs: [true; 2], ..Calls::default() };
+            }
+            (calls.legs[server.index()], calls.syns[server.index()]) = (false, None);
+            if calls.is_complete() {
+                complete.push((*place).into());
+            }
+        }
+        complete
+    }
+
+    fn calls(&mut self, place: &PackedKey) -> Option<&mut Calls> {
+        match &mut self.entries.get_mut(place)?.who {
+            Awaited::Servers(calls) => Some(calls),
+            Awaited::Client(_) => None,
+        }
     }
 
     /// `to` is a copy of the other server from here on.
     pub fn on_copied(&mut self, to: LegId) {
         for entry in self.entries.values_mut() {
-            entry.ports[to.index()] = entry.ports[to.other().index()];
+            let from = to.other().index();
+            match &mut entry.who {
+                Awaited::Client(ports) => ports[to.index()] = ports[from],
+                Awaited::Servers(calls) => {
+                    calls.legs[to.index()] = calls.legs[from];
+                    calls.syns[to.index()] = calls.syns[from].clone();
+                }
+            }
         }
     }
 
@@ -126,6 +303,9 @@ impl Expected {
 
     fn forget(&mut self, place: &PackedKey) {
         let Some(entry) = self.entries.remove(place) else { return };
+        if let Awaited::Servers(Calls { due: Some(due), .. }) = entry.who {
+            self.waiting.remove(&(due, *place));
+        }
         if let Some(of) = self.by_control.get_mut(&entry.control) {
             of.retain(|other| other != place);
             if of.is_empty() {
@@ -135,14 +315,48 @@ impl Expected {
     }
 }
 
+impl Entry {
+    /// Where the servers listen, if the client is to come.
+    fn ports(&self) -> Option<[Option<u16>; 2]> {
+        match self.who {
+            Awaited::Client(ports) => Some(ports),
+            Awaited::Servers(_) => None,
+        }
+    }
+}
+
+/// Every connection of the service of `key` to this `client`.
+fn call_place(key: &FlowKey, client: SocketAddr) -> PackedKey {
+    FlowKey { client, server: SocketAddr::new(key.server.ip(), 0), ..*key }.packed()
+}
+
 /// Every connection of the client of `key` to this port of the service's address.
 fn place(key: &FlowKey, port: u16) -> PackedKey {
     let client = SocketAddr::new(key.client.ip(), 0);
     FlowKey { client, server: SocketAddr::new(key.server.ip(), port), ..*key }.packed()
 }
 
-fields!(Entry { ports, control, until });
-fields!(Expected { entries, ends, by_control });
+fields!(Entry { who, control, until });
+fields!(Calls { legs, syns, due, has_begun, late });
+fields!(Expected { entries, ends, by_control, waiting });
+
+impl Pack for Awaited {
+    fn pack(&self, w: &mut Writer) {
+        match self {
+            Self::Client(ports) => (false, *ports).pack(w),
+            Self::Servers(calls) => {
+                true.pack(w);
+                calls.pack(w);
+            }
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match Pack::unpack(r) {
+            false => Self::Client(Pack::unpack(r)),
+            true => Self::Servers(Pack::unpack(r)),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -284,7 +284,9 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::Restored => "it was taken over from before a restart",
         SoloReason::HalfOpen => "its handshake gave way to newer ones",
         SoloReason::SourceLimit => "its network has too many connections",
-        SoloReason::Unfollowed => "what comes next is each server's own (encryption, active FTP)",
+        SoloReason::Unfollowed => {
+            "what comes next is each server's own (encryption, FTP to elsewhere)"
+        }
         SoloReason::Tls => "it is TLS, which two servers never say alike",
         SoloReason::Ssh => "it is SSH, which two servers never say alike",
         SoloReason::Http2 => "it is HTTP/2, which is not compared",

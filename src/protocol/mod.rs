@@ -16,7 +16,7 @@ pub mod start;
 mod tests;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::ftp::Ftp;
@@ -89,7 +89,7 @@ pub enum RawReason {
     NotFtp,
     /// The client and the servers speak in secret from here on.
     Encrypted,
-    /// The servers are to connect to the client, each for itself.
+    /// The servers are to connect to somewhere, each for itself, and that is not followed.
     ActiveData,
 }
 
@@ -292,6 +292,11 @@ pub trait Normalizer: fmt::Debug + Send {
     /// The same value with another address.
     fn with_address(&self, _rule: u16, value: &[u8], _address: IpAddr) -> Vec<u8> {
         value.to_vec()
+    }
+
+    /// Where the servers are to connect to, if they have agreed to that since it was asked last.
+    fn take_call(&mut self) -> Option<SocketAddr> {
+        None
     }
 
     /// Whether data connections may still be announced.

@@ -110,6 +110,7 @@ secure_chroot_dir=OWN/empty
 const PROFTPD: &str = "ServerName \"Debian\"
 ServerType standalone
 UseIPv6 on
+UseReverseDNS off
 Port 21
 Umask 022
 User www-data

@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
-use shadowvm::engine::LegId;
+use shadowvm::engine::{LegId, Source};
 use shadowvm::lab::world::SERVICE;
-use shadowvm::lab::{HostId, Program, WorldOptions};
+use shadowvm::lab::{HostId, Program, Topology, WorldOptions};
 
 use super::Scenario;
 use super::bed::{Bed, Fault, GatewayOptions};
@@ -27,8 +29,23 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// How the client asks for a data connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
+    /// PASV.
     Passive,
+    /// EPSV.
     Extended,
+    /// PORT: the servers call.
+    Active,
+    /// EPRT.
+    Called,
+}
+
+/// What begins a data connection.
+#[derive(Debug)]
+enum Door {
+    /// Where a server listens.
+    Theirs(SocketAddr),
+    /// The client's own; who calls it is there before the server says that it begins.
+    Own(TcpListener),
 }
 
 /// What it transfers while the server dies.
@@ -45,10 +62,12 @@ enum Job {
 pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_>> {
     let mut all: Vec<Scenario<'_>> = Vec::new();
     for (daemon, word) in [(Daemon::Vsftpd, "ftp"), (Daemon::Proftpd, "ftp-proftpd")] {
-        let quiet = move |at: &Path| undisturbed(at, content, daemon);
-        all.push((format!("{word}-quiet"), Box::new(quiet)));
-        let clients = move |at: &Path| clients(at, content, daemon);
-        all.push((format!("{word}-clients"), Box::new(clients)));
+        for (is_vip, vip) in [(false, ""), (true, "-vip")] {
+            let quiet = move |at: &Path| undisturbed(at, content, daemon, is_vip);
+            all.push((format!("{word}{vip}-quiet"), Box::new(quiet)));
+            let clients = move |at: &Path| clients(at, content, daemon, is_vip);
+            all.push((format!("{word}{vip}-clients"), Box::new(clients)));
+        }
         let part = match (is_long, daemon) {
             (true, _) => 1,
             (false, Daemon::Proftpd) => 15,
@@ -56,9 +75,10 @@ pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_
         };
         let cells = cells(daemon, seed).into_iter().enumerate();
         for (_, cell) in cells.filter(|(n, _)| (*n as u64 + seed).is_multiple_of(part)) {
-            let Cell { way, is_v6, job, fault, .. } = cell;
+            let Cell { way, is_v6, is_vip, job, fault, .. } = cell;
             let family = if is_v6 { "v6" } else { "v4" };
-            let name = format!("{word}-{way:?}-{job:?}-{fault:?}-{family}").to_lowercase();
+            let vip = if is_vip { "-vip" } else { "" };
+            let name = format!("{word}{vip}-{way:?}-{job:?}-{fault:?}-{family}").to_lowercase();
             all.push((name, Box::new(move |at| cell.run(at, content))));
         }
     }
@@ -67,23 +87,42 @@ pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_
 
 /// Every way, job and fault.
 fn cells(daemon: Daemon, seed: u64) -> Vec<Cell> {
-    let ways = [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)];
+    let ways = [
+        (Way::Passive, false, false),
+        (Way::Extended, false, false),
+        (Way::Extended, true, false),
+        (Way::Active, false, false),
+        (Way::Called, true, false),
+        (Way::Active, false, true),
+        (Way::Called, true, true),
+    ];
     let faults = [Fault::KillAll, Fault::KillWorker, Fault::LinkDown, Fault::Cut, Fault::Stop];
     let jobs = [Job::Get, Job::Put, Job::Pause];
     let cells = ways.into_iter().flat_map(|way| jobs.map(|job| (way, job)));
     let cells = cells.flat_map(|(way, job)| faults.map(|fault| (way, job, fault)));
-    let cell = |(n, ((way, is_v6), job, fault))| {
-        let seed = seed * 64 + n as u64;
-        Cell { daemon, way, is_v6, job, fault, seed }
+    // What differs there is who is called what, not how a server dies.
+    let is_told_apart = |fault| matches!(fault, Fault::KillAll | Fault::Cut);
+    let cells = cells.filter(|((.., is_vip), _, fault)| !is_vip || is_told_apart(*fault));
+    let cell = |(n, ((way, is_v6, is_vip), job, fault))| {
+        let seed = seed * 128 + n as u64;
+        Cell { daemon, way, is_v6, is_vip, job, fault, seed }
     };
     cells.enumerate().map(cell).collect()
 }
 
-fn started<'a>(at: &Path, content: &'a Content, daemon: Daemon) -> Result<Bed<'a>, Failure> {
+fn started<'a>(
+    at: &Path,
+    content: &'a Content,
+    daemon: Daemon,
+    is_vip: bool,
+) -> Result<Bed<'a>, Failure> {
     // ProFTPD sleeps for 200 ms, twice at times, where a session begins while another one ends.
     let hold_hard = matches!(daemon, Daemon::Proftpd).then_some("600ms");
     let options = GatewayOptions { ports: Some("[21]"), hold_hard, ..GatewayOptions::default() };
-    let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
+    let usual = WorldOptions::default();
+    let topology = if is_vip { Topology::Vip(Source::Client) } else { usual.topology };
+    let world = WorldOptions { topology, ..usual };
+    let mut bed = Bed::new(at, content, &world, options)?;
     for leg in LegId::ALL {
         daemon.start(&bed, leg)?;
     }
@@ -102,11 +141,23 @@ fn kill_session(bed: &Bed<'_>, flow: &str) -> Result<(), String> {
 }
 
 /// Everything that an undisturbed session does: the servers are equal, and everything is protected.
-fn undisturbed(at: &Path, content: &Content, daemon: Daemon) -> Result<String, Failure> {
-    let mut bed = started(at, content, daemon)?;
+fn undisturbed(
+    at: &Path,
+    content: &Content,
+    daemon: Daemon,
+    is_vip: bool,
+) -> Result<String, Failure> {
+    let mut bed = started(at, content, daemon, is_vip)?;
     let mut transfers = 0;
     let data = bytes(77, FILE_BYTES);
-    for (way, is_v6) in [(Way::Passive, false), (Way::Extended, false), (Way::Extended, true)] {
+    for (way, is_v6) in [
+        (Way::Passive, false),
+        (Way::Extended, false),
+        (Way::Extended, true),
+        (Way::Active, false),
+        (Way::Called, false),
+        (Way::Called, true),
+    ] {
         let mut session = Session::open(&bed, is_v6)?;
         for round in 0..5 {
             session.get(way, "data", 0, &data, &Progress::default())?;
@@ -152,18 +203,26 @@ fn protected(bed: &Bed<'_>, transfers: u64) -> Result<(), Failure> {
 }
 
 /// What people use: each of them gets the file.
-fn clients(at: &Path, content: &Content, daemon: Daemon) -> Result<String, Failure> {
-    let bed = started(at, content, daemon)?;
+fn clients(at: &Path, content: &Content, daemon: Daemon, is_vip: bool) -> Result<String, Failure> {
+    let bed = started(at, content, daemon, is_vip)?;
     let data = sha256(&bytes(77, FILE_BYTES));
     let (v4, v6) = SERVICE;
     let [url, url_v6] = [format!("ftp://{v4}/data"), format!("ftp://[{v6}]/data")];
     let lftp = format!("set net:max-retries 1; open {v4}; get data -o got; put got -o put/lftp");
+    let active = format!("set ftp:passive-mode off; {}", lftp.replace("put/lftp", "put/called"));
     let tnftp = format!("printf 'user anonymous x\\nbinary\\nget data got\\n' | tnftp -n {v4}");
     let asked = [
         ("curl", vec!["curl", "-sS", "-o", "got", &url]),
         ("curl by IPv6", vec!["curl", "-gsS", "-o", "got", &url_v6]),
+        ("curl, called", vec!["curl", "-sS", "--ftp-port", "-", "-o", "got", &url]),
+        (
+            "curl, called by PORT",
+            vec!["curl", "-sS", "--disable-eprt", "--ftp-port", "-", "-o", "got", &url],
+        ),
+        ("curl, called by IPv6", vec!["curl", "-gsS", "--ftp-port", "-", "-o", "got", &url_v6]),
         ("wget", vec!["wget", "-q", "-t", "1", "-O", "got", &url]),
         ("lftp", vec!["lftp", "-c", &lftp]),
+        ("lftp, called", vec!["lftp", "-c", &active]),
         ("tnftp", vec!["sh", "-c", &tnftp]),
     ];
     for (name, words) in &asked {
@@ -178,7 +237,7 @@ fn clients(at: &Path, content: &Content, daemon: Daemon) -> Result<String, Failu
         }
     }
     // lftp stored it, too.
-    protected(&bed, asked.len() as u64 + 1)?;
+    protected(&bed, asked.len() as u64 + 2)?;
     let mut bed = bed;
     let summary = bed.judge()?;
     Ok(format!("{} clients, {} bytes shown", asked.len(), summary["shown_bytes"]))
@@ -190,6 +249,7 @@ struct Cell {
     daemon: Daemon,
     way: Way,
     is_v6: bool,
+    is_vip: bool,
     job: Job,
     fault: Fault,
     seed: u64,
@@ -197,7 +257,7 @@ struct Cell {
 
 impl Cell {
     fn run(self, at: &Path, content: &Content) -> Result<String, Failure> {
-        let bed = started(at, content, self.daemon)?;
+        let bed = started(at, content, self.daemon, self.is_vip)?;
         let mut session = Session::open(&bed, self.is_v6)?;
         let local = session.local.clone();
         let mut rng = Rng::new(self.seed);
@@ -310,11 +370,12 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// Asks where to connect to.
-    fn offer(&mut self, way: Way) -> Result<SocketAddr, String> {
+    /// Asks where to connect to, or tells where to call.
+    fn offer(&mut self, way: Way) -> Result<Door, String> {
         let (command, code) = match way {
             Way::Passive => ("PASV", 227),
             Way::Extended => ("EPSV", 229),
+            Way::Active | Way::Called => return self.listen(way),
         };
         let said = self.expect(command, code)?;
         let numbers: Vec<u16> = said[4..]
@@ -324,10 +385,52 @@ impl<'b> Session<'b> {
         match (way, numbers.as_slice()) {
             (Way::Passive, [a, b, c, d, high, low]) => {
                 let address: IpAddr = [*a, *b, *c, *d].map(|n| n as u8).into();
-                Ok(SocketAddr::new(address, high * 256 + low))
+                Ok(Door::Theirs(SocketAddr::new(address, high * 256 + low)))
             }
-            (Way::Extended, [port]) => Ok(SocketAddr::new(self.address, *port)),
+            (Way::Extended, [port]) => Ok(Door::Theirs(SocketAddr::new(self.address, *port))),
             _ => Err(format!("no port in {said:?}")),
+        }
+    }
+
+    /// Listens, and tells where.
+    fn listen(&mut self, way: Way) -> Result<Door, String> {
+        let local: SocketAddr = self.local.parse().map_err(|e| format!("{}: {e}", self.local))?;
+        let own = SocketAddr::new(local.ip(), 0);
+        let listener = self.bed.world.enter(HostId::Client, || TcpListener::bind(own));
+        let listener = listener.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let wait = TimeVal::new(WAIT_MAX.as_secs() as i64, 0);
+        setsockopt(&listener, sockopt::ReceiveTimeout, &wait).map_err(|e| e.to_string())?;
+        let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+        let command = match (way, own.ip()) {
+            (Way::Active, IpAddr::V4(v4)) => {
+                let [a, b, c, d] = v4.octets();
+                let [high, low] = port.to_be_bytes();
+                format!("PORT {a},{b},{c},{d},{high},{low}")
+            }
+            (_, IpAddr::V4(v4)) => format!("EPRT |1|{v4}|{port}|"),
+            (_, IpAddr::V6(v6)) => format!("EPRT |2|{v6}|{port}|"),
+        };
+        self.expect(&command, 200)?;
+        Ok(Door::Own(listener))
+    }
+
+    /// Says `command`, and has the data connection for it.
+    fn begin(&mut self, door: Door, command: &str) -> Result<TcpStream, String> {
+        let theirs = match &door {
+            Door::Theirs(at) => Some(connect(self.bed, *at)?),
+            Door::Own(_) => None,
+        };
+        self.expect(command, 150)?;
+        match (theirs, door) {
+            (Some(stream), _) => Ok(stream),
+            (None, Door::Own(listener)) => {
+                let (stream, from) = listener.accept().map_err(|e| format!("no call: {e}"))?;
+                if from.ip() != self.address {
+                    return Err(format!("{from} calls, not the service"));
+                }
+                patient(stream)
+            }
+            (None, Door::Theirs(_)) => unreachable!("it was connected to"),
         }
     }
 
@@ -346,17 +449,16 @@ impl<'b> Session<'b> {
 
     fn get_at(
         &mut self,
-        at: SocketAddr,
+        at: Door,
         name: &str,
         from: usize,
         expected: &[u8],
         progress: &Progress,
     ) -> Result<(), String> {
-        let mut data = connect(self.bed, at)?;
         if from > 0 {
             self.expect(&format!("REST {from}"), 350)?;
         }
-        self.expect(&format!("RETR {name}"), 150)?;
+        let mut data = self.begin(at, &format!("RETR {name}"))?;
         let mut got = Vec::with_capacity(expected.len());
         let mut piece = vec![0; 64 << 10];
         loop {
@@ -384,8 +486,7 @@ impl<'b> Session<'b> {
         progress: &Progress,
     ) -> Result<(), String> {
         let at = self.offer(way)?;
-        let mut data = connect(self.bed, at)?;
-        self.expect(&format!("STOR {name}"), 150)?;
+        let mut data = self.begin(at, &format!("STOR {name}"))?;
         for piece in bytes.chunks(64 << 10) {
             data.write_all(piece).map_err(|e| format!("STOR {name}: {e}"))?;
             progress.add(piece.len() as u64);
@@ -397,8 +498,7 @@ impl<'b> Session<'b> {
     /// Lists a file.
     pub(super) fn list(&mut self, way: Way, name: &str) -> Result<(), String> {
         let at = self.offer(way)?;
-        let mut data = connect(self.bed, at)?;
-        self.expect(&format!("LIST {name}"), 150)?;
+        let mut data = self.begin(at, &format!("LIST {name}"))?;
         let mut text = String::new();
         data.read_to_string(&mut text).map_err(|e| format!("LIST: {e}"))?;
         if !text.contains(name) {
@@ -416,6 +516,11 @@ fn connect(bed: &Bed<'_>, to: SocketAddr) -> Result<TcpStream, String> {
         .enter(HostId::Client, || TcpStream::connect_timeout(&to, WAIT_MAX))
         .map_err(|e| e.to_string())?
         .map_err(|e| format!("connecting to {to}: {e}"))?;
+    patient(stream)
+}
+
+/// One that waits so long and no longer.
+fn patient(stream: TcpStream) -> Result<TcpStream, String> {
     let set = stream
         .set_read_timeout(Some(WAIT_MAX))
         .and_then(|()| stream.set_write_timeout(Some(WAIT_MAX)))

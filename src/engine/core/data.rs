@@ -84,7 +84,8 @@ impl Engine {
     }
 }
 
-fn key_of(seg: &Segment, client: SocketAddr, server: SocketAddr) -> FlowKey {
+/// The flow that a segment would be of, between these ends.
+pub(super) fn key_of(seg: &Segment, client: SocketAddr, server: SocketAddr) -> FlowKey {
     let vlan = FlowKey::vlan_ids(seg.l2.vlans);
     FlowKey { service: ServiceId::default(), vlan, client, server }
 }

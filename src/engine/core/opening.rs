@@ -8,7 +8,7 @@ use crate::engine::event::{Event, FlowKey, SoloReason};
 use crate::engine::flow::{Flow, Start};
 use crate::engine::flow_table::FlowId;
 use crate::engine::half_open::Source;
-use crate::engine::{Link, Output};
+use crate::engine::{LegId, Link, Output};
 use crate::wire::{Frame, Segment};
 
 impl Engine {
@@ -84,10 +84,24 @@ impl Engine {
         promise: Option<Promise>,
         may_take_part: [bool; 2],
     ) {
+        let is_opaque = self.config.opaque_ports.contains(&key.server.port());
+        let (legs, solo) = self.taking_part(may_take_part, is_opaque);
+        let primary = self.control.roles().primary;
+        let primary = if legs.contains(&primary) { primary } else { primary.other() };
+        let start = Start { primary, legs, solo, promise };
+        let flow = Flow::open(&mut self.cx(), key, id, seg, start);
+        self.table.insert(id, flow);
+    }
+
+    /// The servers of a new flow, the primary first, and why it is only one.
+    pub(super) fn taking_part(
+        &self,
+        may_take_part: [bool; 2],
+        is_opaque: bool,
+    ) -> (Vec<LegId>, Option<SoloReason>) {
         let (mut legs, is_stale) = self.control.legs_for_new_flow(self.now);
         legs.retain(|leg| may_take_part[leg.index()]);
         let is_full = self.table.held() * 100 >= self.config.hold_bytes_max * POOL_FULL_PERCENT;
-        let is_opaque = self.config.opaque_ports.contains(&key.server.port());
         if is_full || is_opaque {
             legs.truncate(1);
         }
@@ -98,10 +112,6 @@ impl Engine {
             _ if is_stale => Some(SoloReason::BackupStale),
             _ => Some(SoloReason::OneServer),
         };
-        let primary = self.control.roles().primary;
-        let primary = if legs.contains(&primary) { primary } else { primary.other() };
-        let start = Start { primary, legs, solo, promise };
-        let flow = Flow::open(&mut self.cx(), key, id, seg, start);
-        self.table.insert(id, flow);
+        (legs, solo)
     }
 }

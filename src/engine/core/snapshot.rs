@@ -9,7 +9,7 @@ use crate::engine::EngineConfig;
 use crate::engine::pack::{Pack, Reader, Writer};
 
 /// The form of a [`Snapshot`]: another one is not read.
-const FORM: u16 = 3;
+const FORM: u16 = 4;
 
 /// An engine. It is cheap: payloads are shared, not copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

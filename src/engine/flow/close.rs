@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Cx, EMPTY, Flow, Report};
+use super::{Cx, EMPTY, Flow, Opener, Report};
 use crate::engine::event::{Event, FlowState, SoloReason};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
@@ -249,12 +249,13 @@ impl Flow {
     /// The client missed the reset, or did not take it: the number that it expects is its ack.
     pub(super) fn reset_client_again(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
         let is_live = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
-        if is_live && self.visible.is_open {
+        let was_shown = self.visible.is_open || self.opener == Opener::Servers;
+        if is_live && was_shown {
             self.send_client_reset(cx, seg.ack);
         }
     }
 
-    fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
+    pub(super) fn send_client_reset(&self, cx: &mut Cx<'_>, seq: u32) {
         let (l2, l3) = match self.leg_headers(self.primary) {
             Some(headers) => headers,
             None => {

@@ -11,7 +11,7 @@ use super::value::{Value, value_of};
 use super::{Cx, Flow, Report};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
-use crate::engine::expected::Offer;
+use crate::engine::expected::{Call, Offer, PORT_MIN};
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
 use crate::engine::{LegId, SyncScope};
@@ -227,7 +227,8 @@ impl Flow {
         // Whatever becomes of the answers: what was acknowledged is forgotten.
         self.read_request();
         if self.state == FlowState::Solo && self.comparison.is_following {
-            return self.follow(cx);
+            self.follow(cx);
+            return self.note_call(cx);
         }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
             return;
@@ -242,6 +243,7 @@ impl Flow {
                 break;
             }
         }
+        self.note_call(cx);
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
             if let Some(listener) = self.listener.as_mut().filter(|_| why == RawReason::Switched) {
                 listener.stop();
@@ -474,6 +476,24 @@ impl Flow {
         let own = |address| cx.config.service_address(self.primary, address);
         let offer = Offer { address: said.address.map(own), shown: said.port, ports };
         cx.reports.push(Report::Offered(self.key, offer));
+    }
+
+    /// The servers are to connect to where the client has said: to itself, or nobody follows them.
+    fn note_call(&mut self, cx: &mut Cx<'_>) {
+        let called = self.comparison.normalizer.as_mut().and_then(|n| n.take_call());
+        let Some(client) = called else { return };
+        let is_its_own = client.ip() == self.key.client.ip() && client.port() >= PORT_MIN;
+        if is_its_own && cx.config.shows_clients() {
+            let legs = LegId::ALL.map(|leg| self.leg(leg).is_open());
+            return cx.reports.push(Report::Called(self.key, Call { client, legs }));
+        }
+        match self.state {
+            FlowState::Solo => self.comparison.stop(),
+            _ => {
+                self.compare_raw(cx, RawReason::ActiveData);
+                self.lose(cx, self.backup(), SoloReason::Unfollowed);
+            }
+        }
     }
 
     /// What the client is to be shown instead of the primary's value at `at`.

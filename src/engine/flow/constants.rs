@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::{Cx, Flow, Visible};
+use super::{Cx, Flow, Opener, Visible};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::ear::Ear;
 use crate::engine::event::{FlowKey, FlowState, SoloReason};
@@ -33,6 +33,8 @@ use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, V
 
 const VERSION: u8 = 3;
 const NO_SCALE: u8 = 0xf;
+/// In the state: the servers have begun it.
+const CALLED: u8 = 8;
 
 mod flag {
     pub(super) const IPV4: u8 = 1;
@@ -195,7 +197,8 @@ impl Flow {
         };
         let (l2, _) = self.client_headers();
         let mut w = Writer { bytes: [0; FLOW_CONSTANTS_LEN], at: 0 };
-        w.put(&[VERSION, flags, state | open(LegId::A) | open(LegId::B)]);
+        let opener = if self.opener == Opener::Servers { CALLED } else { 0 };
+        w.put(&[VERSION, flags, state | opener | open(LegId::A) | open(LegId::B)]);
         w.put(&[self.primary.index() as u8]);
         w.put(&ip_bytes(self.key.client.ip()));
         w.put(&ip_bytes(self.key.server.ip()));
@@ -246,6 +249,7 @@ impl Flow {
             return None;
         }
         let has = |bit: u8| flags & bit != 0;
+        let is_called = state & CALLED != 0;
         let client_ip = ip_of(r.take(), has(flag::IPV4))?;
         let server_ip = ip_of(r.take(), has(flag::IPV4))?;
         let (client_port, server_port) = (r.u16(), r.u16());
@@ -336,6 +340,7 @@ impl Flow {
         let life = if state == FlowState::TimeWait { limits::TIME_WAIT } else { limits::IDLE_MAX };
         let mut flow = Self {
             key,
+            opener: if is_called { Opener::Servers } else { Opener::Client },
             slot,
             opened_at: cx.now,
             state,

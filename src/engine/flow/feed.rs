@@ -98,9 +98,10 @@ impl Flow {
         let from = leg.acked.max(Offset::START);
         let has_bytes = !self.request.slice_at(from).is_empty();
         let has_fin = self.client.fin == Some(from) && leg.acked <= from;
-        let was_sent = leg.sent > from || has_fin;
+        let has_syn = self.owes_syn(id);
+        let was_sent = leg.sent > from || has_fin || has_syn;
         let is_shut = has_bytes && !was_sent && self.waits_for_room(cx, id);
-        if !(has_bytes || has_fin) || !(was_sent || is_shut) {
+        if !(has_bytes || has_fin || has_syn) || !(was_sent || is_shut) {
             self.leg_mut(id).resend_at = None;
             return;
         }
@@ -153,6 +154,9 @@ impl Flow {
 
     /// Resends the bytes at `from`, up to what the leg has beyond them: one hole, or one segment.
     fn resend_from(&mut self, cx: &mut Cx<'_>, id: LegId, from: Offset) {
+        if self.owes_syn(id) {
+            return self.answer_leg(cx, id);
+        }
         let leg = self.leg(id);
         let mss = u64::from(leg.options.mss);
         let hole_end = leg.sacked.first().map(|(f, _)| f);
@@ -382,9 +386,12 @@ impl Flow {
         if !matches!(was, LegState::Open | LegState::SynSent) {
             return;
         }
+        let has_called = self.owes_syn(id);
         self.leg_mut(id).state = LegState::Scrub;
         self.leg_mut(id).resend_at = None;
-        if was == LegState::Open && !on(Bug::DetachedNotReset) {
+        if has_called {
+            self.refuse_leg(cx, id, self.leg(id).voice.seq_at(Offset::START));
+        } else if was == LegState::Open && !on(Bug::DetachedNotReset) {
             // It expects what it has not acknowledged; if it has more, its answer says so.
             let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
             self.send_leg_reset(cx, id, self.heard_number(id, at));

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::feed::Copied;
-use super::{Cx, Flow};
+use super::{ClientEnd, Cx, Flow, Opener};
 use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::headers::Headers;
 use crate::engine::leg::LegState;
@@ -33,6 +33,8 @@ impl Flow {
             self.on_client_reset(cx, seg);
         } else if seg.flags.has(TcpFlags::ACK) && self.visible.is_open {
             self.on_client_ack_or_data(cx, seg, body);
+        } else if seg.flags.has(TcpFlags::ACK) && self.opener == Opener::Servers {
+            self.end_older_of_client(cx, seg);
         } else if self.hear_early(seg, body) {
             return;
         } else {
@@ -43,13 +45,16 @@ impl Flow {
     }
 
     fn on_client_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        if self.opener == Opener::Servers {
+            return self.on_called_client(cx, seg);
+        }
         if seg.seq == self.client.iss.raw() {
             match self.state {
                 FlowState::Opening => {
                     self.expires_at = cx.now + limits::OPENING_MAX;
                     self.send_syn(cx);
                 }
-                _ => self.repeat_syn_ack(cx),
+                _ => self.repeat_syn(cx),
             }
             return;
         }
@@ -59,6 +64,9 @@ impl Flow {
     /// A reset ends the flow only if its number is exact; any other one is for the servers to
     /// challenge (RFC 5961 3).
     fn on_client_reset(&mut self, cx: &mut Cx<'_>, seg: &Segment) {
+        if self.state == FlowState::Opening && self.opener == Opener::Servers {
+            return self.on_called_reset(cx, seg);
+        }
         if self.state == FlowState::Opening {
             if self.ends_older(cx, seg) {
                 return;
@@ -161,12 +169,7 @@ impl Flow {
         if ack < client.una {
             return;
         }
-        if let Some((_, shown_at)) = client.timed.filter(|&(end, _)| ack >= end) {
-            let sample = now.since(shown_at);
-            client.round_trip = sample.max(client.round_trip * 7 / 8 + sample / 8);
-            client.timed = None;
-        }
-        client.una = ack;
+        client.note_ack(now, ack);
         if ack >= Offset::START {
             self.visible.syn_ack = None; // the client has it
         }
@@ -259,5 +262,17 @@ impl Flow {
             let urgent = seg.urgent.saturating_sub((body.len() - rest.len()) as u16);
             self.send_leg_copy(cx, id, from, flags, rest, Copied { urgent, stamp });
         }
+    }
+}
+
+impl ClientEnd {
+    /// It has acknowledged everything up to `ack`.
+    pub(super) fn note_ack(&mut self, now: Instant, ack: Offset) {
+        if let Some((_, shown_at)) = self.timed.filter(|&(end, _)| ack >= end) {
+            let sample = now.since(shown_at);
+            self.round_trip = sample.max(self.round_trip * 7 / 8 + sample / 8);
+            self.timed = None;
+        }
+        self.una = ack;
     }
 }

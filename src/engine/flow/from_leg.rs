@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Cx, Flow, Report, Stray};
+use super::{Cx, Flow, Opener, Report, Stray};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{FlowState, RejectReason};
 use crate::engine::headers::Headers;
@@ -32,6 +32,9 @@ impl Flow {
 
     /// A leg that takes no part speaks: reset it exactly, with the number it asks for (LV6).
     fn scrub(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
+        if self.leg(id).state == LegState::Scrub && is_call(seg) && self.opener == Opener::Servers {
+            self.refuse_leg(cx, id, seg.seq.wrapping_add(1));
+        }
         let speaks = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
         if speaks && !on(Bug::DetachedNotReset) {
             self.send_leg_reset(cx, id, seg.ack);
@@ -58,6 +61,9 @@ impl Flow {
         }
         if seg.flags.has(TcpFlags::RST) {
             return self.on_leg_reset(cx, id, at);
+        }
+        if is_call(seg) && self.opener == Opener::Servers {
+            return self.on_repeated_call(cx, id, seg);
         }
         if seg.flags.has(TcpFlags::SYN) {
             let accepted = |stray: &&mut Box<Stray>| seg.ack == stray.syn.seq.wrapping_add(1);
@@ -101,7 +107,7 @@ impl Flow {
     fn on_repeated_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId) {
         if self.client.una < Offset::START {
             if !self.not_just_repeated(cx, Offset::SYN, Offset::START, id).is_empty() {
-                self.repeat_syn_ack(cx);
+                self.repeat_syn(cx);
             }
             return;
         }
@@ -249,7 +255,7 @@ impl Flow {
     }
 
     /// What this leg may show again of `[from, to)`: not what the other leg has just shown again.
-    fn not_just_repeated(
+    pub(super) fn not_just_repeated(
         &mut self,
         cx: &Cx<'_>,
         from: Offset,
@@ -279,4 +285,9 @@ impl Flow {
         }
         parts
     }
+}
+
+/// Whether `seg` begins a connection.
+fn is_call(seg: &Segment) -> bool {
+    seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK)
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::instead::Instead;
 use super::listen::Listener;
 use super::profile::Offer;
-use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Report, Stray, Visible};
+use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Opener, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
 use crate::engine::config::Mode;
 use crate::engine::cookies::{self, Answer, Offered, Promise};
@@ -45,10 +45,6 @@ impl Flow {
     /// A flow that begins with the client's SYN `seg`.
     pub fn open(cx: &mut Cx<'_>, key: FlowKey, slot: u32, seg: &Segment, start: Start) -> Self {
         let now = cx.now;
-        let state = |l: LegId| match start.legs.contains(&l) {
-            true => LegState::SynSent,
-            false => LegState::Absent,
-        };
         // What was promised is asked for.
         let offers = |offer| start.promise.is_some() || cx.profile.offers(now, offer);
         let options = &seg.options;
@@ -74,8 +70,30 @@ impl Flow {
             asked_at: now,
             is_learned: true,
         };
-        let mut flow = Self {
+        let mut flow = Self::begin(cx, key, slot, client, Opener::Client, start);
+        flow.send_syn(cx);
+        flow.arm(cx);
+        flow
+    }
+
+    /// One whose first SYN has come from `opener`.
+    pub(super) fn begin(
+        cx: &mut Cx<'_>,
+        key: FlowKey,
+        slot: u32,
+        client: ClientEnd,
+        opener: Opener,
+        start: Start,
+    ) -> Self {
+        let now = cx.now;
+        let state = |l: LegId| match start.legs.contains(&l) {
+            true => LegState::SynSent,
+            false => LegState::Absent,
+        };
+        cx.event(Event::FlowOpened { flow: key });
+        Self {
             key,
+            opener,
             slot,
             opened_at: now,
             state: FlowState::Opening,
@@ -107,11 +125,7 @@ impl Flow {
             timer: None,
             is_gone: false,
             held: 0,
-        };
-        cx.event(Event::FlowOpened { flow: key });
-        flow.send_syn(cx);
-        flow.arm(cx);
-        flow
+        }
     }
 
     /// Sends the SYN to every leg that has not answered.
@@ -205,7 +219,8 @@ impl Flow {
         let is_ack = seg.flags.has(TcpFlags::ACK)
             && !seg.flags.has(TcpFlags::SYN)
             && !seg.flags.has(TcpFlags::RST);
-        let is_its = (is_first && self.promise.is_none()) || self.challenge.is_some();
+        let may_be = self.opener == Opener::Client && self.promise.is_none();
+        let is_its = (is_first && may_be) || self.challenge.is_some();
         self.state == FlowState::Opening && is_its && is_ack
     }
 
@@ -253,7 +268,7 @@ impl Flow {
             if self.leg(id).stale_iss == Some(seg.seq) && !on(Bug::OldGeneration) {
                 return cx.reject(link, RejectReason::OldGeneration);
             }
-            return self.on_syn_ack(cx, id, seg);
+            return self.hear_syn(cx.now, id, seg);
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
             if seg.ack == expected && !self.is_of_older(cx.now, id, seg.seq) {
@@ -316,13 +331,13 @@ impl Flow {
         self.send_syn_to(cx, id);
     }
 
-    fn on_syn_ack(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
-        let now = cx.now;
+    /// The leg's SYN, with an ack or without.
+    pub(super) fn hear_syn(&mut self, now: Instant, id: LegId, seg: &Segment) {
         let leg = self.leg_mut(id);
         leg.state = LegState::Open;
         leg.voice.begin(seg.seq);
         leg.options = LegOptions::of(seg);
-        leg.acked = Offset::START;
+        leg.acked = if seg.flags.has(TcpFlags::ACK) { Offset::START } else { Offset::SYN };
         leg.edge = Offset::START + u64::from(seg.window);
         leg.window_max = u64::from(seg.window);
         leg.headers = Some(Headers::of(&seg.l2, &seg.l3));
@@ -343,6 +358,9 @@ impl Flow {
 
     /// Decides whether the client can be answered.
     pub(super) fn settle_handshake(&mut self, cx: &mut Cx<'_>) {
+        if self.opener == Opener::Servers {
+            return self.settle_call(cx);
+        }
         if self.challenge.is_some() {
             return; // the client decides
         }
@@ -406,7 +424,8 @@ impl Flow {
     }
 
     pub(super) fn handshake_deadline(&self, cx: &Cx<'_>) -> Option<Instant> {
-        if self.state != FlowState::Opening || self.challenge.is_some() {
+        let is_asking = self.opener == Opener::Client && self.challenge.is_none();
+        if self.state != FlowState::Opening || !is_asking {
             return None;
         }
         let any_open = self.legs.iter().any(Leg::is_open);
@@ -449,35 +468,45 @@ impl Flow {
             self.learn(cx, common);
         }
         self.expires_at = cx.now + limits::HALF_OPEN_MAX;
-        let (state, why) = match (solo, cx.config.mode) {
-            (Some((_, why)), _) => (FlowState::Solo, Some(why)),
-            (None, Mode::Protect) => (FlowState::Paired, None),
-            (None, Mode::Observe | Mode::Passthrough) => (FlowState::Lagging, None),
-        };
+        let (state, why) = Self::first_state(cx, solo.map(|(_, why)| why));
         let latest = self.leg(self.primary).clock.latest.unwrap_or_default();
         // No cookie had a later stamp than this moment's.
         let promised = promise.as_ref().filter(|p| p.has_timestamps);
         let shown = promised.map_or(latest, |_| own_clock(cx.now));
-        // A leg with timestamps where the client has none hears a clock of our own. It goes on from
-        // the SYN that the leg heard: what is older would be dropped as a late repetition (RFC 7323
-        // 5.3).
-        for leg in &mut self.legs {
-            match self.visible.has_timestamps {
-                true => leg.continue_clock(cx.now, shown),
-                false => {
-                    leg.clock.offset = TsDelta::between(own_clock(cx.now), leg.clock.echo);
-                }
-            }
-        }
+        self.begin_clocks(cx.now, shown);
         self.set_state(cx, state, why);
         match promise {
-            None => self.send_syn_ack(cx, common.mss),
+            None => self.show_syn(cx, common.mss),
             Some(promise) => self.hear_again(cx, *promise),
         }
     }
 
+    /// How it goes on when everybody has answered; alone for this reason, if any.
+    pub(super) fn first_state(
+        cx: &Cx<'_>,
+        solo: Option<SoloReason>,
+    ) -> (FlowState, Option<SoloReason>) {
+        match (solo, cx.config.mode) {
+            (Some(_), _) => (FlowState::Solo, solo),
+            (None, Mode::Protect) => (FlowState::Paired, None),
+            (None, Mode::Observe | Mode::Passthrough) => (FlowState::Lagging, None),
+        }
+    }
+
+    /// The clock that the client is shown begins with `shown`. A leg with timestamps where the
+    /// client has none hears a clock of our own. It goes on from the SYN that the leg heard: what is
+    /// older would be dropped as a late repetition (RFC 7323 5.3).
+    pub(super) fn begin_clocks(&mut self, now: Instant, shown: Tsval) {
+        for leg in &mut self.legs {
+            match self.visible.has_timestamps {
+                true => leg.continue_clock(now, shown),
+                false => leg.clock.offset = TsDelta::between(own_clock(now), leg.clock.echo),
+            }
+        }
+    }
+
     /// What all servers that take part, and the client, agree to.
-    fn common_ground(&self) -> Answer {
+    pub(super) fn common_ground(&self) -> Answer {
         let open = || self.legs.iter().filter(|l| l.is_open());
         let has_scale = open().all(|l| l.options.window_scale.is_some());
         let scales = || open().filter_map(|l| l.options.window_scale);
@@ -515,16 +544,23 @@ impl Flow {
         learn(Offer::WindowScale, offered.window_scale, taken(|o| o.window_scale.is_some()));
     }
 
-    fn send_syn_ack(&mut self, cx: &mut Cx<'_>, mss: u16) {
+    /// The SYN that the client sees; with an ack of its own, if it has said one.
+    pub(super) fn show_syn(&mut self, cx: &mut Cx<'_>, mss: u16) {
         let Some((l2, l3)) = self.leg_headers(self.primary) else { return };
         let stamps = self.visible.has_timestamps.then(|| self.stamps(cx.now)).flatten();
         let v = &self.visible;
+        let (flags, ack) = match self.opener {
+            Opener::Client => {
+                (TcpFlags::SYN.with(TcpFlags::ACK), self.client.iss.at(Offset::START).raw())
+            }
+            Opener::Servers => (TcpFlags::SYN, 0),
+        };
         let fields = TcpFields {
             src_port: self.key.server.port(),
             dst_port: self.key.client.port(),
             seq: v.iss.raw(),
-            ack: self.client.iss.at(Offset::START).raw(),
-            flags: TcpFlags::SYN.with(TcpFlags::ACK),
+            ack,
+            flags,
             window: u16::try_from(v.told_edge.since(Offset::START)).unwrap_or(u16::MAX),
             urgent: 0,
             options: TcpOptions {
@@ -544,9 +580,9 @@ impl Flow {
         cx.transmit(Link::Client, frame);
     }
 
-    /// Answers a repeated SYN: byte for byte, until the client has the answer; one that comes later
-    /// is an old duplicate, and hears where the connection stands (RFC 5961 4).
-    pub(super) fn repeat_syn_ack(&mut self, cx: &mut Cx<'_>) {
+    /// Shows the SYN again: byte for byte, until the client has it; what asks for it later is an old
+    /// duplicate, and hears where the connection stands (RFC 5961 4).
+    pub(super) fn repeat_syn(&mut self, cx: &mut Cx<'_>) {
         match &self.visible.syn_ack {
             Some(frame) => cx.transmit(Link::Client, Frame::clone(frame)),
             None => self.visible.owes_ack = true,

@@ -10,6 +10,7 @@
 //! monotone · I5 each leg alone could carry on · I6 an ack to a leg is at most what it sent ·
 //! I7 FIN and RST only where both ended, or by a stated rule · I8 the clock shown is monotone.
 
+mod called;
 mod chunks;
 mod close;
 mod compare;
@@ -50,7 +51,7 @@ use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
 use super::cookies::{Cookies, Promise};
 use super::event::{Event, FlowKey, FlowState, RejectReason, Shown, SoloReason};
-use super::expected::Offer;
+use super::expected::{Call, Offer};
 use super::headers::Headers;
 use super::leg::{Leg, LegState};
 use super::limits;
@@ -78,6 +79,8 @@ pub enum Report {
     Skew(LegId, Duration),
     /// The servers expect a data connection, as they have said on this flow.
     Offered(FlowKey, Offer),
+    /// The servers are to connect to the client, as was agreed on this flow.
+    Called(FlowKey, Call),
 }
 
 /// What a flow may see and do while it handles an input.
@@ -189,7 +192,7 @@ pub struct Visible {
     has_sack: bool,
     has_timestamps: bool,
     is_open: bool,
-    /// The SYN-ACK, for repeating it byte for byte until the client has it.
+    /// The SYN that it was shown, for repeating it byte for byte until the client has it.
     syn_ack: Option<Box<Frame>>,
     /// Response bytes released, contiguous (REL).
     released: Offset,
@@ -237,11 +240,21 @@ struct Stray {
     answers: [Option<Segment>; 2],
 }
 
+/// Who has begun a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opener {
+    /// The client.
+    Client,
+    /// The servers: they have called the client (FTP's active data connections).
+    Servers,
+}
+
 /// One TCP flow.
 #[derive(Debug)]
 pub struct Flow {
     /// Who.
     pub key: FlowKey,
+    opener: Opener,
     /// Index of its record in the state file.
     pub slot: u32,
     opened_at: Instant,

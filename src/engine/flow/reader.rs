@@ -11,11 +11,10 @@ use crate::protocol::returned::Returned;
 use crate::protocol::start::Method;
 
 fields!(Framing { is_answers, part, line, head_len, is_old, length, is_chunked, raw });
-fields!(Ftp { has_defaults, commands, replies, has_greeted, is_spanned, raw });
+fields!(Ftp { has_defaults, commands, replies, has_greeted, is_spanned, called, raw });
 fields!(Commands { line, len, has_cr, telnet, outstanding });
 fields!(Replies { line, len, has_cr, open });
 variants!(Telnet { None, Command, Option });
-variants!(Command { Passive, ExtendedPassive, Active, Status, Listing, Transfer, Secure, Other });
 variants!(Method { Head, Connect, Other });
 variants!(RawReason {
     NotHttp,
@@ -43,6 +42,33 @@ variants!(RawReason {
     Encrypted,
     ActiveData
 });
+
+impl Pack for Command {
+    fn pack(&self, w: &mut Writer) {
+        match *self {
+            Self::Other => 0u8.pack(w),
+            Self::Passive => 1u8.pack(w),
+            Self::ExtendedPassive => 2u8.pack(w),
+            Self::Active(client) => (3u8, client).pack(w),
+            Self::Status => 4u8.pack(w),
+            Self::Listing => 5u8.pack(w),
+            Self::Transfer => 6u8.pack(w),
+            Self::Secure => 7u8.pack(w),
+        }
+    }
+    fn unpack(r: &mut Reader<'_>) -> Self {
+        match u8::unpack(r) {
+            1 => Self::Passive,
+            2 => Self::ExtendedPassive,
+            3 => Self::Active(Pack::unpack(r)),
+            4 => Self::Status,
+            5 => Self::Listing,
+            6 => Self::Transfer,
+            7 => Self::Secure,
+            _ => Self::Other,
+        }
+    }
+}
 
 impl Pack for Returned {
     fn pack(&self, w: &mut Writer) {

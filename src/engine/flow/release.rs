@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Cx, EMPTY, Flow};
+use super::{Cx, EMPTY, Flow, Opener};
 use crate::engine::LegId;
 use crate::engine::Link;
 use crate::engine::clock::own_clock;
@@ -240,6 +240,9 @@ impl Flow {
             return; // after a restart: what both have taken is not known yet
         }
         let ack = self.ack_to_client();
+        if ack < Offset::START && self.opener == Opener::Servers {
+            return; // the last ack of the handshake is the servers' to give
+        }
         let edge = self.edge_to_client(ack);
         let repeats = self.duplicate_acks_due(cx, ack);
         let told = &self.visible;

@@ -4,12 +4,12 @@
 //! Nothing is left out but what can be no more of use when nothing is under way. Whatever happens
 //! to it wakes it; afterwards it is put to rest at once, or after another while of quiet.
 
-use super::{ClientEnd, Flow, Stray, Visible};
+use super::{ClientEnd, Flow, Opener, Stray, Visible};
 use crate::engine::cookies::Promise;
 use crate::engine::event::FlowState;
 use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
-use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze};
+use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze, variants};
 use crate::engine::time::Instant;
 use crate::protocol::Rules;
 use crate::wire::{Frame, Offset};
@@ -158,8 +158,10 @@ fields!(Visible {
     answered,
     verified_bytes,
 });
+variants!(Opener { Client, Servers });
 fields!(Flow {
     key,
+    opener,
     slot,
     opened_at,
     state,

@@ -1,6 +1,6 @@
 //! What a change of roles does to one flow: move, stay, wait for proof, or end by an exact reset.
 
-use super::{Cx, Flow};
+use super::{Cx, Flow, Opener};
 use crate::engine::LegId;
 use crate::engine::event::{FlowState, SoloReason};
 use crate::engine::leg::LegState;
@@ -43,8 +43,9 @@ impl Flow {
                 self.challenge = None;
                 self.primary = other;
                 self.solo = Some(SoloReason::ServerFailed);
+                let is_asked = self.opener == Opener::Client;
                 let left = self.leg_mut(other);
-                if left.state == LegState::Absent && left.reset_at.is_none() {
+                if is_asked && left.state == LegState::Absent && left.reset_at.is_none() {
                     left.state = LegState::SynSent; // not asked before; now it is the only one
                 }
                 self.send_syn(cx);

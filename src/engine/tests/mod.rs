@@ -11,6 +11,7 @@ mod finer;
 mod forged;
 mod found;
 mod ftp;
+mod ftp_active;
 mod ftp_data;
 mod half_open;
 mod http;

@@ -5,13 +5,15 @@
 //! all.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 
+use super::address_and_port;
 use crate::protocol::RawReason;
 
 /// Longest line of a command.
 pub const LINE_BYTES_MAX: usize = 4096;
-/// How much of a line is looked at.
-const KEPT_BYTES: usize = 8;
+/// How much of a line is looked at: the longest that is read is EPRT with an address of IPv6.
+const KEPT_BYTES: usize = 64;
 /// Commands whose reply is outstanding; more end the reading.
 const OUTSTANDING_MAX: usize = 1024;
 
@@ -22,8 +24,8 @@ pub enum Command {
     Passive,
     /// EPSV.
     ExtendedPassive,
-    /// PORT or EPRT: the server is to connect to the client.
-    Active,
+    /// PORT or EPRT: the server is to connect to the client, there if that can be read.
+    Active(Option<SocketAddr>),
     /// STAT about the server.
     Status,
     /// STAT about a file: a listing on the control connection.
@@ -128,13 +130,34 @@ fn command(line: &[u8]) -> Option<Command> {
     is_verb.then(|| match verb.to_ascii_uppercase().as_slice() {
         b"PASV" => Command::Passive,
         b"EPSV" => Command::ExtendedPassive,
-        b"PORT" | b"EPRT" => Command::Active,
+        b"PORT" => Command::Active(text(rest).and_then(port)),
+        b"EPRT" => Command::Active(text(rest).and_then(extended_port)),
         b"STAT" if has_argument => Command::Listing,
         b"STAT" => Command::Status,
         b"RETR" | b"STOR" | b"APPE" | b"LIST" | b"NLST" | b"MLSD" => Command::Transfer,
         b"AUTH" => Command::Secure,
         _ => Command::Other,
     })
+}
+
+fn text(argument: &[u8]) -> Option<&str> {
+    std::str::from_utf8(argument).ok().map(str::trim_ascii)
+}
+
+/// "h1,h2,h3,h4,p1,p2".
+fn port(argument: &str) -> Option<SocketAddr> {
+    let (address, port) = address_and_port(argument)?;
+    Some(SocketAddr::new(address?, port))
+}
+
+/// "|1|192.0.2.1|6275|" or "|2|2001:db8::1|6275|", with any delimiter (RFC 2428 2).
+fn extended_port(argument: &str) -> Option<SocketAddr> {
+    let delimiter = argument.chars().next().filter(char::is_ascii_graphic)?;
+    let mut parts = argument.strip_prefix(delimiter)?.strip_suffix(delimiter)?.split(delimiter);
+    let (family, address, port) = (parts.next()?, parts.next()?, parts.next()?);
+    let address: IpAddr = address.parse().ok()?;
+    let is_whole = parts.next().is_none() && family == if address.is_ipv4() { "1" } else { "2" };
+    is_whole.then_some(SocketAddr::new(address, port.parse().ok()?))
 }
 
 /// Whether `bytes` begin with a whole command.

@@ -10,7 +10,7 @@ pub mod replies;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use self::commands::{Command, Commands};
 use self::replies::{Replies, Seen};
@@ -78,6 +78,8 @@ pub struct Ftp {
     pub(crate) has_greeted: bool,
     /// A value in this line has been announced, or passed.
     pub(crate) is_spanned: bool,
+    /// Where the servers are to connect to, as they have just agreed.
+    pub(crate) called: Option<SocketAddr>,
     pub(crate) raw: Option<RawReason>,
 }
 
@@ -90,6 +92,7 @@ impl Ftp {
             replies: Replies::default(),
             has_greeted: false,
             is_spanned: false,
+            called: None,
             raw: None,
         }
     }
@@ -114,8 +117,11 @@ impl Ftp {
         let was_asked = self.commands.answered();
         if asked == Some(Command::Secure) && code == 234 {
             self.give_up(RawReason::Encrypted);
-        } else if asked == Some(Command::Active) && code == 200 {
-            self.give_up(RawReason::ActiveData);
+        } else if let (Some(Command::Active(client)), 200) = (asked, code) {
+            match client {
+                Some(client) => self.called = Some(client),
+                None => self.give_up(RawReason::ActiveData),
+            }
         } else if !was_asked && code != 421 {
             self.give_up(RawReason::Unasked);
         }
@@ -245,6 +251,10 @@ impl Normalizer for Ftp {
             }
             _ => value.to_vec(),
         }
+    }
+
+    fn take_call(&mut self) -> Option<SocketAddr> {
+        self.called.take()
     }
 
     fn makes_offers(&self) -> bool {

@@ -188,7 +188,7 @@ fn what_is_ambiguous_or_no_ftp_is_read_no_further() {
         ("NOOP\r\n".into(), hello("200-x\r\n200\r\n"), RawReason::StatusLine),
         ("NOOP\r\n".into(), hello("200 x\r\n200 x\r\n"), RawReason::Unasked),
         ("AUTH TLS\r\n".into(), hello("234 go\r\n\x16\x03\x03"), RawReason::Encrypted),
-        ("port 1,2,3,4,5,6\r\n".into(), hello("200 ok\r\n"), RawReason::ActiveData),
+        ("port 1,2,3\r\n".into(), hello("200 ok\r\n"), RawReason::ActiveData),
         ("NOOP\r\n".repeat(2000), hello(""), RawReason::Outstanding),
     ];
     for (commands, replies, why) in cases {
@@ -200,6 +200,48 @@ fn what_is_ambiguous_or_no_ftp_is_read_no_further() {
     assert_eq!(whole(b"", &timeout).raw, None, "a server may say so unasked");
     let refused = hello("530 no\r\n");
     assert_eq!(whole(b"AUTH TLS\r\n", &refused).raw, None);
+}
+
+#[test]
+fn where_servers_are_to_call_is_read_from_what_they_agree_to() {
+    let called = |command: &str, reply: &str| {
+        let mut ftp = Ftp::new(true);
+        ftp.on_request(command.as_bytes());
+        ftp.on_response(b"220 x\r\n");
+        ftp.on_span(1);
+        ftp.on_response(b"\r\n");
+        ftp.on_response(reply.as_bytes());
+        (ftp.take_call().map(|to| to.to_string()), ftp.take_call().is_some(), ftp.raw())
+    };
+    let read = |command: &str| called(&format!("{command}\r\n"), "200 ok\r\n").0;
+    let v6 = "2001:db8:1234:5678:9abc:def0:1234:5678";
+    for (command, to) in [
+        ("PORT 192,0,2,1,195,80", "192.0.2.1:50000"),
+        ("port  192,0,2,1,4,1 ", "192.0.2.1:1025"),
+        ("EPRT |1|192.0.2.1|50000|", "192.0.2.1:50000"),
+        ("EPRT |2|2001:db8::1|6446|", "[2001:db8::1]:6446"),
+        ("eprt !1!192.0.2.1!1!", "192.0.2.1:1"),
+        (&format!("EPRT |2|{v6}|65535|"), &format!("[{v6}]:65535")),
+    ] {
+        assert_eq!(read(command).as_deref(), Some(to), "{command}");
+    }
+    for command in [
+        "PORT 192,0,2,1,195",
+        "PORT 192,0,2,1,195,80,1",
+        "PORT 192,0,2,256,195,80",
+        "EPRT |1|192.0.2.1|65536|",
+        "EPRT |2|192.0.2.1|50000|",
+        "EPRT |1|192.0.2.1|50000",
+        "EPRT |1|192.0.2.1|50000||",
+        "EPRT",
+    ] {
+        let said = called(&format!("{command}\r\n"), "200 ok\r\n");
+        assert_eq!(said, (None, false, Some(RawReason::ActiveData)), "{command}");
+    }
+    let refused = called("PORT 192,0,2,1,195,80\r\n", "500 no\r\n");
+    assert_eq!(refused, (None, false, None));
+    let once = called("PORT 192,0,2,1,195,80\r\n", "200 ok\r\n");
+    assert_eq!((once.1, once.2), (false, None));
 }
 
 #[test]
@@ -237,6 +279,7 @@ fn any_command() -> impl Strategy<Value = Vec<u8>> {
         b"\xff\xfb\x01NOOP\r\n",
         b"AUTH TLS\r\n",
         b"EPRT |1|192.0.2.1|5000|\r\n",
+        b"EPRT |3|x|5000|\r\n",
         b"QUIT\n",
         b"\r\n",
         b"NOOP",
@@ -424,7 +467,7 @@ impl Naive {
             match asked.take() {
                 None if code != "421" => return,
                 Some(asked) if asked.starts_with("AUTH") && code == "234" => return,
-                Some(asked) if asked.starts_with("EPRT") && code == "200" => return,
+                Some(asked) if asked.starts_with("EPRT |3") && code == "200" => return,
                 _ => {}
             }
         }

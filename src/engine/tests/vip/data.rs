@@ -85,6 +85,72 @@ fn established(net: Net, source: Source, is_extended: bool) -> (World, [Talker; 
     (world, talkers)
 }
 
+/// Servers that see their clients call them as the service, each from its own address and port.
+#[test]
+fn servers_that_see_the_client_call_it_in_the_services_name() {
+    for (net, ports) in NETS.into_iter().flat_map(|net| [[20, 20], [20, 40_001]].map(|p| (net, p)))
+    {
+        let (mut world, talkers) = called(net, Source::Client, ports);
+        for leg in [B, A] {
+            let syn = say(SYN, ISS[leg.index()], 0).mss(1460);
+            talkers[leg.index()].leg(&mut world, leg, syn);
+        }
+        let shown = world.on(Link::Client);
+        let shown = shown.iter().filter(|h| h.seg.flags == SYN).collect::<Vec<_>>();
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        assert_eq!(shown[0].seg.src(), SocketAddr::new(net.service, 20));
+        talkers[0].client(&mut world, say(SYN_ACK, CLIENT_ISS, P).mss(1460));
+        for (leg, next) in [(A, P), (B, Q)] {
+            let told = world.on(Link::Server(leg)).pop().expect("it is told").seg;
+            assert_eq!((told.flags, told.ack), (SYN_ACK, next));
+            let to = SocketAddr::new(net.servers[leg.index()], ports[leg.index()]);
+            assert_eq!((told.src(), told.dst()), (talkers[0].client, to));
+            talkers[leg.index()].leg(&mut world, leg, say(ACK, next, R));
+        }
+        assert_eq!(state(&world), FlowState::Paired);
+        world.forget_but_ports();
+        for (leg, next) in [(A, P), (B, Q)] {
+            talkers[leg.index()].leg(&mut world, leg, say(ACK, next, R).data("content"));
+        }
+        assert_eq!(world.on(Link::Client).pop().expect("it is shown").data, b"content");
+        world.input(Input::Signal(TO_A, Signal::CarrierDown));
+        world.forget_but_ports();
+        talkers[1].leg(&mut world, B, say(ACK, Q + 7, R).data("more"));
+        assert_eq!(world.on(Link::Client).pop().expect("it goes on").data, b"more");
+    }
+}
+
+/// Servers that see the gateway only would call it, not the client: such a session is not followed.
+#[test]
+fn servers_that_see_the_gateway_are_left_to_the_primary() {
+    for net in NETS {
+        let (world, _) = called(net, Source::Gateway, [20, 20]);
+        assert_eq!(world.engine.flows(1)[0].state, FlowState::Solo);
+        assert!(!world.events.iter().any(|event| matches!(event, Event::DataOffered { .. })));
+    }
+}
+
+/// The client has told both servers where it listens, and they have agreed; with them as they call
+/// from these ports.
+fn called(net: Net, source: Source, ports: [u16; 2]) -> (World, [Talker; 2]) {
+    let mut world = World::new(ftp(source));
+    let control = Talker::new(net, source);
+    control.establish(&mut world);
+    for (leg, first) in [(A, P), (B, Q)] {
+        control.leg(&mut world, leg, say(ACK, first, R).data(GREETING));
+    }
+    let family = if net.client.is_ipv4() { 1 } else { 2 };
+    let command = format!("EPRT |{family}|{}|50000|\r\n", net.client);
+    control.client(&mut world, say(ACK, R, P + 7).data(&command));
+    for (leg, first) in [(A, P), (B, Q)] {
+        let said = say(ACK, first + 7, R + command.len() as u32).data("200 ok\r\n");
+        control.leg(&mut world, leg, said);
+    }
+    let client = SocketAddr::new(net.client, 50_000);
+    let talkers = ports.map(|port| Talker { net, source, client, port: (ports[0], port) });
+    (world, talkers)
+}
+
 fn state(world: &World) -> FlowState {
     let flows = world.engine.flows(9);
     flows.iter().find(|flow| flow.key.client.port() == 50_000).expect("it is there").state
