@@ -5,6 +5,7 @@ mod data;
 mod looking;
 mod opening;
 mod probing;
+mod reprotecting;
 mod restoring;
 mod snapshot;
 mod syncing;
@@ -37,6 +38,7 @@ use super::{
 use crate::protocol::Rules;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
+use self::reprotecting::Reprotecting;
 pub use snapshot::Snapshot;
 
 /// Share of the hold budget at which new flows begin with one server.
@@ -60,6 +62,7 @@ pub struct Engine {
     cookies: Cookies,
     allowance: Allowance,
     pairs: Pairs,
+    reprotecting: Reprotecting,
     reports: Vec<Report>,
     ip_id: u16,
     tick_at: Instant,
@@ -88,6 +91,7 @@ impl Engine {
             cookies: Cookies::new(seed),
             allowance: Allowance::full(),
             pairs: Pairs::default(),
+            reprotecting: Reprotecting::default(),
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
@@ -137,6 +141,7 @@ impl Engine {
             self.bridge.next_timer(),
             self.control.detector.urgent_at(),
             self.control.resync.next_timer(),
+            self.next_reprotecting(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -472,6 +477,7 @@ impl Engine {
             self.probe_syn();
         }
         self.time_sync();
+        self.reprotect();
         if self.now >= self.tick_at {
             self.tick_at = self.now + self.config.probe_every;
             self.tick();

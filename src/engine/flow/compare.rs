@@ -67,6 +67,11 @@ impl Comparison {
         self.is_following = self.normalizer.is_some();
     }
 
+    /// There are two to compare again.
+    pub(super) fn pair(&mut self) {
+        self.is_following = false;
+    }
+
     /// See [`Self::follow`].
     pub const fn is_following(&self) -> bool {
         self.is_following
@@ -155,6 +160,9 @@ impl Flow {
     pub(super) fn compare(&mut self, cx: &mut Cx<'_>) {
         // Whatever becomes of the answers: what was acknowledged is forgotten.
         self.read_request();
+        if self.awaits_second() {
+            return; // which takes part from here on
+        }
         if self.state == FlowState::Solo && self.comparison.is_following {
             return self.follow(cx);
         }
@@ -199,7 +207,7 @@ impl Flow {
                 self.comparison.request_read = at;
                 let port = self.key.server.port();
                 self.listener = Listener::new(at, cx.config.listener(port));
-                if self.state == FlowState::Solo && self.comparison.makes_offers() {
+                if self.state == FlowState::Solo && self.follows_alone(cx) {
                     self.comparison.follow();
                 }
             }

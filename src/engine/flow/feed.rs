@@ -384,7 +384,9 @@ impl Flow {
         }
         self.leg_mut(id).state = LegState::Scrub;
         self.leg_mut(id).resend_at = None;
-        if was == LegState::Open && !on(Bug::DetachedNotReset) {
+        // Asked in the middle of a connection, it may have answered.
+        let is_there = was == LegState::Open || self.state != FlowState::Opening;
+        if is_there && !on(Bug::DetachedNotReset) {
             // It expects what it has not acknowledged; if it has more, its answer says so.
             let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
             self.send_leg_reset(cx, id, self.heard_number(id, at));

@@ -27,6 +27,7 @@ mod profile;
 mod promised;
 mod reader;
 mod release;
+mod reprotect;
 mod rest;
 mod roles;
 mod value;
@@ -44,6 +45,7 @@ pub use profile::Profile;
 pub use roles::Fate;
 
 use self::listen::Listener;
+use self::reprotect::Tries;
 use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
@@ -59,7 +61,7 @@ use super::ranges::Ranges;
 use super::stream::Stream;
 use super::time::{Duration, Instant};
 use super::told_blocks::ToldBlocks;
-use super::{FlowSnapshot, LegId, Link, Numbers, Output, Record, SyncScope};
+use super::{FlowSnapshot, LegId, Link, Numbers, Output, Record};
 use crate::wire::{ClientSpace, Frame, L2, L3, Offset, Segment, Seq, Tsval};
 
 /// What a flow tells the control side.
@@ -277,6 +279,8 @@ pub struct Flow {
     /// After a restart: what the client had taken when it was first heard.
     taken: Option<Offset>,
     stray: Option<Box<Stray>>,
+    /// How often a second leg was asked for.
+    tries: Tries,
     /// The primary lives in an older connection of this 4-tuple, and expects this number there.
     /// Whether that is over the client has to say.
     challenge: Option<u32>,
@@ -424,10 +428,9 @@ impl Flow {
             self.tell_state(cx, from);
         }
         if to == FlowState::Solo {
-            match cx.config.sync_scope {
-                Some(SyncScope::Machine) => self.comparison.follow(),
-                _ if self.comparison.makes_offers() => self.comparison.follow(),
-                _ => self.comparison.stop(),
+            match self.follows_alone(cx) {
+                true => self.comparison.follow(),
+                false => self.comparison.stop(),
             }
         }
         if matches!(to, FlowState::Solo | FlowState::TimeWait) {
@@ -462,6 +465,9 @@ impl Flow {
         if is_live && self.visible.reset.is_none() {
             self.leave_opaque(cx);
             self.listen(cx);
+            if !cx.is_still {
+                self.settle_second(cx);
+            }
             self.compare(cx);
             if cx.is_still {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -587,7 +593,9 @@ impl Flow {
         if !on(Bug::ShownNeverTrimmed) {
             self.shown.trim(floor);
         }
-        let open = self.legs.iter().filter(|l| l.is_open());
+        // One that is awaited has to hear everything from where it begins.
+        let is_part = |l: &&Leg| l.is_open() || l.state == LegState::SynSent;
+        let open = self.legs.iter().filter(is_part);
         if let Some(acked) = open.map(|l| l.acked).min() {
             self.request.trim(acked);
         }
@@ -614,6 +622,7 @@ impl Flow {
             sooner(self.handshake_deadline(cx));
             sooner(self.hold_deadline(cx));
             sooner(self.close_deadline(cx.now));
+            sooner(self.second_deadline());
         }
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);
