@@ -66,7 +66,7 @@ pub const REPROTECT_WAIT: Duration = ms(3000);
 /// How often it is asked for one flow before it comes back the next time.
 pub const REPROTECT_TRIES: u8 = 4;
 /// It is asked again after this, four times as long each time.
-pub const REPROTECT_PAUSE: Duration = ms(1000);
+pub const REPROTECT_PAUSE: Duration = ms(5000);
 /// A flow that had two servers for so long is asked for anew.
 pub const REPROTECT_LASTS: Duration = ms(600_000);
 /// What the client may be shown while the answer is awaited.

@@ -151,6 +151,14 @@ impl Places {
         self.replaced.insert((leg.index(), at));
     }
 
+    /// `leg` hears the connection from another place on: all before that counts as the client says.
+    pub fn begin(&mut self, leg: LegId) {
+        let is_others = |key: &(usize, u64)| key.0 != leg.index();
+        self.kept.retain(is_others);
+        self.replaced.retain(is_others);
+        self.heard.retain(|key, _| is_others(key));
+    }
+
     /// The process that knew what was to be heard ends.
     pub fn forget(&mut self) {
         self.replaced.clear();

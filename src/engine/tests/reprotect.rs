@@ -2,8 +2,8 @@
 
 use super::kit::{ACK, CLIENT_ISS as C, FIN, Heard, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
-    Command, EngineConfig, Event, FlowState, Input, LegId, Link, NotReprotected, Reprotect, Rules,
-    ServerState, SoloReason,
+    Command, EngineConfig, Event, FlowState, Input, LegId, Link, NotReprotected, Record, Reprotect,
+    Rules, ServerState, SoloReason,
 };
 use LegId::{A, B};
 
@@ -482,8 +482,8 @@ fn an_older_connection_of_the_server_is_ended() {
 /// An option is a matter of one leg: who agrees to less takes part all the same.
 #[test]
 fn a_server_that_agrees_to_less_takes_part() {
-    let stamped = |s: Say| s.scale(7).sack_ok().stamps(100, 0);
-    let servers = |s: Say| s.scale(7).sack_ok().stamps(50_000, 100);
+    let stamped = |s: Say| s.scale(7).sack_ok().stamps(10, 0);
+    let servers = |s: Say| s.scale(7).sack_ok().stamps(50_000, 10);
     let mut talk = Talk::with(stamped, servers);
     talk.kit.forget();
     talk.kit.wait_ms(2);
@@ -598,8 +598,8 @@ fn the_second_server_dies_before_it_has_proved_anything() {
     assert_eq!(talk.state(), (FlowState::Solo, Some(SoloReason::EarlyEnd)));
     talk.hear(OK);
     talk.kit.forget();
-    talk.kit.wait_ms(2000);
-    assert_eq!(talk.syns().len() > 0, true, "and is asked again");
+    talk.kit.wait_ms(6000);
+    assert!(!talk.syns().is_empty(), "and is asked again");
 }
 
 /// Many flows are asked for a few at a time.
@@ -640,7 +640,10 @@ fn many_flows_are_no_storm() {
 fn it_outlives_the_gateway() {
     let mut talk = Talk::paired();
     talk.exchange(OK);
-    let records = talk.kit.records.clone();
+    // The latest of each.
+    let is_flow = |r: &&Record| matches!(r, Record::Flow { .. });
+    let last = talk.kit.records.iter().rfind(is_flow).cloned();
+    let records = last.into_iter().collect();
     let config = EngineConfig { reprotect: Reprotect::Idle, ..config() };
     let mut kit = Kit::restored(config, records);
     kit.wait_ms(15);
