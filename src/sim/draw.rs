@@ -137,7 +137,7 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
 
 /// Scenarios that take connections under protection again, per mille, and those of them that are
 /// about that.
-const REPROTECT: (u64, u64) = (300, 300);
+const REPROTECT: (u64, u64) = (400, 500);
 
 /// Servers that are lost and come back, and connections that live to see it.
 fn reprotect(scenario: &mut Scenario, mut rng: Rng) {
@@ -154,8 +154,19 @@ fn reprotect(scenario: &mut Scenario, mut rng: Rng) {
             let plain = RequestPlan { cookie: None, returned: None, ..one_of(&like, rng) };
             conn.requests.push(plain);
         }
+        let is_busy = rng.chance(400);
         for request in &mut conn.requests {
-            request.pause_us = rng.pick(&[0, 1_000, 20_000, 100_000, 300_000]);
+            request.pause_us = match is_busy {
+                true => rng.pick(&[0, 2_000, 5_000, 10_000]),
+                false => rng.pick(&[1_000, 20_000, 100_000, 300_000, 600_000]),
+            };
+        }
+        if is_busy {
+            let like = conn.requests.clone();
+            for request in like.iter().cycle().take(3 * like.len()) {
+                let plain = RequestPlan { cookie: None, returned: None, ..request.clone() };
+                conn.requests.push(plain);
+            }
         }
         conn.pipeline = rng.pick(&[1, 1, 1, 2]);
         let is_first = conn.after.is_none();

@@ -257,7 +257,8 @@ impl FlowTrack {
         }
         for span in &self.cookies.set {
             let said = LegId::ALL.map(|id| &self.leg(id).said);
-            let is_known = said.iter().all(|said| said.covers(span.start, span.end));
+            let is_known = said.iter().all(|said| said.covers(span.start, span.end))
+                && self.second.has_said(span.start);
             if is_known && self.shown.covers(span.start, span.end) {
                 // Without what fills up the shorter one.
                 let value = |bytes: &[u8]| bytes.iter().copied().filter(|&b| b != 0).collect();

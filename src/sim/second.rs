@@ -6,6 +6,10 @@ use super::frames::Seg;
 use super::track::{FlowTrack, LegTrack, rel};
 use crate::engine::{FlowState, LegId};
 
+/// A SYN whose number is further away is of another connection of the 4-tuple: it has waited until
+/// its server was found.
+const NEAR: u64 = 1 << 24;
+
 /// The boundaries of one connection's messages, and where second legs begin.
 #[derive(Clone, Debug, Default)]
 pub struct Second {
@@ -45,6 +49,11 @@ impl Second {
         }
     }
 
+    /// Whether both servers were there when `at` was said.
+    pub fn has_said(&self, at: u64) -> bool {
+        self.begins.iter().flatten().all(|begin| at >= begin.answered)
+    }
+
     /// What the answer of `id` to its SYN acknowledges, after the client's first number.
     pub fn expected(&self, id: LegId) -> u32 {
         self.begins[id.index()].map_or(1, |begin| begin.asked as u32)
@@ -55,13 +64,17 @@ impl FlowTrack {
     /// `id` is sent a SYN. In the middle of a connection it may be only where everything said was
     /// taken and everything asked was answered.
     pub(super) fn check_second(&mut self, id: LegId, seg: &Seg<'_>) -> Result<(), String> {
-        if self.state != FlowState::Solo || id == self.primary {
+        // The client's own may have waited until its server was found.
+        if self.state != FlowState::Solo || id == self.primary || seg.seq == self.iss {
             return Ok(());
         }
         let near = self.second.begins[id.index()].map_or(self.c_nxt, |begin| begin.asked);
         let asked = rel(self.iss, seg.seq.wrapping_add(1), near);
-        let is_again = self.second.begins[id.index()].map(|begin| begin.asked) == asked;
-        if is_again && asked.is_some() && !self.leg(id).has_answered() {
+        let is_of_this = |at: &u64| at.abs_diff(near) < NEAR;
+        let Some(asked) = asked.filter(is_of_this) else { return Ok(()) };
+        if self.second.begins[id.index()].is_some_and(|begin| begin.asked == asked) {
+            // Its answer may be another one.
+            self.legs[id.index()].is_answer_void |= self.leg(id).has_answered();
             return Ok(());
         }
         let (answered, primary) = (self.shown.end().max(1), self.leg(self.primary));
@@ -72,10 +85,10 @@ impl FlowTrack {
             && self.said(self.primary) == answered;
         let is_between = self.second.bounds.contains(&(self.c_nxt, answered));
         let is_ending = self.c_fin.is_some() || self.shown_fin.is_some() || primary.fin.is_some();
-        if asked != Some(self.c_nxt) || !is_taken || !is_between || is_ending {
+        if asked != self.c_nxt || !is_taken || !is_between || is_ending {
             let next = self.c_nxt;
             return Err(format!(
-                "1.14: {id:?} is asked to take part from {asked:?}, the client is at {next}, the \
+                "1.14: {id:?} is asked to take part from {asked}, the client is at {next}, the \
                  answers at {answered}: taken {is_taken}, between messages {is_between}"
             ));
         }
