@@ -330,6 +330,8 @@ pub enum NotReprotected {
     Ended,
     /// More was said meanwhile than is kept for a server that has still to hear it.
     Overtaken,
+    /// Its first answer is another one: it may not know a session that began without it.
+    Differs,
 }
 
 /// What happened.

@@ -137,6 +137,7 @@ names!(NotReprotected, NOT_REPROTECTED, {
     Self::Silent => "silent",
     Self::Ended => "ended",
     Self::Overtaken => "overtaken",
+    Self::Differs => "differs",
 });
 
 names!(DropWhy, DROP_WHYS, {

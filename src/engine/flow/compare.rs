@@ -178,6 +178,7 @@ impl Flow {
                 break;
             }
         }
+        self.end_trial();
         if let Some(why) = self.comparison.normalizer.as_ref().and_then(|n| n.raw()) {
             if let Some(listener) = self.listener.as_mut().filter(|_| why == RawReason::Switched) {
                 listener.stop();
@@ -687,6 +688,9 @@ impl Flow {
     /// The streams differ at `agreed`.
     fn on_difference(&mut self, cx: &mut Cx<'_>, kind: DivergenceKind, field: Option<Field>) {
         let at = self.comparison.agreed;
+        if self.is_on_trial() && !self.is_orphaned() {
+            return self.fail_second(cx);
+        }
         let divergence = Divergence { at, kind, field };
         cx.event(Event::Diverged { flow: self.key, divergence });
         if self.is_orphaned() {

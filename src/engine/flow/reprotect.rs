@@ -13,7 +13,7 @@
 
 use super::{Cx, Flow};
 use crate::engine::config::{Mode, Reprotect};
-use crate::engine::event::{Event, FlowState, NotReprotected};
+use crate::engine::event::{Event, FlowState, NotReprotected, SoloReason};
 use crate::engine::headers::Headers;
 use crate::engine::leg::{Leg, LegOptions, LegState};
 use crate::engine::limits;
@@ -22,7 +22,7 @@ use crate::engine::planted::{Bug, on};
 use crate::engine::time::Instant;
 use crate::engine::{LegId, SyncScope};
 use crate::protocol::Quiet;
-use crate::wire::Segment;
+use crate::wire::{Offset, Segment};
 
 /// How often a second leg was asked for since the server came back.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +30,8 @@ pub(super) struct Tries {
     count: u8,
     /// The next one is not before this.
     not_before: Option<Instant>,
+    /// The second leg begins there, and has not given a whole answer yet.
+    trial: Option<Offset>,
 }
 
 impl Tries {
@@ -204,6 +206,7 @@ impl Flow {
         if on(Bug::SecondLegMisses) {
             (leg.acked, leg.sent) = (nxt, nxt);
         }
+        self.tries.trial = Some(agreed);
         self.comparison.pair();
         (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
         (self.diverged_until, self.fin_held_at) = (None, None);
@@ -211,6 +214,31 @@ impl Flow {
         self.solo = None;
         cx.event(Event::Reprotected { flow: self.key, server: id });
         self.set_state(cx, if is_equal { FlowState::Paired } else { FlowState::Lagging }, None);
+    }
+
+    /// The second leg has still to show that it knows what the client's requests rest on.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.tries.trial.is_some()
+    }
+
+    /// Its first answer was whole, and equal.
+    pub(super) fn end_trial(&mut self) {
+        let agreed = self.comparison.agreed();
+        let is_answered = |from: &mut Offset| {
+            agreed > *from
+                && self.comparison.reader().is_none_or(|r| r.is_complete() != Some(false))
+        };
+        if self.tries.trial.as_mut().is_some_and(is_answered) {
+            self.tries.trial = None;
+        }
+    }
+
+    /// Its first answer differs: no news about the servers' contents, and nobody waits.
+    pub(super) fn fail_second(&mut self, cx: &mut Cx<'_>) {
+        self.call_off(cx, NotReprotected::Differs);
+        self.give_up_reprotecting();
+        self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
+        self.compare(cx); // what the other one says is read on
     }
 
     /// The server came back, or has other contents: it may be asked again.
@@ -224,7 +252,8 @@ impl Flow {
             self.tries.count = limits::REPROTECT_TRIES;
             self.tries.not_before = None;
         }
+        self.tries.trial = None;
     }
 }
 
-fields!(Tries { count, not_before });
+fields!(Tries { count, not_before, trial });

@@ -3,7 +3,7 @@
 use super::kit::{ACK, CLIENT_ISS as C, FIN, Heard, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
     Command, EngineConfig, Event, FlowState, Input, LegId, Link, NotReprotected, Record, Reprotect,
-    Rules, ServerState, SoloReason,
+    Rules, ServerState, SoloReason, SyncScope,
 };
 use LegId::{A, B};
 
@@ -38,14 +38,37 @@ impl Talk {
         talk
     }
 
+    /// With another configuration; the servers were made equal.
+    fn paired_with(change: impl Fn(&mut EngineConfig)) -> Self {
+        let mut config = Self::config();
+        change(&mut config);
+        let mut kit = Kit::new(config);
+        kit.mend();
+        kit.wait_ms(250); // syncs keep a distance
+        let mut talk = Self::answered(kit, |s| s.scale(7).sack_ok(), |s| s.scale(7).sack_ok());
+        talk.fail_over();
+        talk.kit.wait_ms(250);
+        talk.kit.mend();
+        talk.kit.wait_ms(600);
+        let place = (talk.asked, talk.answered);
+        talk.accept(place, |s| s);
+        assert!(talk.is_paired(), "{:?}", talk.state());
+        talk.kit.wait_ms(250);
+        talk.kit.forget();
+        talk
+    }
+
+    fn config() -> EngineConfig {
+        EngineConfig { rules: Rules::headers(["date"]), reprotect: Reprotect::Idle, ..config() }
+    }
+
     /// Both have answered one request.
     fn before(client: impl Fn(Say) -> Say, server: impl Fn(Say) -> Say) -> Self {
-        let config = EngineConfig {
-            rules: Rules::headers(["date"]),
-            reprotect: Reprotect::Idle,
-            ..config()
-        };
-        let mut kit = Kit::new(config);
+        Self::answered(Kit::new(Self::config()), client, server)
+    }
+
+    fn answered(mut kit: Kit, client: impl Fn(Say) -> Say, server: impl Fn(Say) -> Say) -> Self {
+        kit.forget();
         kit.establish_with(client, server);
         let mut talk = Self { kit, asked: 0, answered: 0, a: (ISS[0] + 1, 0) };
         talk.ask(GET);
@@ -403,6 +426,26 @@ fn a_second_server_that_answers_otherwise_is_let_go_and_not_asked_again() {
         talk.kit.wait_ms(700_000);
         assert!(talk.syns().is_empty());
     }
+}
+
+/// That is no news about the servers' contents: nobody waits, and no sync is asked for.
+#[test]
+fn what_only_one_server_can_know_asks_for_no_sync() {
+    let mut talk = Talk::paired_with(|config| config.sync_scope = Some(SyncScope::Content));
+    let before = talk.kit.syncs.len();
+    talk.ask(GET);
+    talk.answer(A, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+    talk.answer(B, OK);
+    assert_eq!((talk.shown(), talk.kit.syncs.len()), (OK.into(), before));
+    assert_eq!(talk.failures(), [NotReprotected::Differs]);
+    // Behind a first answer that is whole it is a difference as any other.
+    let mut talk = Talk::paired_with(|config| config.sync_scope = Some(SyncScope::Content));
+    talk.exchange(OK);
+    let before = talk.kit.syncs.len();
+    talk.ask(GET);
+    talk.answer(A, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+    talk.answer(B, OK);
+    assert_eq!((talk.state().0, talk.kit.syncs.len()), (FlowState::Diverged, before + 1));
 }
 
 #[test]
