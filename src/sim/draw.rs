@@ -154,11 +154,11 @@ fn reprotect(scenario: &mut Scenario, mut rng: Rng) {
             let plain = RequestPlan { cookie: None, returned: None, ..one_of(&like, rng) };
             conn.requests.push(plain);
         }
-        let is_busy = rng.chance(400);
+        let is_busy = rng.chance(500);
         for request in &mut conn.requests {
             request.pause_us = match is_busy {
                 true => rng.pick(&[0, 2_000, 5_000, 10_000]),
-                false => rng.pick(&[1_000, 20_000, 100_000, 300_000, 600_000]),
+                false => rng.pick(&[1_000, 20_000, 100_000, 200_000, 300_000]),
             };
         }
         if is_busy {
