@@ -142,7 +142,7 @@ impl Flow {
         let is_equal = self.state == FlowState::Paired && self.has_both();
         // What stands for a value of `to` has still to be shown.
         let is_shown = self.leg(to).voice.is_plain_from(self.visible.released);
-        if self.primary == to || !is_equal || !is_shown || self.is_on_trial() {
+        if self.primary == to || !is_equal || !is_shown {
             return false;
         }
         self.hand_over(cx, to);
