@@ -24,8 +24,8 @@ pub use qemu::QemuBackend;
 pub use crate::observe::describe::Level;
 
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, LegId, Mode, Rule, Rules, SyncScope, UdpPolicy,
-    VipPlan,
+    Duration, EngineConfig, Fence, LagPolicy, LegId, Mode, Reprotect, Rule, Rules, SyncScope,
+    UdpPolicy, VipPlan,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -189,6 +189,8 @@ pub struct Failover {
     pub flap_max: u32,
     /// See `flap_max`.
     pub flap_window: Duration,
+    /// Whether connections that one server carries alone get a second one again.
+    pub reprotect: Reprotect,
     /// Whether a promotion waits for the fence command.
     pub fence: Fence,
     /// Program and arguments; present exactly if `fence` is not none.
@@ -315,6 +317,7 @@ impl Config {
             probe_http: self.failover.probe_http,
             flap_max: self.failover.flap_max,
             flap_window: self.failover.flap_window,
+            reprotect: self.failover.reprotect,
             fence: self.failover.fence,
             flows_max: self.limits.flows_max,
             flows_per_source_max: self.limits.flows_per_source_max,

@@ -18,7 +18,7 @@ use super::{
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
 use crate::engine::{
-    Duration, EngineConfig, Fence, LagPolicy, Mode, Rule, Source, UdpPolicy, is_token,
+    Duration, EngineConfig, Fence, LagPolicy, Mode, Reprotect, Rule, Source, UdpPolicy, is_token,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -615,6 +615,8 @@ fn failover(reader: &Reader<'_>, root: &DeTable<'_>) -> Failover {
         reader.missing(section.at("fence"), "failover.fence_command", help);
     }
     let flap_max = section.integer("flap_max", 0..=1000);
+    let reprotect =
+        section.choice("reprotect", &[("never", Reprotect::Never), ("idle", Reprotect::Idle)]);
     Failover {
         is_auto: section.flag("auto", defaults.failover_auto),
         probe_every: section.duration(
@@ -628,6 +630,7 @@ fn failover(reader: &Reader<'_>, root: &DeTable<'_>) -> Failover {
         flap_window: section.duration("flap_window", defaults.flap_window, MS..=HOUR * 24),
         fence,
         fence_command,
+        reprotect: reprotect.unwrap_or_default(),
         fence_timeout: section.duration("fence_timeout", Duration::from_secs(10), MS..=HOUR),
     }
 }

@@ -59,6 +59,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "probe_http",
             "flap_max",
             "flap_window",
+            "reprotect",
             "fence",
             "fence_command",
             "fence_timeout",

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
 use super::{Backend, Config, Level, QemuBackend, RunAs, Tree};
-use crate::engine::{Fence, LagPolicy, Mode, Network, Source, UdpPolicy};
+use crate::engine::{Fence, LagPolicy, Mode, Network, Reprotect, Source, UdpPolicy};
 
 /// The whole file.
 pub(super) fn to_toml(config: &Config) -> String {
@@ -213,12 +213,17 @@ fn failover(out: &mut String, config: &Config) {
         Fence::Hook => "hook",
         Fence::Required => "required",
     };
+    let reprotect = match failover.reprotect {
+        Reprotect::Never => "never",
+        Reprotect::Idle => "idle",
+    };
     let mut keys = vec![
         ("auto", failover.is_auto.to_string()),
         ("probe_every", quote(&show_duration(failover.probe_every))),
         ("probe_http", failover.probe_http.to_string()),
         ("flap_max", failover.flap_max.to_string()),
         ("flap_window", quote(&show_duration(failover.flap_window))),
+        ("reprotect", quote(reprotect)),
         ("fence", quote(fence)),
         ("fence_timeout", quote(&show_duration(failover.fence_timeout))),
     ];

@@ -47,7 +47,7 @@ fn what_is_shown_reads_back_to_the_same() {
          [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n\
          [sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
-         fence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
+         reprotect = \"idle\"\nfence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n\
          [evidence]\nwrite = false\ndir = \"/e\"\nfiles_max = 3\nbytes_max = \"8MiB\"\n\
          age_max = \"2h\"\nring_bytes = \"1MiB\"\nring_time = \"5s\"\n[run]\nuid = 7\n\
@@ -172,6 +172,7 @@ const BROKEN: &[Case] = &[
         "absolute path"),
     ("", "[sync]\nbackend = \"exec\"\ncommand = []\n", Some(17), "sync.command", "empty"),
     ("", "[sync]\ndeadline = \"40s\"\n", Some(16), "sync.deadline", "shorter than deadline"),
+    ("", "[failover]\nreprotect = \"yes\"\n", Some(16), "failover.reprotect", "`idle`"),
     ("", "[failover]\nfence = \"required\"\n", Some(16), "failover.fence_command", "missing"),
     ("", "[failover]\nfence_command = [\"/x\"]\n", Some(16), "failover.fence_command", "none"),
     ("", "[failover]\nflap_max = -1\n", Some(16), "failover.flap_max", "0 to 1000"),

@@ -30,6 +30,16 @@ pub enum LagPolicy {
     Strict,
 }
 
+/// Whether a connection that one server carries alone gets a second one again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reprotect {
+    /// It stays with the one until it is closed.
+    #[default]
+    Never,
+    /// Between two messages of HTTP/1.1 the gateway makes a handshake with the other server.
+    Idle,
+}
+
 /// What happens to the servers' UDP datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UdpPolicy {
@@ -75,6 +85,8 @@ pub struct EngineConfig {
     pub hold_soft: Duration,
     /// A hold older than this is handed to the lag policy.
     pub hold_hard: Duration,
+    /// Connections that one server carries alone.
+    pub reprotect: Reprotect,
     /// What may differ; `date` of HTTP is among it unless the user took it out.
     pub rules: Rules,
     /// Whether protocols that two servers never say alike are told by their first bytes, and left
@@ -166,6 +178,7 @@ impl Default for EngineConfig {
             udp: UdpPolicy::PrimaryFirst,
             hold_soft: Duration::from_millis(20),
             hold_hard: Duration::from_millis(150),
+            reprotect: Reprotect::Never,
             rules: Rules::default(),
             has_opaque: true,
             opaque_ports: Vec::new(),

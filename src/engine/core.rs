@@ -6,6 +6,7 @@ mod data;
 mod looking;
 mod opening;
 mod probing;
+mod reprotecting;
 mod restoring;
 mod snapshot;
 mod syncing;
@@ -38,6 +39,7 @@ use super::{
 use crate::protocol::Rules;
 use crate::wire::{Frame, IcmpKind, NdKind, Packet, Quote, Segment, TcpFlags, parse};
 
+use self::reprotecting::Reprotecting;
 pub use snapshot::Snapshot;
 
 /// Share of the hold budget at which new flows begin with one server.
@@ -61,6 +63,7 @@ pub struct Engine {
     cookies: Cookies,
     allowance: Allowance,
     pairs: Pairs,
+    reprotecting: Reprotecting,
     reports: Vec<Report>,
     ip_id: u16,
     tick_at: Instant,
@@ -89,6 +92,7 @@ impl Engine {
             cookies: Cookies::new(seed),
             allowance: Allowance::full(),
             pairs: Pairs::default(),
+            reprotecting: Reprotecting::default(),
             reports: Vec::new(),
             ip_id: seed as u16,
             now,
@@ -139,6 +143,7 @@ impl Engine {
             self.control.detector.urgent_at(),
             self.control.resync.next_timer(),
             self.expected.next_timer(),
+            self.next_reprotecting(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -477,6 +482,7 @@ impl Engine {
             self.probe_syn();
         }
         self.time_sync();
+        self.reprotect();
         if self.now >= self.tick_at {
             self.tick_at = self.now + self.config.probe_every;
             self.tick();

@@ -320,6 +320,21 @@ pub enum DropWhy {
     Copied,
 }
 
+/// Why a flow with one server did not get a second one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NotReprotected {
+    /// The server refuses the connection.
+    Refused,
+    /// It does not answer.
+    Silent,
+    /// The connection is being closed.
+    Ended,
+    /// More was said meanwhile than is kept for a server that has still to hear it.
+    Overtaken,
+    /// Its first answer is another one: it may not know a session that began without it.
+    Differs,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -398,6 +413,10 @@ pub enum Event {
     FlowReset { flow: FlowKey },
     /// The gateway resent request bytes to a server that had lost them.
     RequestResent { flow: FlowKey, to: LegId, bytes: u32 },
+    /// A flow that one server carried alone has two again, from a message boundary on.
+    Reprotected { flow: FlowKey, server: LegId },
+    /// A flow that one server carries alone asked this one to take part, in vain.
+    NotReprotected { flow: FlowKey, server: LegId, why: NotReprotected },
     /// A server changed its state.
     ServerChanged { server: LegId, from: ServerState, to: ServerState },
     /// The service changed its state.

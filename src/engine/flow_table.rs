@@ -30,6 +30,8 @@ pub struct FlowTable {
     /// Flows that wait for a leg, oldest first.
     pins: [BTreeSet<(Instant, FlowId)>; 2],
     half_open: HalfOpen,
+    /// Flows with one server that ask for a second one some time.
+    alone: BTreeSet<FlowId>,
     held: usize,
     /// Flows by state, in the order of [`FlowState`].
     counts: [u32; 6],
@@ -50,7 +52,15 @@ struct Entry {
     timer: Option<Instant>,
     pinned: [Option<Instant>; 2],
     half_open: Option<Instant>,
+    is_alone: bool,
     held: usize,
+}
+
+impl Entry {
+    fn new(flow: Flow, timer: Option<Instant>, is_alone: bool) -> Box<Self> {
+        let (state, pinned, half_open, held) = (flow.state(), [None; 2], None, 0);
+        Box::new(Self { flow, state, timer, pinned, half_open, is_alone, held })
+    }
 }
 
 impl Entry {
@@ -132,9 +142,7 @@ impl FlowTable {
         self.by_key.insert(flow.key.packed(), id);
         self.half_open.flow_begins(Source::of(flow.key.client.ip()));
         self.counts[flow.state() as usize] += 1;
-        let state = flow.state();
-        let entry = Entry { flow, state, timer: None, pinned: [None; 2], half_open: None, held: 0 };
-        self.slots[id as usize] = Some(Slot::Awake(Box::new(entry)));
+        self.slots[id as usize] = Some(Slot::Awake(Entry::new(flow, None, false)));
         self.refresh(id);
     }
 
@@ -229,9 +237,8 @@ impl FlowTable {
         let Some(Some(slot)) = self.slots.get_mut(id as usize) else { return };
         let &mut Slot::AtRest(place) = slot else { return };
         let flow = Flow::wake(self.shelf.get(place), &self.rules);
-        let (state, timer) = (flow.state(), flow.timer());
-        let entry = Entry { flow, state, timer, pinned: [None; 2], half_open: None, held: 0 };
-        *slot = Slot::Awake(Box::new(entry));
+        let (timer, is_alone) = (flow.timer(), self.alone.contains(&id));
+        *slot = Slot::Awake(Entry::new(flow, timer, is_alone));
         for (moved, to) in self.shelf.remove(place) {
             self.slots[moved as usize] = Some(Slot::AtRest(to));
         }
@@ -311,6 +318,14 @@ impl FlowTable {
             }
             entry.half_open = half_open;
         }
+        let is_alone = !is_gone && entry.flow.is_to_reprotect();
+        if is_alone != entry.is_alone {
+            entry.is_alone = is_alone;
+            match is_alone {
+                true => self.alone.insert(id),
+                false => self.alone.remove(&id),
+            };
+        }
         self.counts[entry.state as usize] -= 1;
         entry.state = entry.flow.state();
         self.counts[entry.state as usize] += u32::from(!is_gone);
@@ -359,6 +374,16 @@ impl FlowTable {
     /// Whether any flow waits for `leg`.
     pub fn is_pinned(&self, leg: LegId) -> bool {
         !self.pins[leg.index()].is_empty()
+    }
+
+    /// Whether a flow with one server asks for a second one some time.
+    pub fn has_alone(&self) -> bool {
+        !self.alone.is_empty()
+    }
+
+    /// The numbers of up to `max` of them, from `from` on.
+    pub fn alone_from(&self, from: FlowId, max: usize) -> Vec<FlowId> {
+        self.alone.range(from..).take(max).copied().collect()
     }
 
     /// The numbers of all flows, lowest first.

@@ -61,6 +61,25 @@ pub const REFUSAL_HOLD: Duration = ms(1000);
 /// A handshake without any answer to the client's last SYN is forgotten; the next begins it again.
 pub const OPENING_MAX: Duration = ms(3000);
 
+/// How long a server that is to take part in a connection again has to answer.
+pub const REPROTECT_WAIT: Duration = ms(3000);
+/// How often it is asked for one flow before it comes back the next time.
+pub const REPROTECT_TRIES: u8 = 4;
+/// It is asked again after this, four times as long each time.
+pub const REPROTECT_PAUSE: Duration = ms(5000);
+/// A flow that had two servers for so long is asked for anew.
+pub const REPROTECT_LASTS: Duration = ms(600_000);
+/// What the client may be shown while the answer is awaited.
+pub const REPROTECT_SHOWN_BYTES_MAX: u64 = LAG_BYTES_MAX / 4;
+/// So many flows at most ask at once,
+pub const REPROTECT_AT_ONCE: usize = 10;
+/// of so many that are looked at,
+pub const REPROTECT_LOOKED_AT: usize = 256;
+/// and the next ones after this.
+pub const REPROTECT_EVERY: Duration = ms(10);
+/// Those that were all looked at are looked at again after this.
+pub const REPROTECT_AGAIN: Duration = ms(500);
+
 /// How long a reset of one leg waits for the other's.
 pub const RST_HOLD: Duration = ms(50);
 /// How long a FIN of one leg waits for a leg that has said everything before it.

@@ -47,11 +47,11 @@ pub use crate::protocol::framing::is_token;
 pub use crate::protocol::rules::Rule;
 pub use crate::protocol::{Field, RawReason, RuleName, Rules};
 pub use address::{NeighbourState, NeighbourStatus, Network, Served, Source, VipPlan};
-pub use config::{EngineConfig, Fence, LagPolicy, Mode, UdpPolicy};
+pub use config::{EngineConfig, Fence, LagPolicy, Mode, Reprotect, UdpPolicy};
 pub use event::{
     DegradedReason, Divergence, DivergenceKind, DropWhy, Event, Evidence, Finding, FlowKey,
-    FlowState, HeldWhy, KeptWhy, OfferOutcome, PackedKey, RejectReason, ServerState, ServiceState,
-    Shown, SoloReason,
+    FlowState, HeldWhy, KeptWhy, NotReprotected, OfferOutcome, PackedKey, RejectReason,
+    ServerState, ServiceState, Shown, SoloReason,
 };
 pub use fragments::{Fragments, Reassembly};
 pub use stream::Stream;

@@ -165,6 +165,12 @@ bugs! {
     CopyStaysSolo: "1.14: a machine sync pairs every flow that the source has",
     /// A copied leg is taken to have its own clock.
     CopyKeepsOldClock: "1.14: a machine sync takes over the source's clock",
+    /// A second leg is asked for while an answer is outstanding.
+    ReprotectAnywhere: "1.14: a second leg begins between two messages only",
+    /// What a second leg says is taken to stand one byte further.
+    SecondLegOneOff: "1.14: a second leg's next byte is the next one shown",
+    /// A second leg does not hear what was said while it was awaited.
+    SecondLegMisses: "1.14: a second leg hears everything from the boundary on",
     /// A server whose state is being replaced is promoted.
     OverwrittenPromoted: "1.16: a server that a sync overwrites is not promoted",
     /// New flows pair with a backup that is known to differ.

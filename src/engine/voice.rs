@@ -87,6 +87,20 @@ impl Voice {
         (self.iss, self.nxt) = (Seq::new(iss), Own::START);
     }
 
+    /// The same in the middle of the flow: the byte behind its SYN, which has the number `iss`,
+    /// stands at `at`.
+    pub fn begin_at(&mut self, iss: u32, at: Offset) {
+        let behind = at.since(Offset::START) as u32;
+        *self = Self {
+            iss: Seq::new(iss.wrapping_sub(behind)),
+            stream: Stream::new(at),
+            nxt: Own(at),
+            told_ack: Own(at.back(1)),
+            told_edge: Own(at),
+            ..Self::default()
+        };
+    }
+
     /// The number of its SYN if everything visible were as long as its own; with this alone the
     /// numbers from here on are found again, once the map is a constant.
     pub const fn effective_iss(&self) -> u32 {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::names::{
-    DIVERGENCE_KINDS, DROP_WHYS, FINDINGS, FLOW_STATES, HELD_WHYS, KEPT_WHYS, LEGS, LINKS, Name,
-    OFFER_OUTCOMES, RAW_REASONS, REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
+    DIVERGENCE_KINDS, DROP_WHYS, FINDINGS, FLOW_STATES, HELD_WHYS, KEPT_WHYS, LEGS, LINKS,
+    NOT_REPROTECTED, Name, OFFER_OUTCOMES, RAW_REASONS, REJECT_REASONS, SOLO_REASONS, SYNC_REASONS,
 };
 use crate::engine::{Duration, Event};
 
@@ -95,6 +95,11 @@ families! {
     "shadowvm_divergences_total", "Proofs that the servers differ, by kind.",
         ["kind": DIVERGENCE_KINDS];
     "shadowvm_flows_reset_total", "Connections reset because they could not move.", [];
+    "shadowvm_flows_reprotected_total",
+        "Connections with one server that got a second one again, by that server.", ["leg": LEGS];
+    "shadowvm_flows_not_reprotected_total",
+        "Times that a server was asked to take part in a connection again in vain, by reason.",
+        ["leg": LEGS, "reason": NOT_REPROTECTED];
     "shadowvm_request_resent_bytes_total", "Request bytes resent to a server that had lost them.",
         ["leg": LEGS];
     "shadowvm_server_changes_total", "Changes of a server's state.", ["leg": LEGS];
@@ -221,6 +226,12 @@ impl Counters {
                 self.one("shadowvm_divergences_total", divergence.kind.name());
             }
             Event::FlowReset { .. } => self.one("shadowvm_flows_reset_total", ""),
+            Event::Reprotected { server, .. } => {
+                self.one("shadowvm_flows_reprotected_total", server.name());
+            }
+            Event::NotReprotected { server, why, .. } => {
+                self.add(("shadowvm_flows_not_reprotected_total", server.name(), why.name()), 1);
+            }
             Event::RequestResent { to, bytes, .. } => {
                 let key = ("shadowvm_request_resent_bytes_total", to.name(), "");
                 self.add(key, u64::from(*bytes));

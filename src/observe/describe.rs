@@ -43,6 +43,8 @@ pub fn level(event: &Event) -> Level {
         | Event::FlowClosed { .. }
         | Event::Unprotected { .. }
         | Event::EarlyEnd { .. }
+        | Event::Reprotected { .. }
+        | Event::NotReprotected { .. }
         | Event::HoldSoft { .. }
         | Event::HoldHard { .. }
         | Event::RequestResent { .. }
@@ -182,6 +184,12 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             "{flow}: reset, because the surviving server could not continue it; the client has to \
              reconnect"
         ),
+        Event::Reprotected { flow, server } => {
+            format!("{flow}: protected again, {} takes part from here on", name(server))
+        }
+        Event::NotReprotected { flow, server, why } => {
+            format!("{flow}: {} does not take part again: {}", name(server), why.name())
+        }
         Event::RequestResent { flow, to, bytes } => {
             format!("{flow}: resent {bytes} request bytes to {}", name(to))
         }

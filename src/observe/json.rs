@@ -47,6 +47,8 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::HoldHard { .. } => "hold_hard",
         Event::Diverged { .. } => "diverged",
         Event::FlowReset { .. } => "flow_reset",
+        Event::Reprotected { .. } => "reprotected",
+        Event::NotReprotected { .. } => "not_reprotected",
         Event::RequestResent { .. } => "request_resent",
         Event::ServerChanged { .. } => "server_changed",
         Event::ServiceChanged { .. } => "service_changed",
@@ -137,6 +139,13 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
                 "field": divergence.field.as_ref().map(ToString::to_string),
             })
         }
+        Event::Reprotected { flow, server: leg } => json!({
+            "flow": flow_json(flow), "server": server(*leg), "leg": leg.name(),
+        }),
+        Event::NotReprotected { flow, server: leg, why } => json!({
+            "flow": flow_json(flow), "server": server(*leg), "leg": leg.name(),
+            "reason": why.name(),
+        }),
         Event::RequestResent { flow, to, bytes } => json!({
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(), "bytes": bytes,
         }),

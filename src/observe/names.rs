@@ -4,8 +4,8 @@
 
 use crate::engine::{
     CommandError, DegradedReason, DivergenceKind, DropWhy, Evidence, Finding, FlowState, HeldWhy,
-    KeptWhy, LegId, Link, Mode, OfferOutcome, RawReason, RejectReason, ServerState, ServiceState,
-    SoloReason, SyncReason,
+    KeptWhy, LegId, Link, Mode, NotReprotected, OfferOutcome, RawReason, RejectReason, ServerState,
+    ServiceState, SoloReason, SyncReason,
 };
 use crate::wire::Malformed;
 
@@ -130,6 +130,14 @@ names!(DivergenceKind, DIVERGENCE_KINDS, {
 names!(KeptWhy, KEPT_WHYS, {
     Self::Late => "late",
     Self::Full => "full",
+});
+
+names!(NotReprotected, NOT_REPROTECTED, {
+    Self::Refused => "refused",
+    Self::Silent => "silent",
+    Self::Ended => "ended",
+    Self::Overtaken => "overtaken",
+    Self::Differs => "differs",
 });
 
 names!(DropWhy, DROP_WHYS, {

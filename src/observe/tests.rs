@@ -5,9 +5,9 @@ use std::io::Read;
 use super::*;
 use crate::engine::{
     CommandError, DegradedReason, Divergence, DivergenceKind, DropWhy, Duration, Epoch, Evidence,
-    Field, Finding, FlowKey, FlowState, HeldWhy, KeptWhy, LegId, Link, OfferOutcome, RawReason,
-    RejectReason, RuleName, ServerState, ServiceId, ServiceState, Shown, SoloReason, SyncId,
-    SyncReason,
+    Field, Finding, FlowKey, FlowState, HeldWhy, KeptWhy, LegId, Link, NotReprotected,
+    OfferOutcome, RawReason, RejectReason, RuleName, ServerState, ServiceId, ServiceState, Shown,
+    SoloReason, SyncId, SyncReason,
 };
 use crate::wire::Offset;
 
@@ -68,6 +68,8 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::HoldHard { flow, waiting_for: server },
         Event::Diverged { flow, divergence },
         Event::FlowReset { flow },
+        Event::Reprotected { flow, server: LegId::B },
+        Event::NotReprotected { flow, server: LegId::A, why: NotReprotected::Silent },
         Event::RequestResent { flow, to: server, bytes: 100 },
         Event::ServerChanged { server, from: ServerState::Up, to: ServerState::Failed },
         Event::ServiceChanged { from: ServiceState::Protected, to: degraded },

@@ -101,7 +101,7 @@ impl Canon {
     }
 
     /// The position in one stream of the common one `at`.
-    fn own(&self, side: Side, primary: LegId, at: u64) -> u64 {
+    pub(super) fn own(&self, side: Side, primary: LegId, at: u64) -> u64 {
         let mut filled = 0;
         for (token, len) in self.lens(side, primary) {
             if at <= token.at {

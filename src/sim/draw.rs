@@ -32,6 +32,7 @@ impl Scenario {
         machine(&mut scenario, Rng::new(mix(seed, 0x0de3)));
         tokens(&mut scenario, Rng::new(mix(seed, 0x0de4)));
         cookies(&mut scenario, Rng::new(mix(seed, 0x0de5)));
+        reprotect(&mut scenario, Rng::new(mix(seed, 0x0de6)));
         scenario
     }
 
@@ -132,6 +133,99 @@ fn cookies(scenario: &mut Scenario, mut rng: Rng) {
             }
         }
     }
+}
+
+/// Scenarios that take connections under protection again, per mille, and those of them that are
+/// about that.
+const REPROTECT: (u64, u64) = (400, 500);
+
+/// Servers that are lost and come back, and connections that live to see it.
+fn reprotect(scenario: &mut Scenario, mut rng: Rng) {
+    let rng = &mut rng;
+    scenario.gateway.reprotect = rng.chance(REPROTECT.0);
+    let is_free = scenario.gateway.machine.is_none() && scenario.gateway.reprotect;
+    if !is_free || !rng.chance(REPROTECT.1) {
+        return;
+    }
+    for conn in &mut scenario.conns {
+        conn.is_http |= rng.chance(700);
+        let like = conn.requests.clone();
+        while conn.requests.len() < 5 {
+            let plain = RequestPlan { cookie: None, returned: None, ..one_of(&like, rng) };
+            conn.requests.push(plain);
+        }
+        let is_busy = rng.chance(500);
+        for request in &mut conn.requests {
+            request.pause_us = match is_busy {
+                true => rng.pick(&[0, 2_000, 5_000, 10_000]),
+                false => rng.pick(&[1_000, 20_000, 100_000, 200_000, 300_000]),
+            };
+        }
+        if is_busy {
+            let like = conn.requests.clone();
+            for request in like.iter().cycle().take(3 * like.len()) {
+                let plain = RequestPlan { cookie: None, returned: None, ..request.clone() };
+                conn.requests.push(plain);
+            }
+        }
+        conn.pipeline = rng.pick(&[1, 1, 1, 2]);
+        let is_first = conn.after.is_none();
+        conn.start_us = if is_first { rng.pick(&[0, 500, 20_000, 200_000]) } else { conn.start_us };
+    }
+    let gateway = &mut scenario.gateway;
+    gateway.is_fence_good = true;
+    if rng.chance(700) {
+        gateway.sync = None; // after one that fails nothing pairs for a while
+    }
+    scenario.faults = reprotect_faults(rng);
+    let last = scenario.faults.iter().filter_map(|f| match f.trigger {
+        Trigger::At(us) => Some(us),
+        _ => None,
+    });
+    scenario.calm_us = last.max().unwrap_or(0) + rng.range(300_000, 800_000);
+}
+
+fn reprotect_faults(rng: &mut Rng) -> Vec<FaultPlan> {
+    let mut faults = Vec::new();
+    let mut add = |at: u64, target, fault| {
+        faults.push(FaultPlan { trigger: Trigger::At(at), target, fault });
+    };
+    let mut at = rng.range(5_000, 300_000);
+    if rng.chance(100) {
+        let leg = Target::Leg(rng.pick(&LegId::ALL));
+        add(rng.pick(&[0, 30_000]), leg, Fault::Diverge);
+    }
+    for _ in 0..rng.range(1, 3) {
+        match rng.below(4) {
+            0 | 1 => {
+                let target = if rng.chance(800) { Target::Primary } else { Target::Backup };
+                add(at, target, Fault::Reboot(rng.pick(&[10_000, 50_000, 100_000])));
+                at += rng.range(130_000, 300_000);
+                add(at, Target::Backup, Fault::Rejoin);
+            }
+            2 => {
+                add(at, Target::Primary, Fault::Failover { is_planned: false });
+                at += rng.range(20_000, 100_000);
+                add(at, Target::Backup, Fault::Rejoin);
+            }
+            _ => add(at, Target::Backup, Fault::KillWorker),
+        }
+        // Some die while flows ask.
+        at += rng.pick(&[100, 1_000, 10_000, 50_000, 250_000, 600_000]) + rng.range(0, 3_000);
+    }
+    let target = if rng.chance(800) { Target::Primary } else { Target::Backup };
+    let fault = match rng.below(10) {
+        0..=2 => Fault::CarrierDown,
+        3 => Fault::Exited,
+        4 => Fault::Kill,
+        5 => Fault::Crash,
+        6 => Fault::Failover { is_planned: false },
+        7 => Fault::GatewayRestart(rng.pick(&[0, 5_000])),
+        8 => Fault::GatewayStall(rng.pick(&[20_000, 200_000])),
+        _ => Fault::Failover { is_planned: true },
+    };
+    faults.push(FaultPlan { trigger: Trigger::At(at), target, fault });
+    faults
 }
 
 /// Scenarios whose syncs copy whole machines, per mille.
@@ -603,6 +697,7 @@ impl Builder {
             has_partial_csum: rng.chance(500),
             primary,
             has_cookies: rng.chance(60),
+            reprotect: false,
             vip: rng.pick(&[None, None, None, None, Some(Seen::Clients), Some(Seen::Gateway)]),
         }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::host::{Handle, Host, Socket, State};
 use super::jar::{Hearing, Jar};
 use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
-use super::script::{self, ID_AT, ID_LEN, Script, Verifier};
+use super::script::{self, Script, Verifier};
 use crate::engine::LegId;
 
 /// How far a connection is.
@@ -81,6 +81,11 @@ impl ClientConn {
             has_closed: false,
             has_heard_end: false,
         }
+    }
+
+    /// Where each answer ends, every value at its longest.
+    pub fn answer_ends(&self) -> &[usize] {
+        &self.answer_ends
     }
 
     /// Connects.
@@ -487,10 +492,14 @@ impl ServerConn {
             Some(_) => Vec::new(),
             None => {
                 self.first.extend_from_slice(bytes);
-                let Some(id) = self.first.get(ID_AT..ID_AT + ID_LEN) else { return Ok(()) };
-                let id = std::str::from_utf8(id).ok();
-                let id = id.and_then(|id| usize::from_str_radix(id, 16).ok());
+                let Some((id, number)) = script::told(&self.first) else { return Ok(()) };
                 self.conn = id.filter(|&id| id < requests.len());
+                // It may have been asked to take part in the middle of a connection.
+                let ends = self.conn.map(|id| &requests[id].1[..]).unwrap_or_default();
+                let before = number.and_then(|n| n.checked_sub(1)).and_then(|n| ends.get(n));
+                if let (Some(number), Some(&before)) = (number, before) {
+                    (self.asked, self.hearing.at) = (number, before);
+                }
                 std::mem::take(&mut self.first)
             }
         };

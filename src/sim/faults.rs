@@ -84,6 +84,9 @@ impl World<'_> {
                 | Fault::Failover { .. }
         );
         self.truth[index].is_faulted |= disturbs;
+        if disturbs {
+            self.gateway.lose(leg);
+        }
         self.truth[index].is_dead |= fault.is_fatal() && !matches!(fault, Fault::Reboot(_));
         if fault.is_fatal() {
             self.spoil(leg);

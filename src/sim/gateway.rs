@@ -16,8 +16,8 @@ use super::scenario::{Close, ConnPlan, Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
-    Instant, LegId, Link, LinkCaps, Output, Record, Roles, ServerState, Signal, SoloReason, Source,
-    SyncId, SyncReason, SyncScope, SyncStep,
+    Instant, LegId, Link, LinkCaps, Output, Record, Reprotect, Roles, ServerState, Signal,
+    SoloReason, Source, SyncId, SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -45,6 +45,8 @@ pub(super) struct Gateway {
     generation: u64,
     dropped: BTreeSet<(Tuple, usize)>,
     late: BTreeSet<(Tuple, usize)>,
+    /// Legs that came back after whatever had happened to their server.
+    regained: BTreeSet<(Tuple, usize)>,
     /// Servers that were declared failed, rightly or because their link is bad.
     blamed: [bool; 2],
     /// The last sync failed.
@@ -79,6 +81,10 @@ impl Gateway {
             sync_deadline: Self::sync_deadline(scenario),
             fence: plan.fence,
             rules: scenario.rules(),
+            reprotect: match plan.reprotect {
+                true => Reprotect::Idle,
+                false => Reprotect::Never,
+            },
             flows_max: 64,
             half_open_max: if plan.has_cookies { 0 } else { 64 },
             ..EngineConfig::default()
@@ -95,6 +101,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            regained: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
             is_syncing: false,
@@ -121,6 +128,7 @@ impl Gateway {
             generation: 0,
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
+            regained: BTreeSet::new(),
             blamed: [false; 2],
             is_stale: false,
             is_syncing: false,
@@ -150,7 +158,18 @@ impl Gateway {
 
     /// Whether the engine took `leg` from the connection for a reason that the world explains.
     pub fn has_dropped(&self, tuple: Tuple, leg: LegId) -> bool {
-        self.blamed[leg.index()] || self.dropped.contains(&(tuple, leg.index()))
+        let is_blamed = self.blamed[leg.index()] && !self.has_regained(tuple, leg);
+        is_blamed || self.dropped.contains(&(tuple, leg.index()))
+    }
+
+    /// Whether `leg` has come back into the connection, and nothing has happened to it since.
+    pub fn has_regained(&self, tuple: Tuple, leg: LegId) -> bool {
+        self.regained.contains(&(tuple, leg.index()))
+    }
+
+    /// Something has happened to `leg`.
+    pub fn lose(&mut self, leg: LegId) {
+        self.regained.retain(|(_, regained)| *regained != leg.index());
     }
 
     /// Whether `leg` was late on the connection, and the other one went ahead.
@@ -470,6 +489,7 @@ impl World<'_> {
                 self.gateway.primary = *primary;
                 self.report.failovers += 1;
                 self.gateway.blamed[primary.other().index()] = true;
+                self.gateway.lose(primary.other());
                 let is_asked = *finding == Finding::Operator;
                 let plan = &self.scenario.gateway;
                 if plan.fence == Fence::Required && !plan.is_fence_good && !is_asked {
@@ -488,6 +508,7 @@ impl World<'_> {
             Event::Detached { server, finding, .. } => {
                 self.report.failovers += 1;
                 self.gateway.blamed[server.index()] = true;
+                self.gateway.lose(*server);
                 self.judge_finding(*server, *finding, "detached");
             }
             Event::Unprotected { flow, reason } => {
@@ -559,6 +580,12 @@ impl World<'_> {
                     self.gateway.dropped.extend([(tuple, 0), (tuple, 1)]);
                 }
             }
+            Event::Reprotected { flow, server } => {
+                let leg = (tuple_of(flow), server.index());
+                self.gateway.dropped.remove(&leg);
+                self.gateway.late.remove(&leg);
+                self.gateway.regained.insert(leg);
+            }
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
                 // It may close before the backup has heard everything.
                 self.gateway.late.insert((tuple_of(flow), primary.other().index()));
@@ -571,6 +598,7 @@ impl World<'_> {
                     self.gateway.unjustified.get_or_insert(what);
                 }
                 self.gateway.dropped.insert((tuple, loser.index()));
+                self.gateway.regained.remove(&(tuple, loser.index()));
             }
             _ => {}
         }

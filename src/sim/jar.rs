@@ -151,6 +151,14 @@ impl Places {
         self.replaced.insert((leg.index(), at));
     }
 
+    /// `leg` hears the connection from another place on: all before that counts as the client says.
+    pub fn begin(&mut self, leg: LegId) {
+        let is_others = |key: &(usize, u64)| key.0 != leg.index();
+        self.kept.retain(is_others);
+        self.replaced.retain(is_others);
+        self.heard.retain(|key, _| is_others(key));
+    }
+
     /// The process that knew what was to be heard ends.
     pub fn forget(&mut self) {
         self.replaced.clear();
@@ -249,7 +257,8 @@ impl FlowTrack {
         }
         for span in &self.cookies.set {
             let said = LegId::ALL.map(|id| &self.leg(id).said);
-            let is_known = said.iter().all(|said| said.covers(span.start, span.end));
+            let is_known = said.iter().all(|said| said.covers(span.start, span.end))
+                && self.second.has_said(span.start);
             if is_known && self.shown.covers(span.start, span.end) {
                 // Without what fills up the shorter one.
                 let value = |bytes: &[u8]| bytes.iter().copied().filter(|&b| b != 0).collect();

@@ -37,6 +37,7 @@ mod model;
 mod net;
 mod oracle;
 mod script;
+mod second;
 mod smol;
 mod track;
 mod world;

@@ -17,6 +17,7 @@ use super::given::Cookies;
 use super::host::PORT;
 use super::jar::{Places, Shown};
 use super::script::Script;
+use super::second::Second;
 use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
@@ -68,6 +69,7 @@ pub struct Oracle {
     spans: BTreeMap<Tuple, Vec<Range<u64>>>,
     tokens: BTreeMap<Tuple, Vec<Token>>,
     places: BTreeMap<Tuple, Places>,
+    seconds: BTreeMap<Tuple, Second>,
     /// Cookies that the gateway knows.
     shown: Shown,
     /// Answers of the gateway's own.
@@ -101,6 +103,7 @@ impl Oracle {
             spans: BTreeMap::new(),
             tokens: BTreeMap::new(),
             places: BTreeMap::new(),
+            seconds: BTreeMap::new(),
             shown: Shown::default(),
             cookies: Cookies::default(),
             taken: None,
@@ -145,8 +148,16 @@ impl Oracle {
         self.places.insert(tuple, cookies);
     }
 
-    /// A client has asked more, which says so.
-    pub fn on_asked(&mut self, tuple: Tuple, conn: u16, said: &Script) {
+    /// The messages of a connection that is about to start.
+    pub fn expect_messages(&mut self, tuple: Tuple, messages: Second) {
+        self.seconds.insert(tuple, messages);
+    }
+
+    /// A client has asked more, which says so, and where its requests end.
+    pub fn on_asked(&mut self, tuple: Tuple, conn: u16, said: &Script, ends: &[usize]) {
+        let flow = self.flows.get_mut(&tuple).map(|flow| &mut flow.second);
+        let both = flow.into_iter().chain(self.seconds.get_mut(&tuple));
+        both.for_each(|second| second.ask(conn, ends));
         let flow = self.flows.get_mut(&tuple).map(|flow| &mut flow.cookies);
         let both = flow.into_iter().chain(self.places.get_mut(&tuple));
         both.for_each(|places| places.ask(conn, said));
@@ -279,9 +290,11 @@ impl Oracle {
         }
         if seg.has(SYN | ACK) && leg.stale_iss != Some(seg.seq) {
             let pending = self.pending_syns.get(&seg.dst).map(|syn| syn.number);
+            let expected = iss.wrapping_add(flow.second.expected(id));
             let is_new = leg.iss.is_none() || (leg.is_answer_void && leg.iss != Some(seg.seq));
-            if is_new && seg.ack == iss.wrapping_add(1) {
+            if is_new && seg.ack == expected {
                 leg.answer(now, seg);
+                flow.begin_second(id);
             } else if pending
                 .is_some_and(|number| number != iss && seg.ack == number.wrapping_add(1))
             {
@@ -396,6 +409,7 @@ impl Oracle {
                     let mut track = FlowTrack::new(syn.number, spans, syn.has_sack, self.primary);
                     track.canon = canon;
                     track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
+                    track.second = self.seconds.get(&tuple).cloned().unwrap_or_default();
                     (track.c_scale, track.c_edge) = (syn.scale, u64::from(syn.window) + 1);
                     track.c_mss = syn.mss;
                     for (i, leg) in track.legs.iter_mut().enumerate() {
@@ -422,6 +436,11 @@ impl Oracle {
             Event::ValueKept { flow, to, at, .. } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     track.cookies.keep(*to, at.since(Offset::START) + 1);
+                }
+            }
+            Event::Reprotected { flow, server } => {
+                if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
+                    track.second.has_begun[server.index()] = true;
                 }
             }
             Event::EarlyEnd { flow, loser } => {
@@ -474,6 +493,7 @@ impl Oracle {
         let mut track = FlowTrack::new(given.iss, spans, given.has_sack, self.primary);
         track.canon = Canon::new(self.tokens.get(&tuple).cloned().unwrap_or_default());
         track.cookies = self.places.get(&tuple).cloned().unwrap_or_default();
+        track.second = self.seconds.get(&tuple).cloned().unwrap_or_default();
         if let Some(syn) = self.pending_syns.get(&tuple).filter(|s| s.number == given.iss) {
             (track.c_scale, track.c_mss) = (syn.scale, syn.mss);
         }
@@ -594,6 +614,7 @@ impl Oracle {
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
                     false if has_waited && !seg.has(RST) => Ok(()),
+                    false if seg.has(SYN) => flow.check_second(leg, &seg),
                     false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
                 };
                 self.flows.insert(tuple, flow);

@@ -8,7 +8,7 @@ use super::track::FlowTrack;
 use crate::engine::{Event, FlowState, LegId};
 
 /// The events that every long run has to reach.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 26] = [
     "failover with the primary ahead",
     "failover with the backup ahead",
     "failover inside a masked span",
@@ -32,6 +32,9 @@ pub const NAMES: [&str; 23] = [
     "failover with a value of other length on its way",
     "a cookie that a server heard in its own version",
     "the same by a server that has become the primary",
+    "protected again at a message boundary",
+    "the same while the client spoke",
+    "failover to a server that had come back into the connection",
 ];
 
 /// How often each was reached.
@@ -65,10 +68,23 @@ impl Rare {
                 }
             }
             Event::FlowChanged {
+                flow,
                 from: FlowState::Solo | FlowState::Diverged,
-                to: FlowState::Paired | FlowState::Lagging,
+                to: to @ (FlowState::Paired | FlowState::Lagging),
+                primary,
                 ..
-            } => self.0[18] += 1,
+            } => {
+                let std::net::IpAddr::V4(ip) = flow.client.ip() else { return };
+                let track = oracle.flows.get(&(ip.octets(), flow.client.port()));
+                let is_second = |f: &FlowTrack| f.second.has_begun[primary.other().index()];
+                match track.is_some_and(is_second) {
+                    true => {
+                        self.0[23] += 1;
+                        self.0[24] += u64::from(*to == FlowState::Lagging);
+                    }
+                    false => self.0[18] += 1,
+                }
+            }
             Event::SyncEnded { ok: false, .. } => {
                 let holds = |f: &FlowTrack| {
                     let said = LegId::ALL.map(|l| f.said(l));
@@ -116,6 +132,7 @@ impl Rare {
             *count += u64::from(reached);
         }
         self.0[19] += u64::from(flow.was_copied);
+        self.0[25] += u64::from(flow.second.has_begun[flow.primary.other().index()] && paired);
         self.0[20] += u64::from(flow.has_token_under_way());
     }
 

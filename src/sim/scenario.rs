@@ -314,6 +314,9 @@ pub struct GatewayPlan {
     /// It answers SYNs with cookies whenever it can.
     #[serde(default)]
     pub has_cookies: bool,
+    /// Connections with one server get a second one again, between two messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reprotect: bool,
     /// Each server has its own address (vip addressing), and sees these. Not with a sync of scope
     /// Machine: two machines with one memory have one address.
     #[serde(default)]

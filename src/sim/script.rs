@@ -16,10 +16,8 @@ use crate::engine::LegId;
 const TABLE_BYTES: usize = 1 << 20;
 /// Largest body.
 pub const BODY_BYTES_MAX: usize = 1 << 19;
-/// Where the connection's number stands in every request: behind "GET /".
-pub const ID_AT: usize = 5;
-/// Bytes that tell which connection it is.
-pub const ID_LEN: usize = 4;
+/// Where the connection's number stands in every request, behind "GET /", and the request's own.
+const TOLD_AT: [Range<usize>; 2] = [5..9, 10..13];
 
 fn table() -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
@@ -145,6 +143,16 @@ pub fn requests(plan: &ConnPlan, jar: &[Option<LegId>]) -> (Script, Vec<usize>) 
         ends.push(script.len());
     }
     (script, ends)
+}
+
+/// The connection and the number of the request that begins with `bytes`, if that much is there.
+pub fn told(bytes: &[u8]) -> Option<(Option<usize>, Option<usize>)> {
+    let number = |at: Range<usize>| {
+        let text = std::str::from_utf8(bytes.get(at)?).ok();
+        Some(text.and_then(|text| usize::from_str_radix(text, 16).ok()))
+    };
+    let [conn, request] = TOLD_AT;
+    Some((number(conn)?, number(request)?))
 }
 
 /// The date that a server writes: every version differs from the other in many places.

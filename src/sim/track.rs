@@ -123,6 +123,7 @@ pub struct FlowTrack {
     /// How its three streams are counted alike.
     pub(super) canon: Canon,
     pub(super) cookies: Places,
+    pub(super) second: super::second::Second,
     /// The engine reset it.
     pub was_reset: bool,
     pub(super) was_restored: bool,
@@ -210,6 +211,7 @@ impl FlowTrack {
             spans,
             canon: Canon::default(),
             cookies: Places::default(),
+            second: Default::default(),
             was_reset: false,
             was_restored: false,
             has_lost_map: false,

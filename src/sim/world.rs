@@ -18,6 +18,7 @@ use super::rare::Rare;
 use super::rng::mix;
 use super::scenario::{PipePlan, Scenario};
 use super::script::{self, Script};
+use super::second::Second;
 use crate::engine::{Epoch, Fence, LagPolicy, LegId, Link, SyncId};
 
 /// Connections and faults count from here: the gateway has found its servers by then (ns).
@@ -394,6 +395,11 @@ impl<'a> World<'a> {
         let mut cookies = Places::new(plan.id, conn.verifier.cookies());
         cookies.ask(plan.id, &conn.requests.0);
         self.oracle.expect(tuple, spans.into_iter(), tokens, cookies);
+        let messages = match plan.is_http {
+            true => Second::new(plan.id, &conn.requests.1, conn.answer_ends()),
+            false => Second::default(),
+        };
+        self.oracle.expect_messages(tuple, messages);
         self.conns[id].begin(self.now, &mut self.hosts[plan.client], plan);
         self.say(|| format!("connection {id} begins on port {}", plan.port));
         self.serve(plan.client);
@@ -529,7 +535,8 @@ impl<'a> World<'a> {
             let worked = self.conns[id].work(self.now, host, plan, &mut self.jar);
             if !self.requests[id].0.returned().is_empty() {
                 self.requests[id].clone_from(&self.conns[id].requests);
-                self.oracle.on_asked(self.tuple(id), plan.id, &self.requests[id].0);
+                let (said, ends) = &self.requests[id];
+                self.oracle.on_asked(self.tuple(id), plan.id, said, ends);
             }
             match worked {
                 Ok(more) => wake = [wake, more].into_iter().flatten().min(),
@@ -592,7 +599,8 @@ impl<'a> World<'a> {
     pub fn is_leg_excused(&self, id: usize, leg: LegId) -> bool {
         let tuple = self.tuple(id);
         let is_left = |f: &super::track::FlowTrack| f.is_left_behind(leg, self.now);
-        self.truth[leg.index()].is_faulted
+        let is_regained = self.gateway.has_regained(tuple, leg);
+        self.truth[leg.index()].is_faulted && !is_regained
             || self.may_forget(leg)
             || self.gateway.has_dropped(tuple, leg)
             || self.oracle.flows.get(&tuple).is_some_and(|f| is_left(f) || f.has_lost_map())

@@ -21,6 +21,7 @@ mod judge;
 mod load;
 mod matrix;
 mod noise;
+mod reprotect;
 mod sessions;
 mod special;
 mod web;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
     scenarios.extend(everyday::scenarios(&content, is_long));
     scenarios.extend(instants::scenarios(&content, seed, is_long));
     scenarios.extend(chunks::scenarios(&content, seed, is_long));
+    scenarios.extend(reprotect::scenarios(&content, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));

@@ -46,6 +46,7 @@ impl Engine {
         self.expected.pack(&mut w);
         self.data_ports.pack(&mut w);
         self.pairs.pack(&mut w);
+        self.reprotecting.pack(&mut w);
         if let Some(translator) = &self.translator {
             translator.pack_state(&mut w);
         }
@@ -76,6 +77,7 @@ impl Engine {
         engine.expected = Pack::unpack(&mut r);
         engine.data_ports = Pack::unpack(&mut r);
         engine.pairs = Pack::unpack(&mut r);
+        engine.reprotecting = Pack::unpack(&mut r);
         if let Some(translator) = &mut engine.translator {
             translator.unpack_state(&mut r);
         }

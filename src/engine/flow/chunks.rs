@@ -204,7 +204,7 @@ impl Flow {
         self.comparison.move_to(at);
         self.comparison.set_framing(framing, (!is_in_step).then_some(other_left));
         if is_in_step && self.state == FlowState::Solo {
-            self.comparison.speaks_alone(cx.config.sync_scope);
+            self.comparison.speaks_alone(self.follows_alone(cx));
         }
         if was_parted == is_in_step {
             self.persist(cx); // before anything is shown that only this process can go on with

@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
+use super::reprotect::Tries;
 use super::{Cx, Flow, Opener, Visible};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::ear::Ear;
@@ -366,6 +367,7 @@ impl Flow {
             asked: 0,
             taken: None,
             stray: None,
+            tries: Tries::default(),
             challenge: None,
             promise: None,
             expires_at: cx.now + life,

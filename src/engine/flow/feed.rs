@@ -389,9 +389,11 @@ impl Flow {
         let has_called = self.owes_syn(id);
         self.leg_mut(id).state = LegState::Scrub;
         self.leg_mut(id).resend_at = None;
+        // Asked in the middle of a connection, it may have answered.
+        let is_there = was == LegState::Open || self.state != FlowState::Opening;
         if has_called {
             self.refuse_leg(cx, id, self.leg(id).voice.seq_at(Offset::START));
-        } else if was == LegState::Open && !on(Bug::DetachedNotReset) {
+        } else if is_there && !on(Bug::DetachedNotReset) {
             // It expects what it has not acknowledged; if it has more, its answer says so.
             let at = self.leg(id).acked.max(self.next_to_leg(id).min(self.leg(id).sent));
             self.send_leg_reset(cx, id, self.heard_number(id, at));

@@ -242,8 +242,10 @@ impl Flow {
                 self.leg_mut(id).owes_ack = true; // at the position that this leg has reached
                 continue;
             }
-            // Where it counts otherwise the client does not know where its room ends.
-            let has_no_room = self.leg(id).ear.is_shifted() && end > self.leg(id).edge;
+            // Where it counts otherwise, or has come later than the other one, the client does not
+            // know where its room ends.
+            let is_unknown = self.leg(id).ear.is_shifted() || self.grants_less(id);
+            let has_no_room = is_unknown && end > self.leg(id).edge;
             if end > self.clear_to(cx, id) || has_no_room && !says_nothing {
                 let leg = self.leg_mut(id);
                 leg.is_fed |= !says_nothing; // once it is known what it has to hear

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::instead::Instead;
 use super::listen::Listener;
 use super::profile::Offer;
+use super::reprotect::Tries;
 use super::{ClientEnd, Comparison, Cx, EMPTY, Flow, Opener, Report, Stray, Visible};
 use crate::engine::clock::{ShownClock, own_clock};
 use crate::engine::config::Mode;
@@ -119,6 +120,7 @@ impl Flow {
             asked: 0,
             taken: None,
             stray: None,
+            tries: Tries::default(),
             challenge: None,
             promise: start.promise.map(Box::new),
             expires_at: now + limits::OPENING_MAX,
@@ -137,8 +139,22 @@ impl Flow {
         }
     }
 
-    fn send_syn_to(&mut self, cx: &mut Cx<'_>, id: LegId) {
-        let client = &self.client;
+    pub(super) fn send_syn_to(&mut self, cx: &mut Cx<'_>, id: LegId) {
+        let (client, v) = (&self.client, &self.visible);
+        if self.awaits_second() {
+            let stamps = v.has_timestamps.then_some((client.clock.0, Tsval(0)));
+            let options = TcpOptions {
+                mss: Some(client.mss),
+                window_scale: client.window_scale.filter(|_| v.window_scale.is_some()),
+                sack_permitted: v.has_sack,
+                timestamps: stamps,
+                ..TcpOptions::default()
+            };
+            let room = client.edge.since(client.una);
+            let window = u16::try_from(room).unwrap_or(u16::MAX);
+            let at = self.first_heard(id).back(1);
+            return self.send_syn_with(cx, id, client.iss.at(at).raw(), window, options);
+        }
         let options = TcpOptions {
             mss: Some(client.mss),
             window_scale: client.window_scale,
@@ -148,6 +164,11 @@ impl Flow {
         };
         let window = u16::try_from(client.edge.since(Offset::START)).unwrap_or(u16::MAX);
         self.send_syn_with(cx, id, client.iss.raw(), window, options);
+    }
+
+    /// The client's first byte that a leg whose SYN is unanswered has to hear.
+    fn first_heard(&self, id: LegId) -> Offset {
+        self.leg(id).acked.max(Offset::START)
     }
 
     fn send_syn_with(
@@ -253,11 +274,14 @@ impl Flow {
 
     /// A segment from a leg whose SYN is unanswered.
     pub(super) fn on_leg_answer(&mut self, cx: &mut Cx<'_>, id: LegId, seg: &Segment) {
-        let expected = self.client.iss.at(Offset::START).raw();
+        let expected = self.client.iss.at(self.first_heard(id)).raw();
         let link = Link::Server(id);
         if seg.flags.has(TcpFlags::RST) {
             if !seg.flags.has(TcpFlags::ACK) || seg.ack != expected {
                 return cx.reject(link, RejectReason::InexactReset);
+            }
+            if self.awaits_second() {
+                return self.refuse_second(cx, id);
             }
             self.leg_mut(id).state = LegState::Absent;
             self.leg_mut(id).reset_at = Some(cx.now);
@@ -268,7 +292,10 @@ impl Flow {
             if self.leg(id).stale_iss == Some(seg.seq) && !on(Bug::OldGeneration) {
                 return cx.reject(link, RejectReason::OldGeneration);
             }
-            return self.hear_syn(cx.now, id, seg);
+            return match self.awaits_second() {
+                true => self.open_second(cx, id, seg),
+                false => self.hear_syn(cx.now, id, seg),
+            };
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
             if seg.ack == expected && !self.is_of_older(cx.now, id, seg.seq) {

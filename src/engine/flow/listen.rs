@@ -222,11 +222,17 @@ impl Flow {
         ((at + old as u64).back(u64::from(is_question)), body.slice(old..))
     }
 
+    /// The client was granted more than `id` takes: it may be told nothing else.
+    pub(super) fn grants_less(&self, id: LegId) -> bool {
+        self.visible.told_edge > self.leg(id).edge
+    }
+
     /// Bytes wait here for room that `id` may have, and nobody else would ask it.
     pub(super) fn waits_for_room(&self, cx: &Cx<'_>, id: LegId) -> bool {
         let leg = self.leg(id);
         let next = leg.acked.max(Offset::START);
         let is_shut = leg.sent <= next && leg.ear.floor(leg.edge) <= next;
-        self.listener.is_some() && leg.is_fed && is_shut && next < self.clear_to(cx, id)
+        let is_unknown = self.listener.is_some() || self.grants_less(id);
+        is_unknown && leg.is_fed && is_shut && next < self.clear_to(cx, id)
     }
 }

@@ -14,6 +14,7 @@ mod called;
 mod chunks;
 mod close;
 mod compare;
+mod comparison;
 mod constants;
 mod copied;
 mod feed;
@@ -29,6 +30,7 @@ mod profile;
 mod promised;
 mod reader;
 mod release;
+mod reprotect;
 mod rest;
 mod roles;
 mod value;
@@ -37,7 +39,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-pub use compare::Comparison;
+pub use comparison::Comparison;
 pub use constants::record;
 pub use handshake::Start;
 pub use icmp::DeferredError;
@@ -46,6 +48,7 @@ pub use profile::Profile;
 pub use roles::Fate;
 
 use self::listen::Listener;
+use self::reprotect::Tries;
 use super::allowance::Allowance;
 use super::clock::ShownClock;
 use super::config::{EngineConfig, LagPolicy, Mode};
@@ -291,6 +294,8 @@ pub struct Flow {
     /// After a restart: what the client had taken when it was first heard.
     taken: Option<Offset>,
     stray: Option<Box<Stray>>,
+    /// How often a second leg was asked for.
+    tries: Tries,
     /// The primary lives in an older connection of this 4-tuple, and expects this number there.
     /// Whether that is over the client has to say.
     challenge: Option<u32>,
@@ -438,7 +443,7 @@ impl Flow {
             self.tell_state(cx, from);
         }
         if to == FlowState::Solo {
-            self.comparison.speaks_alone(cx.config.sync_scope);
+            self.comparison.speaks_alone(self.follows_alone(cx));
         }
         if matches!(to, FlowState::Solo | FlowState::TimeWait) {
             (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -472,6 +477,9 @@ impl Flow {
         if is_live && self.visible.reset.is_none() {
             self.leave_opaque(cx);
             self.listen(cx);
+            if !cx.is_still {
+                self.settle_second(cx);
+            }
             self.compare(cx);
             if cx.is_still {
                 (self.pinned, self.behind, self.owes) = ([None; 2], [None; 2], [None; 2]);
@@ -597,7 +605,9 @@ impl Flow {
         if !on(Bug::ShownNeverTrimmed) {
             self.shown.trim(floor);
         }
-        let open = self.legs.iter().filter(|l| l.is_open());
+        // One that is awaited has to hear everything from where it begins.
+        let is_part = |l: &&Leg| l.is_open() || l.state == LegState::SynSent;
+        let open = self.legs.iter().filter(is_part);
         if let Some(acked) = open.map(|l| l.acked).min() {
             self.request.trim(acked);
         }
@@ -624,6 +634,7 @@ impl Flow {
             sooner(self.handshake_deadline(cx));
             sooner(self.hold_deadline(cx));
             sooner(self.close_deadline(cx.now));
+            sooner(self.second_deadline());
         }
         sooner(self.visible.takeover_at);
         sooner(self.diverged_until);

@@ -71,6 +71,7 @@ impl Flow {
             && v.instead.is_empty();
         is_settled
             && keeps_nothing
+            && !self.awaits_second()
             && self.pinned == [None; 2]
             && self.behind == [None; 2]
             && self.owes == [None; 2]
@@ -187,6 +188,7 @@ fields!(Flow {
     asked,
     taken,
     stray,
+    tries,
     challenge,
     promise,
     expires_at,

@@ -167,6 +167,7 @@ impl Flow {
         let backup = self.backup();
         self.diverged_until = None;
         self.detach(cx, backup);
+        self.give_up_reprotecting();
         self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
         if on(Bug::ContentSyncRewrites) {
             let other = self.leg(backup).voice.effective_iss();
@@ -181,6 +182,7 @@ impl Flow {
             return;
         }
         self.leg_mut(server).state = LegState::Scrub;
+        self.forget_tries();
         let at = self.leg(server).acked.max(self.client.una.min(self.leg(server).acked));
         self.send_leg_reset(cx, server, self.heard_number(server, at));
     }

@@ -21,6 +21,7 @@ mod maps;
 mod opaque;
 mod probes;
 mod properties;
+mod reprotect;
 mod rest;
 mod returned;
 mod servers;

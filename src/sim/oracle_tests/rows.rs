@@ -1,6 +1,7 @@
 //! Rows of the release table and the liveness rules: one hand-made violation each.
 
 use super::*;
+use crate::sim::second::Second;
 
 /// The client has acknowledged the answer.
 fn settled() -> Desk {
@@ -241,4 +242,49 @@ fn what_nobody_may_see_is_caught() {
     desk.oracle.on_input(desk.now, Link::Server(B), &reply);
     desk.oracle.on_output(desk.now, Link::Client, &reply);
     desk.assert_caught("I10: an ARP reply");
+}
+
+/// One server carries the connection, everything that was said has been taken, and there the first
+/// message of each side ends, or `more` bytes later.
+fn alone(more: usize) -> Desk {
+    let mut desk = settled();
+    desk.state(FlowState::Paired, FlowState::Solo, A);
+    let flow = desk.oracle.flows.get_mut(&(CLIENT, PORT)).expect("the flow");
+    flow.second = Second::new(0, &[3], &[5 + more]);
+    desk
+}
+
+#[test]
+fn a_second_server_in_the_middle_of_a_message_is_caught() {
+    let mut desk = alone(1);
+    desk.feeds(B, say(SYN, C + 2, 0, (4, 0), b""));
+    desk.assert_caught("between messages false");
+    let mut desk = alone(0);
+    desk.feeds(B, say(SYN, C + 1, 0, (4, 0), b""));
+    desk.assert_caught("1.14");
+    let mut desk = alone(0);
+    desk.client(say(ACK, C + 3, P + 5, (4, 501), b"PUT"));
+    desk.feeds(B, say(SYN, C + 5, 0, (4, 0), b""));
+    desk.assert_caught("taken false");
+}
+
+#[test]
+fn a_second_server_speaks_from_the_boundary_on() {
+    const NEW: u32 = 4242;
+    for says in [&b"again"[..], b"agaim", b"agai"] {
+        let mut desk = alone(0);
+        desk.feeds(B, say(SYN, C + 2, 0, (4, 0), b""));
+        desk.leg(B, say(SYN | ACK, NEW - 1, C + 3, (90, 4), b""));
+        desk.state(FlowState::Solo, FlowState::Paired, A);
+        desk.feeds(B, say(ACK, C + 3, NEW, (4, 90), b""));
+        desk.client(say(ACK, C + 3, P + 5, (4, 501), b"GET"));
+        desk.feeds(B, say(ACK, C + 3, NEW, (4, 90), b"GET"));
+        desk.leg(A, say(ACK, P + 5, C + 6, (502, 4), b"again"));
+        desk.leg(B, say(ACK, NEW, C + 6, (91, 4), says));
+        desk.shows(say(ACK, P + 5, C + 6, (502, 4), b"again"));
+        match says {
+            b"again" => assert_eq!(desk.oracle.violation, None),
+            _ => desk.assert_caught("I1"),
+        }
+    }
 }

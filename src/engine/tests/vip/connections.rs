@@ -76,6 +76,46 @@ fn a_port_of_the_service_may_be_another_one_of_the_servers() {
     }
 }
 
+/// A second server takes part again by a handshake of the gateway's own: with that server's own
+/// address and port, and the ends that the connection has there.
+#[test]
+fn a_connection_comes_back_under_protection_with_each_servers_own_addresses() {
+    const ASKED: &str = "GET / HTTP/1.1\r\n\r\n";
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const NEW: u32 = 777_000;
+    let (r, p, q) = (R + ASKED.len() as u32, P + OK.len() as u32, Q + OK.len() as u32);
+    for (net, source) in NETS.into_iter().flat_map(|n| SOURCES.map(|s| (n, s))) {
+        let rules = Rules::headers(["date"]);
+        let config = EngineConfig { reprotect: Reprotect::Idle, rules, ..vip(source, &[net]) };
+        let mut world = World::new(config);
+        let talker = Talker { port: (8080, 81), ..Talker::new(net, source) };
+        talker.establish(&mut world);
+        let before = talker.seen_by(&world, A);
+        talker.client(&mut world, say(ACK, R, P).data(ASKED));
+        talker.leg(&mut world, A, say(ACK, P, r).data(OK));
+        talker.leg(&mut world, B, say(ACK, Q, r).data(OK));
+        talker.client(&mut world, say(ACK, r, p));
+        world.input(Input::Command(1, Command::Failover { to: Some(B), is_planned: false }));
+        world.wait_ms(50);
+        world.forget_but_ports();
+        world.input(Input::Command(2, Command::Rejoin(A)));
+        world.wait_ms(5);
+        let is_it = |h: &Heard| h.seg.flags == SYN && h.seg.src() == before && h.seg.seq == r - 1;
+        let asked: Vec<_> = world.on(TO_A).into_iter().filter(is_it).map(|h| h.seg.dst()).collect();
+        assert_eq!(asked, [SocketAddr::new(net.servers[0], 81)], "{source:?}");
+        talker.leg(&mut world, A, say(SYN_ACK, NEW, r).mss(1460));
+        assert_eq!(world.engine.flows(1)[0].state, FlowState::Paired, "{source:?}");
+        world.forget_but_ports();
+        talker.client(&mut world, say(ACK, r, p).data(ASKED));
+        let next = r + ASKED.len() as u32;
+        talker.leg(&mut world, A, say(ACK, NEW + 1, next).data(OK));
+        assert!(world.on(Link::Client).is_empty(), "one server is not enough");
+        talker.leg(&mut world, B, say(ACK, q, next).data(OK));
+        let shown: Vec<u8> = world.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+        assert_eq!(shown, OK.as_bytes());
+    }
+}
+
 #[test]
 fn a_connection_that_the_gateway_has_no_port_of_is_reset() {
     let mut world = World::new(vip(Source::Gateway, &[V4]));

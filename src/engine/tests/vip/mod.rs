@@ -14,8 +14,8 @@ use super::kit::{ACK, CLIENT_ISS, FIN, Heard, ISS, RST, SYN, SYN_ACK, Say, confi
 use crate::engine::address::sources::PORTS;
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Event, FlowState, Input, Instant, LegId, Link,
-    LinkCaps, Mode, NeighbourState, Network, Output, Record, RejectReason, Served, ServerState,
-    ServiceState, Signal, Source, VipPlan,
+    LinkCaps, Mode, NeighbourState, Network, Output, Record, RejectReason, Reprotect, Rules,
+    Served, ServerState, ServiceState, Signal, Source, VipPlan,
 };
 use crate::wire::build::{self, TcpFields};
 use crate::wire::checksum::{Sum, pseudo_header};
