@@ -3,6 +3,8 @@
 //! `agreed` is the end of the prefix that both legs said. While Paired it runs ahead of the release
 //! point; while Lagging it trails behind and verifies what was shown already.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use super::chunks::Chunks;
@@ -11,7 +13,7 @@ use super::value::{Value, value_of};
 use super::{Cx, Flow, Report};
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
-use crate::engine::expected::{Call, Offer, PORT_MIN};
+use crate::engine::expected::Offer;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::engine::planted::{self, Bug, on};
 use crate::engine::{LegId, SyncScope};
@@ -93,6 +95,11 @@ impl Comparison {
     /// Whether what is followed has reached an offer that is not whole.
     pub fn is_in_offer(&self) -> bool {
         self.is_following && self.span.is_some() && self.makes_offers()
+    }
+
+    /// Where the servers have just agreed to connect to.
+    pub(super) fn take_call(&mut self) -> Option<SocketAddr> {
+        self.normalizer.as_mut()?.take_call()
     }
 
     /// There is nothing to compare any more.
@@ -478,24 +485,6 @@ impl Flow {
         cx.reports.push(Report::Offered(self.key, offer));
     }
 
-    /// The servers are to connect to where the client has said: to itself, or nobody follows them.
-    fn note_call(&mut self, cx: &mut Cx<'_>) {
-        let called = self.comparison.normalizer.as_mut().and_then(|n| n.take_call());
-        let Some(client) = called else { return };
-        let is_its_own = client.ip() == self.key.client.ip() && client.port() >= PORT_MIN;
-        if is_its_own && cx.config.shows_clients() {
-            let legs = LegId::ALL.map(|leg| self.leg(leg).is_open());
-            return cx.reports.push(Report::Called(self.key, Call { client, legs }));
-        }
-        match self.state {
-            FlowState::Solo => self.comparison.stop(),
-            _ => {
-                self.compare_raw(cx, RawReason::ActiveData);
-                self.lose(cx, self.backup(), SoloReason::Unfollowed);
-            }
-        }
-    }
-
     /// What the client is to be shown instead of the primary's value at `at`.
     fn text_instead(&self, cx: &Cx<'_>, rule: u16, at: Offset, ours: &[u8]) -> Option<Bytes> {
         let reader = self.comparison.reader().filter(|_| at >= self.visible.released)?;
@@ -539,7 +528,7 @@ impl Flow {
     }
 
     /// No rule applies from here on.
-    fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
+    pub(super) fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
         cx.event(Event::ComparedRaw { flow: self.key, why });
         self.comparison.stop();
     }
