@@ -49,7 +49,7 @@ pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_
     let mut all: Vec<Scenario<'_>> = Vec::new();
     for (i, work) in WORKS.into_iter().enumerate() {
         for (j, fault) in FAULTS.into_iter().enumerate() {
-            if !is_long && (i + j + seed as usize) % FAULTS.len() != 0 {
+            if !is_long && !(i + j + seed as usize).is_multiple_of(FAULTS.len()) {
                 continue;
             }
             let name = format!("instants-{work:?}-{fault:?}").to_lowercase();

@@ -7,14 +7,16 @@
 //! the handshake is an ack that both stand behind. RFC 9293 3.5, RFC 7323 2.2.
 
 use super::handshake::Start;
-use super::{ClientEnd, Cx, EMPTY, Flow, Opener};
+use super::{ClientEnd, Cx, EMPTY, Flow, Opener, Report};
 use crate::engine::alignment::Round;
-use crate::engine::event::{FlowKey, RejectReason, SoloReason};
+use crate::engine::event::{FlowKey, FlowState, RejectReason, SoloReason};
+use crate::engine::expected::{Call, PORT_MIN};
 use crate::engine::headers::Headers;
 use crate::engine::leg::{LegState, MSS_DEFAULT};
 use crate::engine::limits;
 use crate::engine::time::{Duration, Instant};
 use crate::engine::{LegId, Link};
+use crate::protocol::RawReason;
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, Tsval};
 
@@ -39,6 +41,23 @@ impl Flow {
         flow.call_client(cx);
         flow.arm(cx);
         flow
+    }
+
+    /// The servers are to connect to where the client has said: to itself, or nobody follows them.
+    pub(super) fn note_call(&mut self, cx: &mut Cx<'_>) {
+        let Some(client) = self.comparison.take_call() else { return };
+        let is_its_own = client.ip() == self.key.client.ip() && client.port() >= PORT_MIN;
+        if is_its_own && cx.config.shows_clients() {
+            let legs = LegId::ALL.map(|leg| self.leg(leg).is_open());
+            return cx.reports.push(Report::Called(self.key, Call { client, legs }));
+        }
+        match self.state {
+            FlowState::Solo => self.comparison.stop(),
+            _ => {
+                self.compare_raw(cx, RawReason::ActiveData);
+                self.lose(cx, self.backup(), SoloReason::Unfollowed);
+            }
+        }
     }
 
     /// Shows the client one SYN, with what all servers that take part can keep.

@@ -11,7 +11,7 @@ use super::{Comparison, Cx, Flow, Report};
 use crate::engine::LegId;
 use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
-use crate::engine::expected::{Call, Offer, PORT_MIN};
+use crate::engine::expected::Offer;
 use crate::engine::planted::{self, Bug, on};
 use crate::protocol::{Field, Normalizer, RawReason, Step};
 use crate::wire::Offset;
@@ -277,24 +277,6 @@ impl Flow {
         cx.reports.push(Report::Offered(self.key, offer));
     }
 
-    /// The servers are to connect to where the client has said: to itself, or nobody follows them.
-    fn note_call(&mut self, cx: &mut Cx<'_>) {
-        let called = self.comparison.normalizer.as_mut().and_then(|n| n.take_call());
-        let Some(client) = called else { return };
-        let is_its_own = client.ip() == self.key.client.ip() && client.port() >= PORT_MIN;
-        if is_its_own && cx.config.shows_clients() {
-            let legs = LegId::ALL.map(|leg| self.leg(leg).is_open());
-            return cx.reports.push(Report::Called(self.key, Call { client, legs }));
-        }
-        match self.state {
-            FlowState::Solo => self.comparison.stop(),
-            _ => {
-                self.compare_raw(cx, RawReason::ActiveData);
-                self.lose(cx, self.backup(), SoloReason::Unfollowed);
-            }
-        }
-    }
-
     /// What the client is to be shown instead of the primary's value at `at`.
     fn text_instead(&self, cx: &Cx<'_>, rule: u16, at: Offset, ours: &[u8]) -> Option<Bytes> {
         let reader = self.comparison.reader().filter(|_| at >= self.visible.released)?;
@@ -338,7 +320,7 @@ impl Flow {
     }
 
     /// No rule applies from here on.
-    fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
+    pub(super) fn compare_raw(&mut self, cx: &mut Cx<'_>, why: RawReason) {
         cx.event(Event::ComparedRaw { flow: self.key, why });
         self.comparison.stop();
     }

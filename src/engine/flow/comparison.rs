@@ -1,6 +1,8 @@
 //! What the comparison of one flow remembers: where it stands, who reads the protocol, and what of
 //! it is under way.
 
+use std::net::SocketAddr;
+
 use super::chunks::Chunks;
 use crate::engine::pack::{Pack, Reader, Writer, fields};
 use crate::protocol::framing::Framing;
@@ -86,6 +88,11 @@ impl Comparison {
     /// Whether what is followed has reached an offer that is not whole.
     pub fn is_in_offer(&self) -> bool {
         self.is_following && self.span.is_some() && self.makes_offers()
+    }
+
+    /// Where the servers have just agreed to connect to.
+    pub(super) fn take_call(&mut self) -> Option<SocketAddr> {
+        self.normalizer.as_mut()?.take_call()
     }
 
     /// There is nothing to compare any more.

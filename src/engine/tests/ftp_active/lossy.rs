@@ -21,6 +21,8 @@ const STEP_MS: u64 = 10;
 struct Server {
     is_dead: bool,
     begins_ms: u64,
+    /// The gateway has heard that it calls.
+    was_heard: bool,
     /// The client's SYN was heard.
     is_open: bool,
     /// Of the file, its end included.
@@ -65,7 +67,9 @@ impl Path {
     fn server_says(&mut self, leg: LegId, said: Say) {
         self.servers[leg.index()].said_at = Some(self.now_ms);
         if !self.servers[leg.index()].is_dead && !self.loses() {
-            self.servers[leg.index()].was_heard_open |= said.flags.has(ACK);
+            let server = &mut self.servers[leg.index()];
+            server.was_heard = true;
+            server.was_heard_open |= said.flags.has(ACK);
             self.call.leg(leg, said);
             self.deliver();
         }
@@ -149,6 +153,7 @@ impl Path {
                 (self.syn, self.client) = (None, Client::default());
             }
             self.syn.get_or_insert_with(|| heard.clone());
+            self.was_alone |= !self.servers.iter().all(|s| s.was_heard);
             self.call.shown = seg.src_port;
             let iss = *self.client.iss.get_or_insert(seg.seq);
             if !self.client.is_open {
