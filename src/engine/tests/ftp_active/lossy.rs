@@ -56,6 +56,8 @@ struct Path {
     read: usize,
     /// The first SYN that the client was shown.
     syn: Option<Heard>,
+    /// The client was called, whether it has heard that or not.
+    is_called: bool,
     was_alone: bool,
 }
 
@@ -87,6 +89,11 @@ impl Path {
     fn deliver(&mut self) {
         while let Some(heard) = self.call.world.kit.heard.get(self.read).cloned() {
             self.read += 1;
+            if heard.link == Link::Client && heard.seg.flags == SYN && !self.is_called {
+                // Whoever is heard from here on was too late.
+                self.is_called = true;
+                self.was_alone |= !self.servers.iter().all(|s| s.was_heard);
+            }
             if ![heard.seg.src_port, heard.seg.dst_port].contains(&super::C.1) || self.loses() {
                 continue;
             }
@@ -153,7 +160,6 @@ impl Path {
                 (self.syn, self.client) = (None, Client::default());
             }
             self.syn.get_or_insert_with(|| heard.clone());
-            self.was_alone |= !self.servers.iter().all(|s| s.was_heard);
             self.call.shown = seg.src_port;
             let iss = *self.client.iss.get_or_insert(seg.seq);
             if !self.client.is_open {
@@ -239,6 +245,7 @@ proptest! {
             now_ms: 0,
             read: 0,
             syn: None,
+            is_called: false,
             was_alone: false,
         };
         for leg in LegId::ALL {
