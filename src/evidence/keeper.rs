@@ -147,6 +147,9 @@ fn read_line<T: for<'a> Deserialize<'a>>(input: &mut impl BufRead) -> io::Result
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn keeper(dir: &Path, limits: Limits) -> (Keeper, std::thread::JoinHandle<io::Result<()>>) {
@@ -160,6 +163,8 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_told_and_the_next_one_is_taken_again() {
         let dir = tempfile::tempdir().expect("a directory");
+        // Another test may change the umask of this process for a moment (admin/socket.rs).
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("it is ours");
         let place = dir.path().join("evidence");
         let limits = Limits { files_max: 2, bytes_max: 1 << 20, age_ms: 1 << 40 };
         let (mut keeper, serving) = keeper(&place, limits);

@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,7 +91,12 @@ pub fn stamp(unix_ns: u64) -> String {
 impl Store {
     /// Makes the directory, for its owner alone, if it is not there.
     pub fn make(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        // Whatever the umask is.
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))
     }
 
     /// The files, the oldest first.

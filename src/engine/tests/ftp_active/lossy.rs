@@ -94,7 +94,9 @@ impl Path {
                 self.is_called = true;
                 self.was_alone |= !self.servers.iter().all(|s| s.was_heard);
             }
-            if ![heard.seg.src_port, heard.seg.dst_port].contains(&super::C.1) || self.loses() {
+            // A reset is said once: whoever misses it has to ask, and here not everybody does.
+            let is_lost = !heard.seg.flags.has(RST) && self.loses();
+            if ![heard.seg.src_port, heard.seg.dst_port].contains(&super::C.1) || is_lost {
                 continue;
             }
             match heard.link {
