@@ -47,7 +47,8 @@ fn what_is_shown_reads_back_to_the_same() {
          [[compare.rule]]\nprotocol = \"http\"\nheader = \"X-Csrf\"\naction = \"map\"\n\
          [sync]\nbackend = \"exec\"\n\
          command = [\"/bin/sync me\", \"a\\\"b\"]\ndeadline = \"1s\"\n[failover]\n\
-         reprotect = \"idle\"\nfence = \"required\"\nfence_command = [\"/bin/true\"]\nprobe_address = \"192.0.2.3\"\n\
+         reprotect = \"idle\"\nfence = \"required\"\nfence_command = [\"/bin/true\"]\n\
+         probe_address = \"192.0.2.3\"\n\
          [limits]\nhold_bytes_max = 123456789\n[capture]\nrecord = \"x.pcapng\"\n\
          [evidence]\nwrite = false\ndir = \"/e\"\nfiles_max = 3\nbytes_max = \"8MiB\"\n\
          age_max = \"2h\"\nring_bytes = \"1MiB\"\nring_time = \"5s\"\n[run]\nuid = 7\n\

@@ -20,8 +20,8 @@ impl Engine {
         self.event(Event::DataOffered { flow: *control, port: call.client.port(), outcome });
     }
 
-    /// Takes a server's segment if it begins a connection that is expected. It is given back if not,
-    /// or if its flow has begun.
+    /// Takes a server's segment if it begins a connection that is expected. It is given back if
+    /// not, or if its flow has begun.
     pub(super) fn hear_call(&mut self, leg: LegId, seg: &Segment, frame: Frame) -> Option<Frame> {
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
         let is_protected = self.config.ports.contains(&seg.src_port);
