@@ -1,6 +1,6 @@
 //! Data connections of FTP that are to come: where the servers have said, on a control connection,
-//! that they listen, or where the client has, and the servers are to call. Bounded, and each for one
-//! connection and a minute.
+//! that they listen, or where the client has, and the servers are to call. Bounded, and each for
+//! one connection and a minute.
 //!
 //! Only the client of the control connection may come, and only to the service itself; only to that
 //! client may the servers: who names somebody else, or a port that has another meaning, is not
@@ -213,7 +213,7 @@ impl Expected {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// A client of a call that has waited long enough, with the call's only server; it is told once.
+    /// A client of a call that has waited long enough, with the call's only server; told once.
     pub fn next_due(&mut self, now: Instant) -> Option<(FlowKey, LegId)> {
         while let Some(&(due, place)) = self.waiting.first().filter(|(due, _)| *due <= now) {
             self.waiting.remove(&(due, place));

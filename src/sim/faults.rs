@@ -85,7 +85,7 @@ impl World<'_> {
         );
         self.truth[index].is_faulted |= disturbs;
         if disturbs {
-            self.gateway.lose(leg);
+            self.gateway.lose(self.now, leg);
         }
         self.truth[index].is_dead |= fault.is_fatal() && !matches!(fault, Fault::Reboot(_));
         if fault.is_fatal() {

@@ -43,10 +43,11 @@ pub(super) struct Gateway {
     roles: Option<Roles>,
     records: BTreeMap<u32, Record>,
     generation: u64,
-    dropped: BTreeSet<(Tuple, usize)>,
-    late: BTreeSet<(Tuple, usize)>,
+    pub(super) dropped: BTreeSet<(Tuple, usize)>,
+    pub(super) late: BTreeSet<(Tuple, usize)>,
     /// Legs that came back after whatever had happened to their server.
-    regained: BTreeSet<(Tuple, usize)>,
+    pub(super) regained: BTreeSet<(Tuple, usize)>,
+    pub(super) lost_at: [u64; 2],
     /// Servers that were declared failed, rightly or because their link is bad.
     blamed: [bool; 2],
     /// The last sync failed.
@@ -102,6 +103,7 @@ impl Gateway {
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
             regained: BTreeSet::new(),
+            lost_at: [0; 2],
             blamed: [false; 2],
             is_stale: false,
             is_syncing: false,
@@ -129,6 +131,7 @@ impl Gateway {
             dropped: BTreeSet::new(),
             late: BTreeSet::new(),
             regained: BTreeSet::new(),
+            lost_at: [0; 2],
             blamed: [false; 2],
             is_stale: false,
             is_syncing: false,
@@ -168,7 +171,8 @@ impl Gateway {
     }
 
     /// Something has happened to `leg`.
-    pub fn lose(&mut self, leg: LegId) {
+    pub fn lose(&mut self, now: u64, leg: LegId) {
+        self.lost_at[leg.index()] = now;
         self.regained.retain(|(_, regained)| *regained != leg.index());
     }
 
@@ -489,7 +493,7 @@ impl World<'_> {
                 self.gateway.primary = *primary;
                 self.report.failovers += 1;
                 self.gateway.blamed[primary.other().index()] = true;
-                self.gateway.lose(primary.other());
+                self.gateway.lose(self.now, primary.other());
                 let is_asked = *finding == Finding::Operator;
                 let plan = &self.scenario.gateway;
                 if plan.fence == Fence::Required && !plan.is_fence_good && !is_asked {
@@ -508,7 +512,7 @@ impl World<'_> {
             Event::Detached { server, finding, .. } => {
                 self.report.failovers += 1;
                 self.gateway.blamed[server.index()] = true;
-                self.gateway.lose(*server);
+                self.gateway.lose(self.now, *server);
                 self.judge_finding(*server, *finding, "detached");
             }
             Event::Unprotected { flow, reason } => {
@@ -580,12 +584,7 @@ impl World<'_> {
                     self.gateway.dropped.extend([(tuple, 0), (tuple, 1)]);
                 }
             }
-            Event::Reprotected { flow, server } => {
-                let leg = (tuple_of(flow), server.index());
-                self.gateway.dropped.remove(&leg);
-                self.gateway.late.remove(&leg);
-                self.gateway.regained.insert(leg);
-            }
+            Event::Reprotected { flow, server } => self.on_second(tuple_of(flow), *server),
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
                 // It may close before the backup has heard everything.
                 self.gateway.late.insert((tuple_of(flow), primary.other().index()));
@@ -733,9 +732,7 @@ impl World<'_> {
         self.say(|| format!("{way} {link:?} {text}"));
     }
 
-    // ---- at the end ------------------------------------------------------------------------
-
-    /// Cost and quiescence (oracles 6 and 8).
+    /// At the end: cost and quiescence (oracles 6 and 8).
     pub fn check_end(&mut self) {
         if self.gateway.is_wire || self.report.violation.is_some() {
             return;

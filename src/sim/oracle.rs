@@ -614,8 +614,11 @@ impl Oracle {
                 let checked = match is_overwritten {
                     true => Err(format!("1.14: a segment to {leg:?}, which is overwritten")),
                     false if has_waited && !seg.has(RST) => Ok(()),
-                    false if seg.has(SYN) => flow.check_second(leg, &seg),
                     false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
+                };
+                let checked = match !is_overwritten && seg.has(SYN) {
+                    true => checked.and_then(|()| flow.check_second(leg, &seg)),
+                    false => checked,
                 };
                 self.flows.insert(tuple, flow);
                 if let Err(what) = checked {

@@ -3,7 +3,9 @@
 
 use super::canon::Side;
 use super::frames::Seg;
+use super::oracle::Tuple;
 use super::track::{FlowTrack, LegTrack, rel};
+use super::world::World;
 use crate::engine::{FlowState, LegId};
 
 /// A SYN whose number is further away is of another connection of the 4-tuple: it has waited until
@@ -57,6 +59,21 @@ impl Second {
     /// What the answer of `id` to its SYN acknowledges, after the client's first number.
     pub fn expected(&self, id: LegId) -> u32 {
         self.begins[id.index()].map_or(1, |begin| begin.asked as u32)
+    }
+}
+
+impl World<'_> {
+    /// `leg` has come back into the connection. If its answer was under way when something happened
+    /// to it, it has not.
+    pub(super) fn on_second(&mut self, tuple: Tuple, leg: LegId) {
+        let place = (tuple, leg.index());
+        self.gateway.dropped.remove(&place);
+        self.gateway.late.remove(&place);
+        let way = &self.scenario.links[1 + leg.index()][1];
+        let under_way = (way.delay_us + way.jitter_us) * 2000;
+        if self.now >= self.gateway.lost_at[leg.index()] + under_way {
+            self.gateway.regained.insert(place);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ fn instants(
     let mut rng = Rng::new(seed);
     let mut late = 0;
     for n in 0..count {
-        // With a gateway of its own: one that has seen a server fail wants more to believe it again.
+        // Each has a gateway of its own: one that saw a server fail wants more to believe it again.
         bed.start_gateway()?;
         bed.wait_protected()?;
         let victim = match bed.status()?.primary == leg_name(LegId::A) {

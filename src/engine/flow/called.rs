@@ -1,5 +1,5 @@
-//! The handshake that the servers begin (FTP's active data connections): the SYN of both, one SYN to
-//! the client, and the client's answer to both.
+//! The handshake that the servers begin (FTP's active data connections): the SYN of both, one SYN
+//! to the client, and the client's answer to both.
 //!
 //! The SYN shown is the common ground of both, as a SYN-ACK is where the client begins; each server
 //! hears the client's answer in its own numbers. From there on the flow is one like any other: what

@@ -521,8 +521,8 @@ impl Flow {
     }
 
     /// The clock that the client is shown begins with `shown`. A leg with timestamps where the
-    /// client has none hears a clock of our own. It goes on from the SYN that the leg heard: what is
-    /// older would be dropped as a late repetition (RFC 7323 5.3).
+    /// client has none hears a clock of our own. It goes on from the SYN that the leg heard: what
+    /// is older would be dropped as a late repetition (RFC 7323 5.3).
     pub(super) fn begin_clocks(&mut self, now: Instant, shown: Tsval) {
         for leg in &mut self.legs {
             match self.visible.has_timestamps {
@@ -607,8 +607,8 @@ impl Flow {
         cx.transmit(Link::Client, frame);
     }
 
-    /// Shows the SYN again: byte for byte, until the client has it; what asks for it later is an old
-    /// duplicate, and hears where the connection stands (RFC 5961 4).
+    /// Shows the SYN again: byte for byte, until the client has it; what asks for it later is an
+    /// old duplicate, and hears where the connection stands (RFC 5961 4).
     pub(super) fn repeat_syn(&mut self, cx: &mut Cx<'_>) {
         match &self.visible.syn_ack {
             Some(frame) => cx.transmit(Link::Client, Frame::clone(frame)),

@@ -225,7 +225,9 @@ fn who_calls_alone_goes_on_alone() {
         let shown = call.on(Link::Client);
         assert_eq!(shown.len(), 1);
         assert_eq!((shown[0].seg.seq, shown[0].seg.src_port), (ISS[alone.index()], call.shown));
-        let is_late = |event: &Event| matches!(event, Event::HoldHard { waiting_for, .. } if *waiting_for != alone);
+        let late = alone.other();
+        let is_late =
+            |e: &Event| matches!(e, Event::HoldHard { waiting_for, .. } if *waiting_for == late);
         assert!(call.world.kit.events.iter().any(is_late));
         call.world.kit.forget();
         call.call(alone.other());
