@@ -85,7 +85,7 @@ impl Alignment {
     }
 
     /// The visible position of `own`.
-    #[inline]
+    #[inline(always)] // nearly always an addition, several times for each packet
     pub fn shown(&self, own: Own, round: Round) -> Offset {
         match self.splices.is_empty() {
             true => own.0.moved(self.base),
@@ -93,6 +93,7 @@ impl Alignment {
         }
     }
 
+    #[cold]
     fn shown_behind(&self, own: Own, round: Round) -> Offset {
         let next = self.splices.partition_point(|s| s.own_end() <= own);
         match (self.splices.get(next), round) {
@@ -103,7 +104,7 @@ impl Alignment {
     }
 
     /// The own position of `shown`.
-    #[inline]
+    #[inline(always)] // nearly always an addition, several times for each packet
     pub fn own(&self, shown: Offset, round: Round) -> Own {
         match self.splices.is_empty() {
             true => Own(shown.moved(-self.base)),
@@ -111,6 +112,7 @@ impl Alignment {
         }
     }
 
+    #[cold]
     fn own_behind(&self, shown: Offset, round: Round) -> Own {
         let next = self.splices.partition_point(|s| s.shown_end() <= shown);
         match (self.splices.get(next), round) {
