@@ -5,6 +5,7 @@
 //! Only the client of the control connection may come, and only to the service itself; only to that
 //! client may the servers: who names somebody else, or a port that has another meaning, is not
 //! believed (RFC 2577 3). Where the servers call, the first SYN waits here for the other one.
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 

@@ -61,9 +61,7 @@ impl Entry {
         let (state, pinned, half_open, held) = (flow.state(), [None; 2], None, 0);
         Box::new(Self { flow, state, timer, pinned, half_open, is_alone, held })
     }
-}
 
-impl Entry {
     /// Has the flow's deadline stand in the set as it is.
     fn move_timer(
         &mut self,

@@ -24,9 +24,11 @@ impl Engine {
     /// not, or if its flow has begun.
     pub(super) fn hear_call(&mut self, leg: LegId, seg: &Segment, frame: Frame) -> Option<Frame> {
         let is_syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
-        let is_protected = self.config.ports.contains(&seg.src_port);
-        let may_begin = is_syn && !seg.options.is_authenticated && !is_protected;
-        if !may_begin || !self.is_service(seg.src().ip()) {
+        let may_begin = is_syn
+            && !seg.options.is_authenticated
+            && !self.config.ports.contains(&seg.src_port)
+            && self.is_service(seg.src().ip());
+        if !may_begin {
             return Some(frame);
         }
         let key = key_of(seg, seg.dst(), seg.src());
