@@ -245,7 +245,13 @@ pub struct ServerConn {
     has_closed: bool,
     /// The client's end was heard.
     pub has_heard_end: bool,
+    /// Nothing was asked yet: so long it is waited for.
+    waits_until: Option<u64>,
 }
+
+/// A server does not wait longer for the first request (ns). Of a connection that it has come back
+/// into it may be the only end: how many requests there were before, it does not know.
+const UNASKED: u64 = 30_000_000_000;
 
 /// A server's application and its sockets.
 #[derive(Clone, Debug)]
@@ -415,6 +421,7 @@ impl ServerConn {
             has_paused: false,
             has_closed: false,
             has_heard_end: false,
+            waits_until: None,
         }
     }
 
@@ -441,7 +448,15 @@ impl ServerConn {
             Some(until) => wake = Some(until),
             None => self.read(socket, leg.0, requests)?,
         }
-        let Some(id) = self.conn else { return Ok(wake) };
+        let Some(id) = self.conn else {
+            let until = *self.waits_until.get_or_insert(now + UNASKED);
+            let is_over = now >= until || self.has_heard_end;
+            if is_over && !self.has_closed && socket.may_close() {
+                self.has_closed = true;
+                socket.close();
+            }
+            return Ok(earlier(wake, Some(until).filter(|_| !self.has_closed)));
+        };
         let conn = &scenario.conns[id];
         let ends = &requests[id].1;
         while self.asked < ends.len() && self.hearing.at >= ends[self.asked] {

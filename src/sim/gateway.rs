@@ -381,6 +381,8 @@ impl World<'_> {
             let hdr_len = (14 + super::frames::ip_len(&frame) - payload) as u16;
             offload.gso = Some(Gso { kind: GsoKind::TcpV4, size, hdr_len });
             self.report.rare.on_super_frame();
+            // As many frames as it is cut to.
+            self.report.frames.0 += (payload / usize::from(size)) as u64;
         }
         if self.scenario.gateway.has_partial_csum || offload.gso.is_some() {
             let len = (frame.len() - 34)

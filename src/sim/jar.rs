@@ -280,11 +280,10 @@ impl FlowTrack {
         let Some(own) = self.cookies.own_place(id, self.iss, seg.seq, self.c_nxt) else {
             return Ok(None);
         };
-        // Another process does not know what was said; who has acknowledged it hears nothing.
-        let end = self.cookies.place(id, own, seg.data.len() as u64, true);
-        if !self.was_restored || self.legs[id.index()].acked < end {
-            self.check_bytes(now, id, own, seg.data, shown)?;
-        }
+        // Another process does not know what was said; what was acknowledged is not heard again.
+        let taken = self.cookies.own_at(id, self.leg(id).acked).saturating_sub(own);
+        let is_deaf_to = if self.was_restored { taken.min(seg.data.len() as u64) } else { 0 };
+        self.check_bytes(now, id, own + is_deaf_to, &seg.data[is_deaf_to as usize..], shown)?;
         let place = |ahead: u64, is_up| self.cookies.place(id, own, ahead, is_up);
         let (at, end) = (place(0, false), place(seg.data.len() as u64, true));
         Ok(Some((at, end, (place(seg.urgent.into(), true) - at) as u16)))

@@ -36,6 +36,7 @@ mod machine;
 mod model;
 mod net;
 mod oracle;
+mod repeats;
 mod script;
 mod second;
 mod smol;

@@ -16,9 +16,10 @@ use super::frames::{ACK, FIN, PSH, RST, Read, SYN, Seg, read};
 use super::given::Cookies;
 use super::host::PORT;
 use super::jar::{Places, Shown};
+use super::repeats::note_again;
 use super::script::Script;
 use super::second::Second;
-use super::track::{FlowTrack, LegTrack, note_again, note_urgent, rel};
+use super::track::{FlowTrack, LegTrack, note_urgent, rel};
 use super::world::SERVER_MAC;
 use crate::engine::{Event, FlowSnapshot, FlowState, LegId, Link, ServerState};
 use crate::wire::Offset;
@@ -617,7 +618,7 @@ impl Oracle {
                     false => flow.check_to_leg(now, leg, &flow.tell_leg(leg, &seg), &self.shown),
                 };
                 let checked = match !is_overwritten && seg.has(SYN) {
-                    true => checked.and_then(|()| flow.check_second(leg, &seg)),
+                    true => checked.and_then(|()| flow.check_second(leg, &seg, self.is_vip)),
                     false => checked,
                 };
                 self.flows.insert(tuple, flow);

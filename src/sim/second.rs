@@ -56,6 +56,11 @@ impl Second {
         self.begins.iter().flatten().all(|begin| at >= begin.answered)
     }
 
+    /// How much of what the client says `id` was not to hear.
+    pub fn unasked(&self, id: LegId) -> usize {
+        self.begins[id.index()].map_or(0, |begin| begin.asked as usize - 1)
+    }
+
     /// What the answer of `id` to its SYN acknowledges, after the client's first number.
     pub fn expected(&self, id: LegId) -> u32 {
         self.begins[id.index()].map_or(1, |begin| begin.asked as u32)
@@ -79,8 +84,14 @@ impl World<'_> {
 
 impl FlowTrack {
     /// `id` is sent a SYN. In the middle of a connection it may be only where everything said was
-    /// taken and everything asked was answered.
-    pub(super) fn check_second(&mut self, id: LegId, seg: &Seg<'_>) -> Result<(), String> {
+    /// taken and everything asked was answered; if it `may_wait` in the gateway, it may have been
+    /// asked at an earlier such place.
+    pub(super) fn check_second(
+        &mut self,
+        id: LegId,
+        seg: &Seg<'_>,
+        may_wait: bool,
+    ) -> Result<(), String> {
         // The client's own may have waited until its server was found.
         if self.state != FlowState::Solo || id == self.primary || seg.seq == self.iss {
             return Ok(());
@@ -94,25 +105,26 @@ impl FlowTrack {
             self.legs[id.index()].is_answer_void |= self.leg(id).has_answered();
             return Ok(());
         }
-        let (answered, primary) = (self.shown.end().max(1), self.leg(self.primary));
-        let is_taken = primary.acked >= self.c_nxt
-            && self.told_ack == self.c_nxt
-            && self.c_una == answered
-            && self.released() == answered
-            && self.said(self.primary) == answered;
-        let is_between = self.second.bounds.contains(&(self.c_nxt, answered));
+        let primary = self.leg(self.primary);
+        let now = (self.c_nxt, self.shown.end().max(1));
+        let earlier = self.second.bounds.iter().copied().find(|b| may_wait && b.0 == asked);
+        let has_waited = asked != now.0 && earlier.is_some();
+        let (next, answered) = earlier.filter(|_| has_waited).unwrap_or(now);
+        let is_taken = primary.acked.min(self.told_ack) >= next
+            && self.c_una.min(self.released()).min(self.said(self.primary)) >= answered;
+        let is_between = self.second.bounds.contains(&(next, answered));
         let is_ending = self.c_fin.is_some() || self.shown_fin.is_some() || primary.fin.is_some();
-        if asked != self.c_nxt || !is_taken || !is_between || is_ending {
-            let next = self.c_nxt;
+        let is_still = self.said(self.primary) == answered && !is_ending;
+        if asked != next || !is_taken || !is_between || !(is_still || has_waited) {
             return Err(format!(
                 "1.14: {id:?} is asked to take part from {asked}, the client is at {next}, the \
                  answers at {answered}: taken {is_taken}, between messages {is_between}"
             ));
         }
         let own = self.canon.own(Side::Leg(id), self.primary, answered);
-        self.second.begins[id.index()] = Some(Begin { asked: self.c_nxt, answered, own });
+        self.second.begins[id.index()] = Some(Begin { asked, answered, own });
         self.cookies.begin(id);
-        let mut leg = LegTrack { acked: self.c_nxt, ..LegTrack::default() };
+        let mut leg = LegTrack { acked: asked, ..LegTrack::default() };
         // As if it had said what was shown: it is never asked for that.
         leg.said.insert(1, self.shown.slice(1, answered));
         self.legs[id.index()] = leg;
@@ -126,5 +138,6 @@ impl FlowTrack {
         leg.iss = leg.iss.map(|iss| iss.wrapping_add(1).wrapping_sub(begin.own as u32));
         (leg.nxt, leg.acked) = (begin.answered, begin.asked);
         leg.edge = begin.asked + leg.window_max;
+        self.forgive();
     }
 }

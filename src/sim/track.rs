@@ -11,8 +11,6 @@ use super::jar::{Places, Shown};
 use super::model::ranges::Ranges;
 use crate::engine::{FlowState, LegId};
 
-/// A range is not shown again within this time when the other server repeats it (ns).
-const REPEAT_QUIET: u64 = 10_000_000;
 /// A client that was heard within this time is surely alive (ns).
 const FRESH: u64 = 2_000_000_000;
 /// Urgent positions remembered.
@@ -110,6 +108,7 @@ pub struct FlowTrack {
     pub(super) closed_at: Option<u64>,
     pub(super) told_ack: u64,
     pub(super) told_edge: u64,
+    told_window: u16,
     pub(super) repeats: u64,
     pub(super) ts_last: Option<u32>,
     pub(super) acked_since: Option<u64>,
@@ -201,6 +200,7 @@ impl FlowTrack {
             closed_at: None,
             told_ack: 0,
             told_edge: 0,
+            told_window: 0,
             repeats: 0,
             ts_last: None,
             acked_since: None,
@@ -450,31 +450,6 @@ impl FlowTrack {
         }
     }
 
-    /// 1.3: what one server repeats is not shown again because the other one repeats it, too.
-    fn check_again(&mut self, now: u64, at: u64, data: &[u8]) -> Result<(), String> {
-        let end = at + data.len() as u64;
-        if data.is_empty() || !self.shown.covers(at, end) {
-            return Ok(());
-        }
-        note_again(&mut self.again, now, at, end);
-        // Pieces may be cut at other places each time: what counts is how often each byte came.
-        let lately = |all: &VecDeque<(u64, u64, u64)>, byte: u64| {
-            all.iter()
-                .filter(|&&(time, f, t)| now - time < REPEAT_QUIET && f <= byte && byte < t)
-                .count()
-        };
-        let begins = self.again.iter().map(|&(_, from, _)| from.max(at)).filter(|&from| from < end);
-        for byte in begins {
-            let shown = lately(&self.again, byte);
-            let most = self.legs.iter().map(|l| lately(&l.again, byte)).max().unwrap_or(0);
-            if shown > most.max(1) && !self.was_restored {
-                let times = format!("{shown} times, said again {most}");
-                return Err(format!("1.3: {byte} of {at}..{end} shown again {times}"));
-            }
-        }
-        Ok(())
-    }
-
     /// 1.3: urgent bytes end where the other end said.
     fn check_urgent(&self, seg: &Seg, at: u64, said: impl Fn(u64) -> bool) -> Result<(), String> {
         let end = at + u64::from(seg.urgent);
@@ -653,9 +628,12 @@ impl FlowTrack {
         // 3.10.7.4).
         let is_probe = self.v_iss.and_then(|iss| rel(iss, seg.seq, self.c_una)) < Some(self.c_una);
         let is_bare = is_bare && !is_probe;
+        // Another window makes it an update (RFC 5681 2): a new process tells of room bit by bit.
+        let is_update = self.was_restored && self.told_window != seg.window;
+        self.told_window = seg.window;
         if ack > self.told_ack {
             (self.repeats, self.asks) = (0, 0);
-        } else if is_bare && edge <= self.told_edge {
+        } else if is_bare && edge <= self.told_edge && !is_update {
             self.repeats += 1;
             let by_legs = self.legs.iter().map(|l| l.bare_acks).max().unwrap_or(0);
             // An answer may come after a later ack; a new process asks once more than one that was
@@ -788,12 +766,4 @@ pub(super) fn note_urgent(all: &mut VecDeque<u64>, seg: &Seg<'_>, at: u64) {
         }
         all.push_back(at + u64::from(seg.urgent));
     }
-}
-
-/// Notes a repetition of `[from, to)`.
-pub(super) fn note_again(all: &mut VecDeque<(u64, u64, u64)>, now: u64, from: u64, to: u64) {
-    while all.front().is_some_and(|&(at, ..)| now - at >= REPEAT_QUIET) {
-        all.pop_front();
-    }
-    all.push_back((now, from, to));
 }

@@ -574,7 +574,9 @@ impl<'a> World<'a> {
             return;
         }
         for leg in LegId::ALL {
-            let (bytes, _) = self.servers[leg.index()].inputs[id];
+            let (read, _) = self.servers[leg.index()].inputs[id];
+            let flow = self.oracle.flows.get(&self.tuple(id));
+            let bytes = flow.map_or(read, |flow| read.max(flow.second.unasked(leg)));
             let all = self.requests[id].0.len();
             let is_late = self.gateway.has_been_late(self.tuple(id), leg);
             if bytes < all && !is_late && !self.is_leg_excused(id, leg) {

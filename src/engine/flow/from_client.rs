@@ -35,7 +35,7 @@ impl Flow {
             self.on_client_ack_or_data(cx, seg, body);
         } else if seg.flags.has(TcpFlags::ACK) && self.opener == Opener::Servers {
             self.end_older_of_client(cx, seg);
-        } else if self.hear_early(seg, body) {
+        } else if self.hear_early(cx, seg, body) {
             return;
         } else {
             return cx.reject(Link::Client, RejectReason::OutOfWindow);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Cx, Flow};
 use crate::engine::cookies::{Promise, WINDOW};
+use crate::engine::limits;
 use crate::wire::Segment;
 
 /// Segments kept until the servers have answered; the client repeats others.
@@ -16,10 +17,12 @@ const EARLY_MAX: usize = 8;
 impl Flow {
     /// Keeps what the client says before the servers have answered; `false` if it was promised
     /// nothing, or has said too much.
-    pub(super) fn hear_early(&mut self, seg: &Segment, body: Bytes) -> bool {
+    pub(super) fn hear_early(&mut self, cx: &Cx<'_>, seg: &Segment, body: Bytes) -> bool {
         let Some(promise) = &mut self.promise else { return false };
         let is_asked_for = body.len() <= usize::from(WINDOW) && promise.early.len() < EARLY_MAX;
         if is_asked_for {
+            // Who waits so long is answered if the servers are there again.
+            self.expires_at = cx.now + limits::OPENING_MAX;
             promise.early.push((*seg, body));
         }
         is_asked_for

@@ -297,6 +297,28 @@ fn an_observer_and_a_gateway_that_knows_no_answers_give_none() {
 
 /// The client repeats no SYN: while a server is away for a moment, the gateway does.
 #[test]
+fn a_client_that_goes_on_asking_is_waited_for() {
+    let mut kit = pressed();
+    let shown = cookie(&mut kit, syn());
+    let v = shown.seg.seq.wrapping_add(1);
+    kit.client(ack(&shown));
+    kit.wait_ms(2_500);
+    kit.client(say(ACK, R, v).data("GET /").stamps(13, 0).window(500));
+    kit.wait_ms(2_500);
+    for leg in LegId::ALL {
+        kit.leg(leg, answer(leg).stamps(2_000 + 5_000 * leg.index() as u32, 12));
+    }
+    assert_eq!(state(&kit), FlowState::Paired);
+    assert_eq!(kit.on(TO_A).last().map(|h| h.data.clone()), Some(b"GET /".to_vec()));
+    // Who says nothing more is forgotten.
+    let mut kit = pressed();
+    let shown = cookie(&mut kit, syn());
+    kit.client(ack(&shown));
+    kit.wait_ms(3_100);
+    assert_eq!(kit.engine.flows(9).len(), 0);
+}
+
+#[test]
 fn servers_that_are_away_for_a_moment_are_asked_again() {
     let mut kit = pressed();
     let shown = cookie(&mut kit, syn());
