@@ -63,7 +63,7 @@ pub struct Oracle {
     /// In vip addressing: the gateway has yet to find this server, and what it says to it waits.
     is_sought: [bool; 2],
     /// The same of clients: SYN-ACKs to whom there was no flow, and which may still wait.
-    passing: BTreeMap<Tuple, u32>,
+    passing: BTreeMap<(Tuple, usize), u32>,
     pending_syns: BTreeMap<Tuple, Syn>,
     /// SYN-ACKs to a SYN for which there is no flow yet.
     answered: BTreeMap<(Tuple, usize), LegTrack>,
@@ -219,6 +219,7 @@ impl Oracle {
             if seg.seq == flow.iss && flow.v_iss.is_none() {
                 (flow.c_scale, flow.c_edge) = (seg.scale, u64::from(seg.window) + 1);
             }
+            flow.asks += u64::from(seg.seq != flow.iss);
             return;
         }
         let Some(at) = rel(flow.iss, seg.seq, flow.c_nxt).filter(|&at| at > 0) else { return };
@@ -263,7 +264,7 @@ impl Oracle {
     fn on_leg(&mut self, now: u64, id: LegId, seg: &Seg<'_>) {
         let Some(flow) = self.flows.get_mut(&seg.dst) else {
             if self.is_vip && seg.has(SYN | ACK) {
-                self.passing.insert(seg.dst, seg.seq);
+                self.passing.insert((seg.dst, id.index()), seg.seq);
             }
             return;
         };
@@ -581,7 +582,8 @@ impl Oracle {
             }
             Link::Client if seg.src.1 == PORT => {
                 let tuple = seg.dst;
-                let has_waited = seg.has(SYN | ACK) && self.passing.remove(&tuple) == Some(seg.seq);
+                let mut waits = |leg| self.passing.remove(&(tuple, leg)) == Some(seg.seq);
+                let has_waited = seg.has(SYN | ACK) && (waits(0) || waits(1));
                 let Some(mut flow) = self.flows.remove(&tuple) else {
                     return self.cookies.note_shown(&seg);
                 };

@@ -357,6 +357,15 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// The pauses that the slower server makes between the pieces of all its answers: the other one
+    /// may be faster, and alone without the gateway (us).
+    pub fn writing_us(&self) -> u64 {
+        let requests = self.conns.iter().flat_map(|c| &c.requests);
+        let bytes: u64 = requests.map(|r| u64::from(r.download)).sum();
+        let chunks = self.servers.iter().filter_map(|server| server.chunk);
+        chunks.map(|(len, us)| bytes / len as u64 * us).max().unwrap_or(0)
+    }
+
     /// Whether a server may answer differently.
     pub fn may_diverge(&self) -> bool {
         self.faults.iter().any(|f| f.fault == Fault::Diverge)

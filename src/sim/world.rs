@@ -251,7 +251,8 @@ impl<'a> World<'a> {
     pub fn run(mut self, baseline: Option<&Report>) -> Report {
         self.begin();
         let calm = WARM_UP + self.scenario.calm_us * 1000;
-        let mut limit = calm + GRACE + 3 * baseline.map_or(ALONE, |b| b.ended_at);
+        let alone = baseline.map_or(ALONE, |b| b.ended_at);
+        let mut limit = calm + GRACE + 3 * alone + self.scenario.writing_us() * 1000;
         self.report.is_unfit = baseline.is_some_and(|b| b.violation.is_some());
         if let Some(alone) = baseline {
             self.say(|| format!("without the gateway it takes {} ms", alone.ended_at / 1_000_000));

@@ -38,6 +38,9 @@ impl Flow {
         let speaks = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
         if speaks && !on(Bug::DetachedNotReset) {
             self.send_leg_reset(cx, id, seg.ack);
+            if let Some(stray) = &mut self.stray {
+                stray.answers[id.index()] = None; // it has begun anew in vain
+            }
         }
         cx.reject(Link::Server(id), RejectReason::OldGeneration);
     }

@@ -238,6 +238,24 @@ fn a_client_that_begins_anew_ends_its_older_connection_itself() {
     assert_eq!(state(&kit), FlowState::Paired);
 }
 
+/// A server begins anew before the flow goes on without it: it is reset for the old connection, and
+/// answers the new one's SYN once more.
+#[test]
+fn a_server_that_was_reset_with_its_new_connection_is_asked_again() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(B, say(ACK, Q, R + 3).data("two"));
+    kit.client(say(SYN, 90_000, 0).mss(1460));
+    kit.leg(B, say(SYN_ACK, 7_000, 90_001).mss(1460));
+    kit.leg(A, say(ACK, P, R + 3).data("one"));
+    assert_eq!(state(&kit), FlowState::Solo);
+    kit.leg(B, say(ACK, 7_001, 90_001));
+    kit.forget();
+    kit.leg(A, say(SYN_ACK, 8_000, 90_001).mss(1460));
+    assert_eq!(state(&kit), FlowState::Opening);
+}
+
 /// A segment of the last connection of these ports was long on its way: no challenge.
 #[test]
 fn a_late_word_of_the_connection_before_keeps_nobody_waiting() {
