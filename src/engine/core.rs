@@ -605,6 +605,7 @@ impl Engine {
                     for id in self.table.ids() {
                         self.with_flow(id, |flow, cx| flow.on_server_returned(cx, server));
                     }
+                    self.reprotecting.wait_after_resets(self.now);
                 }
                 Order::Swap(to) => self.swap_roles(to),
                 Order::Resolve => self.decide(Decision::Resolve),

@@ -63,6 +63,8 @@ pub const OPENING_MAX: Duration = ms(3000);
 
 /// How long a server that is to take part in a connection again has to answer.
 pub const REPROTECT_WAIT: Duration = ms(3000);
+/// It is not asked sooner after it was reset: frames may overtake each other.
+pub const REPROTECT_AFTER_RESET: Duration = ms(20);
 /// How often it is asked for one flow before it comes back the next time.
 pub const REPROTECT_TRIES: u8 = 4;
 /// It is asked again after this, four times as long each time.

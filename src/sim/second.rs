@@ -115,6 +115,9 @@ impl FlowTrack {
         let is_between = self.second.bounds.contains(&(next, answered));
         let is_ending = self.c_fin.is_some() || self.shown_fin.is_some() || primary.fin.is_some();
         let is_still = self.said(self.primary) == answered && !is_ending;
+        if may_wait && !has_waited && asked > next {
+            return Ok(()); // of another connection of the 4-tuple
+        }
         if asked != next || !is_taken || !is_between || !(is_still || has_waited) {
             return Err(format!(
                 "1.14: {id:?} is asked to take part from {asked}, the client is at {next}, the \

@@ -16,6 +16,14 @@ pub(super) struct Reprotecting {
     paused_until: Option<Instant>,
 }
 
+impl Reprotecting {
+    /// Flows have reset what a server knew of them: SYNs that overtook that would be reset.
+    pub fn wait_after_resets(&mut self, now: Instant) {
+        let at = now + limits::REPROTECT_AFTER_RESET;
+        self.paused_until = Some(self.paused_until.map_or(at, |until| until.max(at)));
+    }
+}
+
 impl Engine {
     /// Whether a second server could take part in anything.
     fn may_reprotect(&self) -> bool {

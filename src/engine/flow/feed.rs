@@ -389,6 +389,7 @@ impl Flow {
         let has_called = self.owes_syn(id);
         self.leg_mut(id).state = LegState::Scrub;
         self.leg_mut(id).resend_at = None;
+        self.tries.wait_after_reset(cx.now);
         // Asked in the middle of a connection, it may have answered.
         let is_there = was == LegState::Open || self.state != FlowState::Opening;
         if has_called {

@@ -38,6 +38,7 @@ impl Flow {
         let speaks = seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::RST);
         if speaks && !on(Bug::DetachedNotReset) {
             self.send_leg_reset(cx, id, seg.ack);
+            self.tries.wait_after_reset(cx.now);
             if let Some(stray) = &mut self.stray {
                 stray.answers[id.index()] = None; // it has begun anew in vain
             }

@@ -45,6 +45,12 @@ impl Tries {
         self.count += 1;
     }
 
+    /// The server was reset: a SYN that overtook the reset would open what that one ends.
+    pub fn wait_after_reset(&mut self, now: Instant) {
+        let at = now + limits::REPROTECT_AFTER_RESET;
+        self.not_before = Some(self.not_before.map_or(at, |not_before| not_before.max(at)));
+    }
+
     fn are_left(self) -> bool {
         self.count < limits::REPROTECT_TRIES
     }
