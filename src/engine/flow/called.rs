@@ -7,7 +7,7 @@
 //! the handshake is an ack that both stand behind. RFC 9293 3.5, RFC 7323 2.2.
 
 use super::handshake::Start;
-use super::{ClientEnd, Cx, EMPTY, Flow, Opener, Report};
+use super::{ClientEnd, Cx, Flow, Opener, Report};
 use crate::engine::alignment::Round;
 use crate::engine::event::{FlowKey, FlowState, RejectReason, SoloReason};
 use crate::engine::expected::{Call, PORT_MIN};
@@ -17,7 +17,7 @@ use crate::engine::limits;
 use crate::engine::time::{Duration, Instant};
 use crate::engine::{LegId, Link};
 use crate::protocol::RawReason;
-use crate::wire::build::{self, TcpFields};
+use crate::wire::build::TcpFields;
 use crate::wire::{Offset, Segment, Seq, TcpFlags, TcpOptions, Tsval};
 
 impl Flow {
@@ -167,24 +167,15 @@ impl Flow {
             timestamps: leg.options.has_timestamps.then_some((client.clock.0, echo)),
             ..TcpOptions::default()
         };
-        let fields = TcpFields {
-            src_port: self.key.client.port(),
-            dst_port: self.key.server.port(),
-            seq: client.iss.raw(),
-            ack: leg.voice.seq_at(Offset::START),
-            flags: TcpFlags::SYN.with(TcpFlags::ACK),
-            window: window as u16,
-            urgent: 0,
-            options,
-        };
-        let (l2, l3) = self.client_headers();
-        let l3 = cx.number(l3);
+        let (seq, ack) = (client.iss.raw(), leg.voice.seq_at(Offset::START));
+        let fields = self.fields_to_leg(seq, ack, TcpFlags::SYN.with(TcpFlags::ACK));
+        let fields = TcpFields { window: window as u16, options, ..fields };
         let leg = self.leg_mut(id);
         let own = leg.voice.own(Offset::START, Round::Down);
         if leg.voice.tell(own, own + window) {
             leg.given_at = cx.now;
         }
-        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX));
+        self.send_bare(cx, id, &fields);
     }
 
     /// A SYN without an ack from a leg that carries the flow.
@@ -215,19 +206,9 @@ impl Flow {
     /// SYN, the number is the one that it expects.
     pub(super) fn refuse_leg(&self, cx: &mut Cx<'_>, id: LegId, ack: u32) {
         let next = self.client.iss.at(Offset::START).raw();
-        let fields = TcpFields {
-            src_port: self.key.client.port(),
-            dst_port: self.key.server.port(),
-            seq: if self.visible.is_open { next } else { 0 },
-            ack,
-            flags: TcpFlags::RST.with(TcpFlags::ACK),
-            window: 0,
-            urgent: 0,
-            options: TcpOptions::default(),
-        };
-        let (l2, l3) = self.client_headers();
-        let l3 = cx.number(l3);
-        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX));
+        let seq = if self.visible.is_open { next } else { 0 };
+        let fields = self.fields_to_leg(seq, ack, TcpFlags::RST.with(TcpFlags::ACK));
+        self.send_bare(cx, id, &fields);
     }
 
     /// The client refuses, if its reset acknowledges the SYN that it was shown (RFC 9293 3.10.7.3).
@@ -263,7 +244,7 @@ impl Flow {
 
 impl ClientEnd {
     /// A client of whom nothing is known: it may agree to everything.
-    fn unheard(now: Instant, headers: Headers) -> Self {
+    pub(super) fn unheard(now: Instant, headers: Headers) -> Self {
         Self {
             iss: Seq::new(0),
             mss: MSS_DEFAULT,

@@ -27,10 +27,9 @@ use crate::engine::headers::Headers;
 use crate::engine::leg::{Leg, LegState};
 use crate::engine::limits;
 use crate::engine::stream::Stream;
-use crate::engine::time::Duration;
 use crate::engine::voice::Voice;
 use crate::engine::{FLOW_CONSTANTS_LEN, LegId, Output, Record, ServiceId};
-use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Tsval, Vlans};
+use crate::wire::{L2, L3, Mac, Offset, Segment, Seq, TcpFlags, TsDelta, Vlans};
 
 const VERSION: u8 = 3;
 const NO_SCALE: u8 = 0xf;
@@ -323,20 +322,8 @@ impl Flow {
             window_scale: client_scale,
             offers_sack: visible.has_sack,
             offers_timestamps: visible.has_timestamps,
-            headers: Headers::of(&l2, &l3),
-            nxt: Offset::START,
-            una: Offset::SYN,
-            edge: Offset::START,
-            window_max: 0,
-            fin: None,
-            clock: (Tsval(0), Tsval(0)),
-            recent: None,
-            sacked: Vec::new(),
-            round_trip: Duration::ZERO,
-            timed: None,
-            heard_at: cx.now,
-            asked_at: cx.now,
             is_learned: false,
+            ..super::ClientEnd::unheard(cx.now, Headers::of(&l2, &l3))
         };
         let life = if state == FlowState::TimeWait { limits::TIME_WAIT } else { limits::IDLE_MAX };
         let mut flow = Self {

@@ -365,19 +365,28 @@ impl Flow {
 
     /// Resets a leg at exactly `seq`, the client number that it expects (RFC 5961 3).
     pub(super) fn send_leg_reset(&self, cx: &mut Cx<'_>, id: LegId, seq: u32) {
-        let fields = TcpFields {
+        self.send_bare(cx, id, &self.fields_to_leg(seq, 0, TcpFlags::RST));
+    }
+
+    /// The header of a segment in the client's name, without a window and options.
+    pub(super) fn fields_to_leg(&self, seq: u32, ack: u32, flags: TcpFlags) -> TcpFields {
+        TcpFields {
             src_port: self.key.client.port(),
             dst_port: self.key.server.port(),
             seq,
-            ack: 0,
-            flags: TcpFlags::RST,
+            ack,
+            flags,
             window: 0,
             urgent: 0,
             options: TcpOptions::default(),
-        };
+        }
+    }
+
+    /// Sends `id` a segment without data.
+    pub(super) fn send_bare(&self, cx: &mut Cx<'_>, id: LegId, fields: &TcpFields) {
         let (l2, l3) = self.client_headers();
         let l3 = cx.number(l3);
-        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, EMPTY, u16::MAX));
+        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, fields, EMPTY, u16::MAX));
     }
 
     /// Detaches a leg: it is reset now, and again whenever it speaks (LV6).

@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::instead::Instead;
 use super::listen::Listener;
 use super::profile::Offer;
@@ -179,19 +177,9 @@ impl Flow {
         window: u16,
         options: TcpOptions,
     ) {
-        let fields = TcpFields {
-            src_port: self.key.client.port(),
-            dst_port: self.key.server.port(),
-            seq,
-            ack: 0,
-            flags: if on(Bug::EcnOffered) { TcpFlags(0xc2) } else { TcpFlags::SYN },
-            window,
-            urgent: 0,
-            options,
-        };
-        let (l2, l3) = self.client_headers();
-        let l3 = cx.number(l3);
-        cx.transmit(Link::Server(id), build::tcp(&l2, &l3, &fields, Bytes::new(), u16::MAX));
+        let flags = if on(Bug::EcnOffered) { TcpFlags(0xc2) } else { TcpFlags::SYN };
+        let fields = TcpFields { window, options, ..self.fields_to_leg(seq, 0, flags) };
+        self.send_bare(cx, id, &fields);
     }
 
     /// A SYN with another number inside a connection. A server on which that connection lives

@@ -148,11 +148,11 @@ impl Flow {
         let is_much =
             asked > limits::REQUEST_BYTES_MAX / 2 || shown > limits::REPROTECT_SHOWN_BYTES_MAX;
         if is_ending {
-            self.call_off(cx, NotReprotected::Ended);
+            self.let_second_go(cx, NotReprotected::Ended);
         } else if is_much || !self.comparison.is_following() {
-            self.call_off(cx, NotReprotected::Overtaken);
+            self.let_second_go(cx, NotReprotected::Overtaken);
         } else if cx.now >= self.syn_at + limits::REPROTECT_WAIT {
-            self.call_off(cx, NotReprotected::Silent);
+            self.let_second_go(cx, NotReprotected::Silent);
         } else {
             while self.next_second_syn_at().is_some_and(|at| cx.now >= at) {
                 self.syn_resent += 1;
@@ -175,7 +175,7 @@ impl Flow {
     }
 
     /// The flow goes on with one server; what the other one may have of it is reset exactly.
-    pub(super) fn call_off(&mut self, cx: &mut Cx<'_>, why: NotReprotected) {
+    pub(super) fn let_second_go(&mut self, cx: &mut Cx<'_>, why: NotReprotected) {
         let id = self.backup();
         self.detach(cx, id);
         cx.event(Event::NotReprotected { flow: self.key, server: id, why });
@@ -242,7 +242,7 @@ impl Flow {
 
     /// Its first answer differs: no news about the servers' contents, and nobody waits.
     pub(super) fn fail_second(&mut self, cx: &mut Cx<'_>) {
-        self.call_off(cx, NotReprotected::Differs);
+        self.let_second_go(cx, NotReprotected::Differs);
         self.give_up_reprotecting();
         self.set_state(cx, FlowState::Solo, Some(SoloReason::Diverged));
         self.compare(cx); // what the other one says is read on
