@@ -76,6 +76,8 @@ pub struct Bed<'a> {
 }
 
 const CHECKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/checker");
+/// Why evidence may not be run again.
+const TOO_MUCH: &str = "the gateway had too much under way to be written down";
 /// How late a packet may come to a capture's file, with room.
 const CAPTURE_BLOCK: Duration = Duration::from_millis(1200);
 /// How long anything may take to start.
@@ -239,14 +241,17 @@ impl<'a> Bed<'a> {
 
     /// A new connection of the client to the service.
     pub fn connect(&self, is_v6: bool) -> Result<Connection, String> {
+        Connection::new(self.dial(HostId::Client, 80, is_v6)?).map_err(|e| e.to_string())
+    }
+
+    /// The same of any host, to any port: from a server it is that server alone.
+    pub fn dial(&self, host: HostId, port: u16, is_v6: bool) -> Result<TcpStream, String> {
         let address: IpAddr = if is_v6 { SERVICE.1.into() } else { SERVICE.0.into() };
-        let to = SocketAddr::new(address, 80);
-        let stream = self
-            .world
-            .enter(HostId::Client, || TcpStream::connect_timeout(&to, START_MAX))
+        let to = SocketAddr::new(address, port);
+        self.world
+            .enter(host, || TcpStream::connect_timeout(&to, START_MAX))
             .map_err(|e| e.to_string())?
-            .map_err(|e| format!("connecting: {e}"))?;
-        Connection::new(stream).map_err(|e| e.to_string())
+            .map_err(|e| format!("connecting: {e}"))
     }
 
     /// Runs a program in the client to its end.
@@ -382,8 +387,10 @@ impl<'a> Bed<'a> {
                 return Err(format!("{shown} has no comment on any packet"));
             }
             let again = run(env!("CARGO_BIN_EXE_shadowvm"), &["replay", "--engine"])?;
-            if !again.status.success() {
-                let said = say(&again.stdout) + &say(&again.stderr);
+            let said = say(&again.stdout) + &say(&again.stderr);
+            // A download at full speed is more than can be packed in passing: the file says so.
+            let is_too_much = again.status.code() == Some(2) && said.contains(TOO_MUCH);
+            if !again.status.success() && !is_too_much {
                 return Err(format!("{shown}, decided again: {}\n{said}", again.status));
             }
         }

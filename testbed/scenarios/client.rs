@@ -25,6 +25,8 @@ struct State {
     is_ended: bool,
     /// The last count, or the instant from which gaps are measured, and the longest gap since.
     gap: Option<(Instant, Duration)>,
+    /// Whoever has counted so much stands still until it is let go.
+    stands_at: Option<u64>,
 }
 
 impl Progress {
@@ -33,7 +35,19 @@ impl Progress {
         let mut state = self.lock();
         state.count += amount;
         state.note_gap();
-        drop(state);
+        self.changed.notify_all();
+        let stands = |state: &mut State| state.stands_at.is_some_and(|at| state.count >= at);
+        drop(self.changed.wait_while(state, stands).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whoever counts stands still at `amount`.
+    pub fn stand_at(&self, amount: u64) {
+        self.lock().stands_at = Some(amount);
+    }
+
+    /// It goes on.
+    pub fn go_on(&self) {
+        self.lock().stands_at = None;
         self.changed.notify_all();
     }
 

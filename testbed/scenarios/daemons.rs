@@ -30,12 +30,17 @@ pub enum Daemon {
 impl Daemon {
     /// Starts it in a server of the bed; returns when it listens.
     pub fn start(self, bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
+        self.start_with(bed, leg, FILE_BYTES)
+    }
+
+    /// The same with another length of that file.
+    pub fn start_with(self, bed: &Bed<'_>, leg: LegId, len: usize) -> Result<(), String> {
         let own = bed.own(leg);
         let error = |e: io::Error| format!("{self:?}: {e}");
         fs::create_dir_all(own.join("empty")).map_err(error)?;
         let root = match self {
             Self::Apache => bed.content.root(leg),
-            Self::Vsftpd | Self::Proftpd => self.files(&own.join("ftp"))?,
+            Self::Vsftpd | Self::Proftpd => self.files(&own.join("ftp"), len)?,
         };
         let conf = own.join("daemon.conf");
         let text = self.conf().replace("ROOT", &root.display().to_string());
@@ -55,14 +60,14 @@ impl Daemon {
     }
 
     /// What an FTP server has.
-    fn files(self, root: &Path) -> Result<std::path::PathBuf, String> {
+    fn files(self, root: &Path, len: usize) -> Result<std::path::PathBuf, String> {
         let error = |e: io::Error| format!("{self:?}: {e}");
         fs::create_dir_all(root.join("put")).map_err(error)?;
         let user = nix::unistd::User::from_name("www-data").ok().flatten();
         let user = user.ok_or("no user called www-data")?;
         let (user, group) = (user.uid.as_raw(), user.gid.as_raw());
         chown(root.join("put"), Some(user), Some(group)).map_err(error)?;
-        write_dated(&root.join("data"), &bytes(77, FILE_BYTES)).map_err(error)?;
+        write_dated(&root.join("data"), &bytes(77, len)).map_err(error)?;
         Ok(root.to_owned())
     }
 

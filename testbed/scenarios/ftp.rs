@@ -41,7 +41,7 @@ pub(super) enum Way {
 
 /// What begins a data connection.
 #[derive(Debug)]
-enum Door {
+pub(super) enum Door {
     /// Where a server listens.
     Theirs(SocketAddr),
     /// The client's own; who calls it is there before the server says that it begins.
@@ -371,7 +371,7 @@ impl<'b> Session<'b> {
     }
 
     /// Asks where to connect to, or tells where to call.
-    fn offer(&mut self, way: Way) -> Result<Door, String> {
+    pub(super) fn offer(&mut self, way: Way) -> Result<Door, String> {
         let (command, code) = match way {
             Way::Passive => ("PASV", 227),
             Way::Extended => ("EPSV", 229),
@@ -447,7 +447,8 @@ impl<'b> Session<'b> {
         self.get_at(at, name, from, expected, progress)
     }
 
-    fn get_at(
+    /// The same where that begins.
+    pub(super) fn get_at(
         &mut self,
         at: Door,
         name: &str,
@@ -497,15 +498,33 @@ impl<'b> Session<'b> {
 
     /// Lists a file.
     pub(super) fn list(&mut self, way: Way, name: &str) -> Result<(), String> {
+        let text = self.listing(way, name, &Progress::default())?;
+        match text.contains(name) {
+            true => Ok(()),
+            false => Err(format!("LIST says {text:?}")),
+        }
+    }
+
+    /// What LIST says of `name`.
+    pub(super) fn listing(
+        &mut self,
+        way: Way,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<String, String> {
         let at = self.offer(way)?;
         let mut data = self.begin(at, &format!("LIST {name}"))?;
-        let mut text = String::new();
-        data.read_to_string(&mut text).map_err(|e| format!("LIST: {e}"))?;
-        if !text.contains(name) {
-            return Err(format!("LIST says {text:?}"));
+        let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            match data.read(&mut piece).map_err(|e| format!("LIST: {e}"))? {
+                0 => break,
+                n => text.extend_from_slice(&piece[..n]),
+            }
+            progress.add(text.len() as u64 - progress.now());
         }
         drop(data);
-        self.reply(226).map(drop)
+        self.reply(226)?;
+        String::from_utf8(text).map_err(|e| format!("LIST: {e}"))
     }
 }
 

@@ -16,6 +16,7 @@ mod content;
 mod daemons;
 mod everyday;
 mod ftp;
+mod ftp_instants;
 mod instants;
 mod judge;
 mod load;
@@ -23,6 +24,7 @@ mod matrix;
 mod noise;
 mod reprotect;
 mod sessions;
+mod smuggling;
 mod special;
 mod web;
 
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
     scenarios.extend(sessions::scenarios(&content, seed, is_long));
     scenarios.extend(everyday::scenarios(&content, is_long));
     scenarios.extend(instants::scenarios(&content, seed, is_long));
+    scenarios.extend(smuggling::scenarios(&content, seed, is_long));
     scenarios.extend(chunks::scenarios(&content, seed, is_long));
     scenarios.extend(reprotect::scenarios(&content, is_long));
     // Last: the others would hardly move beside a full load.
