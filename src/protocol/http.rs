@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::framing::{Follows, Framing, Part, Seen};
 use super::rules::Rule;
 use super::start::{Method, RequestLine, StatusLine};
-use super::{Field, Normalizer, Quiet, RawReason, RuleName, Step};
+use super::{FIELD_BYTES_MAX, Field, Normalizer, Quiet, RawReason, RuleName, Step};
 
 /// Requests whose answer is outstanding (in the slower server's stream); more end the parsing. A
 /// lagging server is given up for the bytes that it is behind long before.
@@ -139,7 +139,7 @@ impl Http {
         let pair = line[colon + 1..].trim_ascii_start();
         let end = pair.iter().position(|&b| b == b'=')?;
         let is_it = line[..colon].eq_ignore_ascii_case(b"set-cookie") && !pair.contains(&b';');
-        is_it.then(|| String::from_utf8_lossy(&pair[..end.min(NAME_BYTES_MAX)]).into())
+        is_it.then(|| String::from_utf8_lossy(&pair[..end.min(FIELD_BYTES_MAX)]).into())
     }
 
     /// The rule for the value that would begin with `next`.
@@ -223,6 +223,12 @@ impl Normalizer for Http {
         !self.rules.get(usize::from(rule)).is_none_or(|rule| rule.ends(byte))
     }
 
+    fn may_differ(&self, rule: u16, ours: &[u8], theirs: &[u8]) -> bool {
+        let Some(rule) = self.rules.get(usize::from(rule)) else { return false };
+        // A blank before the value is none of it.
+        [ours, theirs].iter().all(|value| value.first().is_some_and(|&byte| rule.may_begin(byte)))
+    }
+
     fn rule_name(&self, rule: u16) -> RuleName {
         let nameless = || RuleName { protocol: "http", field: Arc::default() };
         self.rules.get(usize::from(rule)).map_or_else(nameless, Rule::rule_name)
@@ -285,7 +291,7 @@ impl Normalizer for Http {
             Part::Start => Field::StatusLine,
             Part::Header if self.cookie().is_some() => Field::Cookie(self.cookie()?),
             Part::Header => {
-                let rest = ahead.iter().take(NAME_BYTES_MAX).take_while(|b| !matches!(b, b'\r'));
+                let rest = ahead.iter().take(FIELD_BYTES_MAX).take_while(|b| !matches!(b, b'\r'));
                 let line: Vec<u8> = self.response.line().iter().chain(rest).copied().collect();
                 let name = line.split(|&b| b == b':').next().unwrap_or(&[]);
                 Field::Header(String::from_utf8_lossy(name).to_ascii_lowercase().into())
@@ -297,9 +303,6 @@ impl Normalizer for Http {
         })
     }
 }
-
-/// Longest name of a field that is told.
-const NAME_BYTES_MAX: usize = 64;
 
 /// Whether `bytes` begin with a whole request line.
 pub fn begins_request(bytes: &[u8]) -> bool {

@@ -83,7 +83,7 @@ pub enum RawReason {
     Unasked,
     /// Bytes of the client that could not be kept until they were read.
     Missed,
-    /// A value that may differ is beyond the limit, or missing on one side.
+    /// A value that may differ is beyond the limit.
     Value,
     /// What the server says first is no reply of FTP.
     NotFtp,
@@ -347,5 +347,7 @@ pub trait Normalizer: fmt::Debug + Send {
     fn field(&self, ahead: &[u8]) -> Option<Field>;
 }
 
+/// The name of a field is told by so many bytes at most.
+pub const FIELD_BYTES_MAX: usize = 64;
 /// Longest span that is looked for; a longer one is compared as it is.
 pub const SPAN_BYTES_MAX: usize = 256;

@@ -115,16 +115,20 @@ impl Rule {
         self.is_map
     }
 
+    /// Whether a value may begin with `next`.
+    pub const fn may_begin(&self, next: u8) -> bool {
+        !is_blank(next) && !self.ends(next)
+    }
+
     /// Whether a value begins with `next` behind `line`, the beginning of a header line of an
     /// answer.
     pub fn begins(&self, line: &[u8], next: u8) -> bool {
-        let may = !is_blank(next) && !self.ends(next);
-        may && self.stands_behind(line, &self.header, false) == Stands::Value
+        self.may_begin(next) && self.stands_behind(line, &self.header, false) == Stands::Value
     }
 
     /// The same in a request, where clients return it.
     pub fn begins_returned(&self, line: &[u8], next: u8) -> Stands {
-        if !self.is_map || is_blank(next) || self.ends(next) {
+        if !self.is_map || !self.may_begin(next) {
             return Stands::Nothing;
         }
         let stands = |header: &&str| match self.stands_behind(line, header, true) {

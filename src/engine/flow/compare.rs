@@ -13,7 +13,7 @@ use crate::engine::alignment::{Own, Round};
 use crate::engine::event::{Divergence, DivergenceKind, Event, FlowState, SoloReason};
 use crate::engine::expected::Offer;
 use crate::engine::planted::{self, Bug, on};
-use crate::protocol::{Field, Normalizer, RawReason, Step};
+use crate::protocol::{FIELD_BYTES_MAX, Field, Normalizer, RawReason, Step};
 use crate::wire::Offset;
 
 impl Flow {
@@ -141,9 +141,7 @@ impl Flow {
             if self.begin_chunks() {
                 return true;
             }
-            let ours = self.reference_at(at);
-            let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
-            self.on_difference(cx, self.kind(first, second), field);
+            self.on_difference(cx, self.kind(first, second), self.field());
             return false;
         }
         let mut normalizer = self.comparison.normalizer.take();
@@ -182,9 +180,7 @@ impl Flow {
                 n > 0
             }
             (Value::Open, _) | (_, Value::Open) => false,
-            (Value::Whole(ours), Value::Whole(theirs))
-                if !ours.is_empty() && !theirs.is_empty() =>
-            {
+            (Value::Whole(ours), Value::Whole(theirs)) => {
                 if ours != theirs && !self.may_differ(cx, rule, &ours, &theirs) {
                     self.on_difference_in_span(cx, &ours, &theirs);
                     return false;
@@ -215,8 +211,7 @@ impl Flow {
                 }
                 true
             }
-            // No value or an endless one: no mask applies, and the rest of the flow is compared as
-            // it is.
+            // An endless one: no mask applies, and the rest of the flow is compared as it is.
             _ => {
                 self.compare_raw(cx, RawReason::Value);
                 true
@@ -260,7 +255,9 @@ impl Flow {
             let address = n.announced(rule, value)?.address?;
             Some(cx.config.service_address(leg, address))
         };
-        n.may_differ(rule, ours, theirs)
+        let is_there = !ours.is_empty() && !theirs.is_empty();
+        is_there
+            && n.may_differ(rule, ours, theirs)
             && address(self.primary, ours) == address(self.backup(), theirs)
     }
 
@@ -300,7 +297,7 @@ impl Flow {
     /// Two values where they may differ, but not like this.
     fn on_difference_in_span(&mut self, cx: &mut Cx<'_>, ours: &[u8], theirs: &[u8]) {
         let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
-        let field = self.comparison.normalizer.as_ref().and_then(|n| n.field(ours));
+        let field = self.field();
         // One of them may go on where the other one ends.
         let at = self.comparison.agreed + same as u64;
         let byte = |bytes: &[u8]| bytes.first().copied().unwrap_or_default();
@@ -309,6 +306,19 @@ impl Flow {
         self.comparison.span = None;
         self.comparison.agreed = at;
         self.on_difference(cx, self.kind(first, second), field);
+    }
+
+    /// What the primary's next byte belongs to, as far as that has said.
+    fn field(&self) -> Option<Field> {
+        let mut ahead = Vec::new();
+        while ahead.len() < FIELD_BYTES_MAX {
+            let more = self.reference_at(self.comparison.agreed + ahead.len() as u64);
+            if more.is_empty() {
+                break;
+            }
+            ahead.extend(more.iter().take(FIELD_BYTES_MAX - ahead.len()));
+        }
+        self.comparison.normalizer.as_ref()?.field(&ahead)
     }
 
     /// The primary's byte and the backup's.

@@ -18,6 +18,7 @@ mod http;
 mod kit;
 mod lateness;
 mod maps;
+mod mismatches;
 mod opaque;
 mod probes;
 mod properties;

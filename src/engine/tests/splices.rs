@@ -7,6 +7,7 @@ use crate::engine::{
     Command, EngineConfig, Event, FlowState, Input, LegId, Link, RawReason, Record, Rules, Signal,
     SoloReason,
 };
+use crate::protocol::SPAN_BYTES_MAX;
 use LegId::{A, B};
 
 const P: u32 = ISS[0] + 1;
@@ -733,7 +734,9 @@ fn what_is_ambiguous_is_compared_raw_and_the_reason_is_told() {
         kit.client(say(ACK, R, P).data(request));
         let taken = R + n(request.len());
         let theirs = match why {
-            RawReason::Value => answer.replace("X: 1", "X: "),
+            RawReason::Value => {
+                answer.replace("X: 1", &format!("X: {}", "2".repeat(SPAN_BYTES_MAX + 1)))
+            }
             _ => answer.to_string(),
         };
         kit.leg(A, say(ACK, P, taken).data(answer));
