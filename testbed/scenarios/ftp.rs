@@ -470,12 +470,13 @@ impl<'b> Session<'b> {
             }
             progress.add((got.len() as u64).saturating_sub(progress.now()));
         }
-        if sha256(&got) != sha256(expected) {
-            return Err(format!("{name}: {} bytes that are not the file's", got.len()));
-        }
         // As clients do: some servers say that they are done only after that.
         drop(data);
-        self.reply(226).map(drop)
+        self.reply(226)?;
+        match sha256(&got) == sha256(expected) {
+            true => Ok(()),
+            false => Err(format!("{name}: {} bytes that are not the file's", got.len())),
+        }
     }
 
     /// Stores a file.

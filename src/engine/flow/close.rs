@@ -138,17 +138,25 @@ impl Flow {
         if cx.now.since(since) >= limits::FIN_HOLD && !on(Bug::FinHoldNoTimer) {
             self.fin_held_at = None;
             // An answer is outstanding: whoever ended, ended early. Otherwise the idle times
-            // differ, nothing more, and the primary's way is the flow's.
+            // differ, nothing more, and the primary's way is the flow's. But of a data connection
+            // the end is what is waited for: who does not come to it stands still.
             let is_behind = self.leg(holder.other()).said() < self.leg(holder).said();
-            let loser = match self.is_unfinished() && !is_behind {
-                true => holder,
-                false => self.backup(),
+            let is_stalled = !is_behind && self.is_data(cx);
+            let loser = match (is_stalled, self.is_unfinished() && !is_behind) {
+                (true, _) => holder.other(),
+                (false, true) => holder,
+                (false, false) => self.backup(),
             };
-            if is_behind && holder == self.primary {
+            if is_stalled || (is_behind && holder == self.primary) {
                 cx.reports.push(Report::StallMoved(loser));
             }
             self.lose(cx, loser, SoloReason::EarlyEnd);
         }
+    }
+
+    /// Whether it is a data connection: only those have ports that are none of the service's.
+    fn is_data(&self, cx: &Cx<'_>) -> bool {
+        !cx.config.ports.contains(&self.key.server.port())
     }
 
     /// Shows the FIN where every stream that counts has ended and all before it was shown (I7).

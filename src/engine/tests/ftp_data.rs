@@ -136,6 +136,36 @@ fn a_transfer_survives_the_primary() {
     assert_eq!((heard.seg.dst_port, heard.seg.ack), (PORTS[1], Q + 7));
 }
 
+/// A server that is frozen may have said and taken everything but its end, for its kernel goes on.
+/// Here the end is waited for: the flow stays with whoever has come to it.
+#[test]
+fn who_does_not_come_to_the_end_of_a_transfer_loses_it() {
+    for (ended, frozen, is_put) in [(B, A, false), (A, B, false), (B, A, true), (A, B, true)] {
+        let mut world = established();
+        let kit = &mut world.kit;
+        let (said, heard) = if is_put { ("", "content") } else { ("content", "") };
+        let (said_len, heard_len) = (said.len() as u32, heard.len() as u32 + u32::from(is_put));
+        let flags = if is_put { FIN } else { ACK };
+        client(kit, say(flags, R, P).data(heard));
+        for (id, first) in [(A, P), (B, Q)] {
+            leg(kit, id, say(ACK, first, R + heard_len).data(said));
+        }
+        client(kit, say(ACK, R + heard_len, P + said_len));
+        let first = [P, Q][ended.index()];
+        leg(kit, ended, say(FIN, first + said_len, R + heard_len));
+        assert_eq!(shown(kit), said.as_bytes());
+        kit.wait_ms(2900);
+        assert_eq!(data_state(kit), Some(FlowState::Paired), "it may be late");
+        kit.wait_ms(200);
+        assert_eq!(data_state(kit), Some(FlowState::Solo));
+        let is_end = |h: &Heard| (h.seg.flags, h.seg.seq) == (FIN, P + said_len);
+        assert!(kit.on(Link::Client).iter().any(is_end), "{frozen:?} stands still");
+        let is_reset = |h: &Heard| h.seg.flags.has(RST);
+        assert!(kit.on(Link::Server(frozen)).iter().any(is_reset));
+        assert!(!kit.on(Link::Server(ended)).iter().any(is_reset));
+    }
+}
+
 #[test]
 fn what_the_dead_primary_offered_is_the_survivors_at_its_own_port() {
     let mut world = offered();
