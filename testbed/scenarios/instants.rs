@@ -180,7 +180,7 @@ fn instants(
     judge::events(&bed.events()?, Struck { t_ns: 0 })?;
     bed.judge()?;
     gaps.sort();
-    let share = |percent: usize| gaps[(gaps.len() - 1) * percent / 100].as_millis();
+    let share = |percent: usize| gaps[(gaps.len() * percent).div_ceil(100) - 1].as_millis();
     let gaps =
         format!("gaps p50 {} ms, p99 {} ms, at most {} ms", share(50), share(99), share(100));
     Ok(format!("{count} instants, {late} of them too late for the request, {gaps}"))
