@@ -287,7 +287,7 @@ fn ask(bed: &Bed<'_>, from: HostId, bytes: &[u8]) -> Result<(u16, Vec<u8>), Stri
     let mut got = Vec::new();
     match stream.read_to_end(&mut got) {
         // A server that has not read everything may end with a reset.
-        Err(e) if e.kind() != ErrorKind::ConnectionReset => return Err(error(e)),
+        Err(e) if e.kind() != ErrorKind::ConnectionReset => Err(error(e)),
         _ => Ok((port, without_dates(got))),
     }
 }
