@@ -15,6 +15,8 @@ use super::door::answer;
 use super::{Format, config_error, exit};
 use crate::config::{self, Backend, Config, DEFAULT_FILE, Tree};
 use crate::engine::{Source, VipPlan};
+use crate::sync::container::criu;
+use crate::sync::container::space::Space;
 use crate::sync::mirror::end::foreign;
 
 /// Arguments.
@@ -83,7 +85,8 @@ pub fn run(args: Args) -> ExitCode {
     let mut findings = host();
     match &config {
         Some(config) => {
-            findings.extend(links(config).into_iter().chain(mirror(config)).chain(guests(config)))
+            findings.extend(links(config).into_iter().chain(mirror(config)).chain(guests(config)));
+            findings.extend(containers(config));
         }
         None => findings.push(Finding::bad(
             "links",
@@ -405,6 +408,38 @@ fn guests(config: &Config) -> Vec<Finding> {
     if let Some(what) = trouble.filter(|_| wants_kvm) {
         let fix = "modprobe kvm_intel or kvm_amd; in a virtual machine, turn on nesting outside";
         findings.push(Finding::bad("guests", Verdict::Warn, what, fix));
+    }
+    findings
+}
+
+/// Whether a process can be copied here, and the servers are where they should be, if they are
+/// containers.
+fn containers(config: &Config) -> Vec<Finding> {
+    let Some(Backend::Container(containers)) = &config.sync.backend else { return Vec::new() };
+    let mut findings = Vec::new();
+    findings.push(match criu::probe(&containers.criu, &containers.dir) {
+        Ok(version) => {
+            let what = format!("CRIU {version} has written a process and brought it back");
+            Finding::good("containers", what)
+        }
+        Err(why) => Finding::bad("containers", Verdict::Fail, why, criu::FIX),
+    });
+    for server in &config.servers {
+        let Some(file) = &server.container else { continue };
+        let root = Space::find(file).and_then(|space| space.root());
+        findings.push(match root {
+            Ok((_, pid)) => {
+                let what = format!("server {}: process {pid} of its container", server.name);
+                Finding::good("containers", what)
+            }
+            Err(why) => Finding::bad(
+                "containers",
+                // A backup that is not there yet is made by the first sync.
+                if server.is_primary { Verdict::Fail } else { Verdict::Warn },
+                format!("server {}: {why}", server.name),
+                "start the server in its container, or correct server.container",
+            ),
+        });
     }
     findings
 }

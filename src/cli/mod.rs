@@ -13,6 +13,7 @@ pub mod bench;
 mod cast;
 pub mod check;
 pub mod config;
+pub mod container_keeper;
 pub mod demo;
 pub mod diff;
 pub mod divergences;
@@ -134,6 +135,9 @@ enum Verb {
     /// Keep the virtual machines for `run`
     #[command(hide = true)]
     GuestKeeper(guest_keeper::Args),
+    /// Copy the containers for `run`
+    #[command(hide = true)]
+    ContainerKeeper(container_keeper::Args),
     /// Write evidence for `run`
     #[command(hide = true)]
     EvidenceKeeper(evidence_keeper::Args),
@@ -176,6 +180,7 @@ pub fn main() -> ExitCode {
         Verb::MirrorEnd(args) => mirror_end::run(args),
         Verb::Helper(args) => helper::run(args),
         Verb::GuestKeeper(args) => guest_keeper::run(args),
+        Verb::ContainerKeeper(args) => container_keeper::run(args),
         Verb::EvidenceKeeper(args) => evidence_keeper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),

@@ -45,9 +45,10 @@ use crate::observe::{Board, Level, Observer};
 use crate::sync::exec::{self, ExecSync};
 use crate::sync::helper::{Commands, Helper, HookCommand, MirrorCommand, Unheard};
 use crate::sync::mirror::pair::{EndSetup, MirrorSetup};
-use crate::sync::{StateSync, SyncSink, qemu};
+use crate::sync::{StateSync, SyncSink, container, qemu};
 use crate::wire::Frame;
 
+mod containers;
 pub(super) mod guests;
 
 /// Arguments.
@@ -153,6 +154,7 @@ fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let started = Clock::now();
     let unheard = start_helper(&config)?;
     let guests = guests::start_keeper(&config)?;
+    let containers = containers::start_keeper(&config)?;
     let keeper = start_keeper(&config)?;
     let listener = socket::bind(&config.socket)?;
     let attached: [Attached; 2] = Default::default();
@@ -162,8 +164,19 @@ fn gateway(file: &Path, config: Config) -> Result<(), RunError> {
     let events = config.log.events.as_deref().map(append).transpose()?;
     let record = config.record.clone();
     let guests = guests.map(|unheard| (unheard, attached));
-    let outer =
-        Outer { file, config, started, unheard, guests, keeper, listener, stats, state, events };
+    let outer = Outer {
+        file,
+        config,
+        started,
+        unheard,
+        guests,
+        containers,
+        keeper,
+        listener,
+        stats,
+        state,
+        events,
+    };
     let Some(path) = record else { return outer.run(&mut links, records) };
     let what = "cannot record into (capture.record)";
     let mut tap = Tap::new(links, &path).map_err(|source| RunError::File {
@@ -185,6 +198,7 @@ struct Outer<'a> {
     started: Clock,
     unheard: Option<Unheard>,
     guests: Option<(qemu::Unheard, [Attached; 2])>,
+    containers: Option<container::Unheard>,
     keeper: Option<Keeper>,
     listener: std::os::unix::net::UnixListener,
     stats: [Arc<LinkStats>; 3],
@@ -237,7 +251,15 @@ impl Outer<'_> {
             in_force,
         })
         .map_err(system("the admin thread cannot start"))?;
+        let containers = self.containers.map(|unheard| {
+            let sync = unheard.listen(containers::Door(mailbox.clone()));
+            sync.map_err(system("the keeper of containers cannot be heard"))
+        });
         let sync: Option<Box<dyn StateSync>> = match (self.guests, &self.config.sync.backend) {
+            (_, Some(Backend::Container(_))) => match containers.transpose()? {
+                Some(sync) => Some(Box::new(sync)),
+                None => None,
+            },
             (Some((unheard, attached)), _) => {
                 let gate = guests::Door { attached, mailbox: mailbox.clone() };
                 let sync = unheard.listen(gate);
@@ -293,11 +315,11 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
             Some(Backend::Exec(exec)) => {
                 Some(HookCommand { argv: exec.command.clone(), timeout_ms: millis(exec.timeout) })
             }
-            Some(Backend::Mirror(_) | Backend::Qemu(_)) | None => None,
+            Some(Backend::Mirror(_) | Backend::Qemu(_) | Backend::Container(_)) | None => None,
         },
         mirror: match &config.sync.backend {
             Some(Backend::Mirror(mirror)) => mirror_command(config, mirror),
-            Some(Backend::Exec(_) | Backend::Qemu(_)) | None => None,
+            Some(Backend::Exec(_) | Backend::Qemu(_) | Backend::Container(_)) | None => None,
         },
         fence: failover.fence_command.as_ref().map(|command| HookCommand {
             argv: command.clone(),

@@ -28,7 +28,7 @@ const HANGS: Duration = Duration::from_secs(60);
 /// A run of so many seeds has to reach every rare event so often.
 const LONG_RUN_SEEDS: u64 = 5_000;
 /// See [`LONG_RUN_SEEDS`].
-const RARE_MIN: u64 = 50;
+const RARE_MIN: u64 = 20;
 /// Failures of one run that are reduced: one defect shows in many.
 const CASES_MAX: usize = 5;
 /// Seeds between two writings of the progress.

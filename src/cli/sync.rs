@@ -18,8 +18,8 @@ pub struct Args {
 enum What {
     /// Make the backup equal to the primary now
     ///
-    /// With virtual machines (`backend = "qemu"`) this also replaces a backup that has failed, and
-    /// runs without an answer, by a copy of the primary.
+    /// With virtual machines and containers (`backend = "qemu"`, `"container"`) this also
+    /// replaces a backup that has failed, or runs without an answer, by a copy of the primary.
     #[command(after_help = "Example:
   shadowvm sync now
 

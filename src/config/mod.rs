@@ -4,6 +4,7 @@
 //! checks it again; a file with mistakes gives all of them at once, each with its line. It reads
 //! no host state: whether an interface exists is `doctor`'s and `run`'s question.
 
+mod container;
 mod evidence;
 mod mirror;
 mod parse;
@@ -16,6 +17,7 @@ mod vip;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use container::ContainerBackend;
 pub use evidence::{DEFAULT_DIR as DEFAULT_EVIDENCE_DIR, Evidence};
 pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
@@ -104,6 +106,8 @@ pub struct Server {
     pub is_primary: bool,
     /// Its directory, for the backend `mirror`.
     pub tree: Option<Tree>,
+    /// The file with the number of its container's first process, for the backend `container`.
+    pub container: Option<PathBuf>,
 }
 
 /// How answers are compared and held.
@@ -153,6 +157,8 @@ pub enum Backend {
     Mirror(MirrorBackend),
     /// QEMU: the servers are virtual machines, and are copied whole.
     Qemu(QemuBackend),
+    /// CRIU: the servers are process trees, and are copied with their connections.
+    Container(ContainerBackend),
 }
 
 impl Backend {
@@ -160,7 +166,7 @@ impl Backend {
     pub fn scope(&self) -> SyncScope {
         match self {
             Self::Exec(_) | Self::Mirror(_) => SyncScope::Content,
-            Self::Qemu(_) => SyncScope::Machine,
+            Self::Qemu(_) | Self::Container(_) => SyncScope::Machine,
         }
     }
 }

@@ -10,13 +10,13 @@ use toml::de::DeTable;
 use super::evidence::evidence;
 use super::mirror;
 use super::problem::Problem;
-use super::qemu;
 use super::read::{At, Item, Reader, Section, refuse_unknown_sections};
 use super::vip::{self, Addressing, Own};
 use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
+use super::{container, qemu};
 use crate::engine::{
     Duration, EngineConfig, Fence, LagPolicy, Mode, Reprotect, Rule, Source, UdpPolicy, is_token,
 };
@@ -75,6 +75,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     probe_address_is_free(&reader, root, &config);
     mirror::check_trees(&reader, root, &config);
     qemu::check_links(&reader, root, &config);
+    container::check_containers(&reader, root, &config);
     let problems = reader.finish();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -93,7 +94,12 @@ impl Service {
 }
 impl Server {
     fn nobody() -> [Self; 2] {
-        [true, false].map(|is_primary| Self { name: String::new(), is_primary, tree: None })
+        [true, false].map(|is_primary| Self {
+            name: String::new(),
+            is_primary,
+            tree: None,
+            container: None,
+        })
     }
 }
 
@@ -158,6 +164,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<([Server; 2], [Own
             reader.missing(section.at.clone(), "server.role", "write \"primary\" or \"backup\"");
         }
         let tree = mirror::tree(reader, section);
+        let container = container::init(reader, section);
         let Some(name) = name_of(reader, section) else { continue };
         if servers.iter().any(|other| other.name == name) {
             let reason = format!("two servers are called `{name}`");
@@ -169,7 +176,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<([Server; 2], [Own
                 let reason = format!("a second {word}");
                 reader.wrong_help(section.at("role"), "server.role", reason, two);
             }
-            servers.push(Server { name, is_primary, tree });
+            servers.push(Server { name, is_primary, tree, container });
         }
     }
     if sections.len() != 2 {
@@ -484,10 +491,10 @@ fn is_twice(masks: &[String], maps: &[Rule], header: &str, name: Option<&str>) -
 fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
     let defaults = EngineConfig::default();
     let section = Section::top(reader, root, "sync");
-    let backend = backend(reader, &section);
+    let backend = backend(&section);
     // A machine is more than a few files.
     let deadline = match backend {
-        Word::Qemu => Duration::from_secs(1),
+        Word::Qemu | Word::Container => Duration::from_secs(1),
         _ => defaults.sync_deadline,
     };
     let deadline = section.duration("deadline", deadline, MS..=Duration::from_secs(60));
@@ -507,10 +514,16 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
         let reason = "only the backend `qemu` has this section";
         reader.wrong_help(section.at("qemu"), "sync.qemu", reason, help);
     }
+    if backend != Word::Container && section.at("container").is_some() {
+        let help = "write backend = \"container\", or remove the section";
+        let reason = "only the backend `container` has this section";
+        reader.wrong_help(section.at("container"), "sync.container", reason, help);
+    }
     let backend = match backend {
         Word::Unclear => None,
         Word::Mirror => Some(Backend::Mirror(mirror::backend(reader, &section, timeout))),
         Word::Qemu => qemu::backend(reader, &section, timeout).map(Backend::Qemu),
+        Word::Container => Some(Backend::Container(container::backend(reader, &section, timeout))),
         Word::None | Word::Exec => {
             exec(reader, &section, backend == Word::Exec, timeout).map(Backend::Exec)
         }
@@ -525,23 +538,19 @@ enum Word {
     Exec,
     Mirror,
     Qemu,
+    Container,
     /// Nothing that this version knows: no more is said about the keys of such a backend.
     Unclear,
 }
 
-fn backend(reader: &Reader<'_>, section: &Section<'_>) -> Word {
+fn backend(section: &Section<'_>) -> Word {
     let word = section.string("backend");
-    if word.as_deref() == Some("container") {
-        let reason = "`container` is not supported by this version";
-        let help = "choose `none`, `exec`, `mirror` or `qemu`";
-        reader.wrong_help(section.at("backend"), "sync.backend", reason, help);
-        return Word::Unclear;
-    }
     let words = [
         ("none", Word::None),
         ("exec", Word::Exec),
         ("mirror", Word::Mirror),
         ("qemu", Word::Qemu),
+        ("container", Word::Container),
     ];
     let chosen = section.choice("backend", &words);
     chosen.unwrap_or(if word.is_some() { Word::Unclear } else { Word::None })

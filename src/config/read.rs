@@ -18,7 +18,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("gateway", &["mode"]),
     ("links", &["client", "a", "b"]),
     ("service", &["name", "addressing", "address", "ports", "source", "servers"]),
-    ("server", &["name", "role", "address", "dir", "dir_command"]),
+    ("server", &["name", "role", "address", "dir", "dir_command", "container"]),
     ("network", &["client", "next_hop", "a", "b"]),
     (
         "compare",
@@ -39,10 +39,20 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     (
         "sync",
         &[
-            "backend", "command", "deadline", "min_gap", "timeout", "exclude", "watch", "compare",
-            "fsync", "qemu",
+            "backend",
+            "command",
+            "deadline",
+            "min_gap",
+            "timeout",
+            "exclude",
+            "watch",
+            "compare",
+            "fsync",
+            "qemu",
+            "container",
         ],
     ),
+    ("sync.container", &["criu", "dir"]),
     (
         "sync.qemu",
         &[

@@ -100,6 +100,7 @@ fn service(out: &mut String, config: &Config) {
                 keys.push(("dir_command", list(command.iter().cloned())));
             }
         }
+        keys.extend(server.container.as_ref().map(|file| ("container", path(file))));
         section(out, "[[server]]", &keys);
     }
     if let Some(plan) = vip {
@@ -176,12 +177,20 @@ fn sync(out: &mut String, config: &Config) {
         Some(Backend::Qemu(guests)) => {
             vec![("backend", quote("qemu")), ("timeout", quote(&show_duration(guests.timeout)))]
         }
+        Some(Backend::Container(containers)) => {
+            let timeout = quote(&show_duration(containers.timeout));
+            vec![("backend", quote("container")), ("timeout", timeout)]
+        }
     };
     keys.push(("deadline", quote(&show_duration(sync.deadline))));
     keys.push(("min_gap", quote(&show_duration(sync.min_gap))));
     section(out, "[sync]", &keys);
     if let Some(Backend::Qemu(guests)) = &sync.backend {
         qemu(out, guests);
+    }
+    if let Some(Backend::Container(containers)) = &sync.backend {
+        let keys = [("criu", quote(&containers.criu)), ("dir", path(&containers.dir))];
+        section(out, "[sync.container]", &keys);
     }
 }
 

@@ -158,7 +158,8 @@ const BROKEN: &[Case] = &[
     ("", "[[compare.rule]]\nheader = \"x\"\naction = \"mask\"\n",
         Some(15), "compare.rule.protocol", "missing"),
     ("", "[sync]\nbackend = \"exec\"\n", Some(15), "sync.command", "missing"),
-    ("", "[sync]\nbackend = \"container\"\n", Some(16), "sync.backend", "not supported"),
+    ("", "container = \"/run/b\"\n[sync]\nbackend = \"none\"\n", Some(17), "server.container",
+        "no backend copies it"),
     ("", "[sync]\nbackend = \"miror\"\n", Some(16), "sync.backend", "did you mean `mirror`?"),
     ("", "[sync]\nbackend = \"exec\"\ncommand = [\"/x\"]\nexclude = []\n", Some(18), "sync.exclude",
         "only the backend `mirror`"),
@@ -348,6 +349,31 @@ fn a_mirror_needs_two_directories_apart_from_each_other() {
     }
     let problems = parse(&trees).expect_err("nobody mirrors them");
     assert!(problems.to_string().contains("no backend mirrors it"), "{problems}");
+}
+
+#[test]
+fn containers_are_read_and_shown() {
+    let servers = BASE
+        .replace("\"primary\"", "\"primary\"\ncontainer = \"/run/a.pid\"")
+        .replace("\"backup\"", "\"backup\"\ncontainer = \"/run/b.pid\"");
+    let section = "[sync]\nbackend = \"container\"\n[sync.container]\ncriu = \"/opt/criu\"\n";
+    let config = parse(&format!("{servers}{section}")).expect("it is valid");
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    let Some(Backend::Container(containers)) = &config.sync.backend else { panic!("none") };
+    assert_eq!(containers.criu, "/opt/criu");
+    assert_eq!(config.servers[1].container, Some(PathBuf::from("/run/b.pid")));
+    assert_eq!(config.engine().sync_scope, Some(SyncScope::Machine));
+    for (from, to, words) in [
+        ("container = \"/run/b.pid\"\n", "", "the server `two` has no container"),
+        ("b.pid", "a.pid", "both servers have the container"),
+        ("\"/run/b.pid\"", "\"b.pid\"", "not an absolute path"),
+        ("\"/opt/criu\"", "\"criu\"", "not an absolute path"),
+        ("\"container\"\n[", "\"none\"\n[", "only the backend `container` has this section"),
+    ] {
+        let text = format!("{servers}{section}").replace(from, to);
+        let problems = parse(&text).expect_err(words);
+        assert!(problems.to_string().contains(words), "{problems}");
+    }
 }
 
 /// The base file with guests as servers.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use super::datagram::{Attached, DatagramSocket};
 use super::link_monitor::{self, LinkMonitor};
 use super::socket::{self, OpenError, PacketSocket};
-use super::{Batch, Driver, clock};
+use super::{Barrier, Batch, Driver, clock};
 use crate::engine::{Duration, Instant, Link, LinkCaps, Signal};
 use crate::wire::train::{self, Train};
 use crate::wire::{Frame, Mac, build, segmentize};
@@ -155,6 +155,7 @@ struct Port {
     has_carrier: bool,
     queue: VecDeque<Train>,
     retry_at: Option<Instant>,
+    barrier: Barrier,
     stats: Arc<LinkStats>,
 }
 
@@ -194,6 +195,7 @@ impl Links {
             has_carrier: false,
             queue: VecDeque::new(),
             retry_at: None,
+            barrier: Barrier::Open,
             stats: Arc::default(),
         });
         let mut links = Self {
@@ -230,9 +232,8 @@ impl Links {
     fn take_frames(&mut self, readable: [bool; 3], batch: &mut Batch) {
         for link in Link::ALL {
             let port = &mut self.ports[link.index()];
-            let Some(socket) = port.socket.as_mut().filter(|_| readable[link.index()]) else {
-                continue;
-            };
+            let is_read = readable[link.index()] && port.is_heard();
+            let Some(socket) = port.socket.as_mut().filter(|_| is_read) else { continue };
             for _ in 0..BATCHES_MAX {
                 let mut bytes = 0;
                 let take = |frame: Frame| {
@@ -284,7 +285,8 @@ impl Links {
         let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
         // A negative descriptor is passed over by the kernel.
         let port = |port: &Port| match &port.socket {
-            Some(socket) if port.queue.is_empty() || port.retry_at.is_some() => {
+            Some(_) if !port.is_heard() => entry(-1, 0),
+            Some(socket) if !port.is_waiting() || port.retry_at.is_some() => {
                 entry(socket.raw_fd(), libc::POLLIN)
             }
             Some(socket) => entry(socket.raw_fd(), libc::POLLIN | libc::POLLOUT),
@@ -378,6 +380,15 @@ impl Driver for Links {
         self.waker = Some(waker);
     }
 
+    fn set_barrier(&mut self, link: Link, barrier: Barrier) {
+        let port = self.port(link);
+        port.barrier = barrier;
+        if barrier == Barrier::Emptied {
+            port.drop_queue();
+            port.drop_unheard();
+        }
+    }
+
     fn recv(&mut self, batch: &mut Batch, until: Option<Instant>) -> io::Result<()> {
         if !self.pending.is_empty() {
             batch.signals.append(&mut self.pending);
@@ -387,7 +398,7 @@ impl Driver for Links {
         let spin_end = now + self.options.spin;
         loop {
             let is_spinning = now < spin_end;
-            let is_blocked = self.ports.iter().any(|port| !port.queue.is_empty());
+            let is_blocked = self.ports.iter().any(Port::is_waiting);
             let ready = if is_spinning && !is_blocked && now < self.polled_at + POLL_EVERY {
                 // Asking for frames is cheaper than asking whether there are some.
                 Ready { readable: [true; 3], ..Ready::default() }
@@ -539,6 +550,32 @@ impl Port {
         }
     }
 
+    /// Whether what the server says is heard now.
+    fn is_heard(&self) -> bool {
+        matches!(self.barrier, Barrier::Open | Barrier::Unspoken)
+    }
+
+    /// Whether frames wait for the kernel to take them.
+    fn is_waiting(&self) -> bool {
+        self.barrier == Barrier::Open && !self.queue.is_empty()
+    }
+
+    /// What has arrived and was not heard will never be.
+    fn drop_unheard(&mut self) {
+        loop {
+            let taken = match &mut self.socket {
+                Some(Socket::Packet(socket)) => socket.recv(drop),
+                Some(Socket::Guest(socket)) => socket.recv(drop),
+                None => return,
+            };
+            let Ok((n, _)) = taken else { return };
+            add(&self.stats.late_frames, n as u64);
+            if n < socket::BATCH {
+                return;
+            }
+        }
+    }
+
     fn drop_queue(&mut self) {
         add(&self.stats.queue_drops, self.queue.len() as u64);
         self.queue.clear();
@@ -564,7 +601,7 @@ impl Port {
     fn flush(&mut self) {
         self.retry_at = None;
         self.forget_earlier_guest();
-        while !self.queue.is_empty() {
+        while self.is_waiting() {
             let sent = match &mut self.socket {
                 None => return self.drop_queue(),
                 Some(Socket::Packet(socket)) => socket.send(self.queue.iter()),
@@ -610,3 +647,6 @@ impl AsRawFd for Links {
         self.monitor.raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

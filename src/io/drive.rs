@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Batch, Driver};
+use super::{Barrier, Batch, Driver};
 use crate::engine::{
     Engine, Epoch, Event, Input, Instant, LegId, Link, Output, Record, SyncId, SyncRequest,
 };
@@ -28,6 +28,8 @@ pub enum Request {
     Input(Input),
     /// Look at the engine between two inputs.
     Inspect(Look),
+    /// Set a link's barrier.
+    Barrier(Link, Barrier),
     /// End the loop.
     Stop,
 }
@@ -37,6 +39,7 @@ impl fmt::Debug for Request {
         match self {
             Self::Input(input) => f.debug_tuple("Input").field(input).finish(),
             Self::Inspect(_) => f.write_str("Inspect"),
+            Self::Barrier(link, to) => f.debug_tuple("Barrier").field(link).field(to).finish(),
             Self::Stop => f.write_str("Stop"),
         }
     }
@@ -130,6 +133,7 @@ pub fn drive<D: Driver + ?Sized>(
             match request {
                 Request::Input(input) => step(engine, driver, sink, now, input),
                 Request::Inspect(look) => look(now, engine),
+                Request::Barrier(link, barrier) => driver.set_barrier(link, barrier),
                 Request::Stop => return driver.flush(),
             }
         }

@@ -37,6 +37,20 @@ pub struct Batch {
     pub is_end: bool,
 }
 
+/// What a link does with frames while the server behind it is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Barrier {
+    /// They come and go.
+    #[default]
+    Open,
+    /// Those for the server wait; what it says is heard.
+    Unspoken,
+    /// Those for the server wait, and what it says is heard later.
+    Still,
+    /// What waits both ways belongs to a server that is no more, and is dropped; then as `Still`.
+    Emptied,
+}
+
 /// The links of one gateway: packet sockets, captures, a simulated world.
 pub trait Driver {
     /// The time of the clock that the engine is given.
@@ -46,6 +60,10 @@ pub trait Driver {
     /// A descriptor that ends a wait by becoming readable. A driver that never waits ignores it.
     fn wake_on(&mut self, waker: Arc<OwnedFd>) {
         let _ = waker;
+    }
+    /// Sets a link's barrier. A driver without servers of its own ignores it.
+    fn set_barrier(&mut self, link: Link, barrier: Barrier) {
+        let _ = (link, barrier);
     }
     /// Waits for frames or signals until `until`, or until woken; appends to `batch`.
     fn recv(&mut self, batch: &mut Batch, until: Option<Instant>) -> io::Result<()>;

@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use reader::{Interface, NotACapture, Reader, Record, Trouble};
 pub use writer::{Direction, Notes, Writer};
 
-use super::{Batch, Driver, clock};
+use super::{Barrier, Batch, Driver, clock};
 use crate::engine::{Instant, Link, LinkCaps, Signal};
 use crate::wire::parse::captured::LinkType;
 use crate::wire::{Frame, Offload, checksum};
@@ -104,6 +104,9 @@ impl<D: Driver> Driver for Tap<D> {
             self.record(*link, frame);
         }
         Ok(())
+    }
+    fn set_barrier(&mut self, link: Link, barrier: Barrier) {
+        self.inner.set_barrier(link, barrier);
     }
     fn send(&mut self, link: Link, frame: Frame) {
         self.record(link, &frame);

@@ -1,4 +1,4 @@
-//! Giving up what is not needed once everything privileged is open.
+//! Giving up what is not needed: privileges, and what others have left open.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,6 +6,17 @@ use std::io;
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid};
+
+/// Closes what whoever started this program has left open, beyond standard input, output and error.
+///
+/// To be called first of all: what the program itself has opened would be closed too.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: no descriptor above 2 has an owner in this process yet.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// Becomes `user` if one is named, and keeps of all capabilities what it takes to open again an
 /// interface that went and came back: CAP_NET_RAW for its socket, CAP_NET_ADMIN for its flags.

@@ -53,6 +53,8 @@ pub struct GatewayOptions {
     pub more: String,
     /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
     pub mirrored: Option<&'static str>,
+    /// The servers are containers, by files that [`Bed::container`] names.
+    pub contained: bool,
     /// The server whose link will be deleted: tcpdump would lose the last packets.
     pub vanishing: Option<LegId>,
     /// Room of each capture beyond the usual, in bytes: for what comes faster than it is written.
@@ -187,10 +189,18 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
-    /// The line that says where the mirrored folder of a server is, if one is mirrored.
+    /// The line that says what of a server is copied, if the gateway does that itself.
     fn tree(&self, leg: LegId) -> String {
+        if self.options.contained {
+            return format!("container = \"{}\"\n", self.container(leg).display());
+        }
         let line = |inside| format!("dir = \"{}\"\n", self.own(leg).join(inside).display());
         self.options.mirrored.map(line).unwrap_or_default()
+    }
+
+    /// The file that says which process is the first one of a server's container.
+    pub fn container(&self, leg: LegId) -> PathBuf {
+        self.folder.join(format!("{}.pid", leg_name(leg)))
     }
 
     /// The folder of a server's own.

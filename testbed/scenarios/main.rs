@@ -4,14 +4,15 @@
 //! The matrix of faults and the special scenarios. A fair sample by default, one after the other;
 //! everything with `TESTBED_LONG=1`, two at a time (`TESTBED_JOBS=N`): each has its own world,
 //! and most of its time a scenario waits. `TESTBED_ONLY=TEXT` runs those with the text in their
-//! name, `TESTBED_SEED=N` repeats a choice of fault instants. A run is void, and repeated, if its
-//! fault came too late, or if a server was late while it got no processor. What fails leaves
-//! its captures and logs in `target/testbed/<name>`; with `TESTBED_KEEP=1` what passes does
-//! too.
+//! name, `TESTBED_WITHOUT=TEXT` all others, `TESTBED_SEED=N` repeats a choice of fault instants. A
+//! run is void, and repeated, if its fault came too late, or if a server was late while it got no
+//! processor. What fails leaves its captures and logs in `target/testbed/<name>`; with
+//! `TESTBED_KEEP=1` what passes does too.
 
 mod bed;
 mod chunks;
 mod client;
+mod containers;
 mod content;
 mod daemons;
 mod everyday;
@@ -88,10 +89,14 @@ fn main() -> ExitCode {
     scenarios.extend(instants::scenarios(&content, seed, is_long));
     scenarios.extend(smuggling::scenarios(&content, seed, is_long));
     scenarios.extend(chunks::scenarios(&content, seed, is_long));
+    scenarios.extend(containers::scenarios(&content, is_long));
     scenarios.extend(reprotect::scenarios(&content, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));
     scenarios.retain(|(name, _)| name.contains(&only));
+    if let Some(without) = std::env::var("TESTBED_WITHOUT").ok().filter(|text| !text.is_empty()) {
+        scenarios.retain(|(name, _)| !name.contains(&without));
+    }
     run_all(&folder, &scenarios, jobs as usize)
 }
 
