@@ -202,7 +202,10 @@ impl FlowTrack {
     fn check_ends(&mut self, now: u64) -> Result<(), String> {
         let [a, b] = LegId::ALL;
         let has_ended = |l| self.leg(l).fin == Some(self.said(l));
+        // Without room the other one cannot say that it has more.
+        let has_room = |l| has_ended(l) || self.leg(l).told_edge > self.said(l);
         let waits = has_ended(a) != has_ended(b)
+            && (has_room(a) && has_room(b))
             && self.said(a) == self.said(b)
             && self.shown_fin.is_none();
         overdue(now, &mut self.dues.finish, waits, FINISH)

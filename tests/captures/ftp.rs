@@ -44,8 +44,11 @@ impl Server {
                 sessions[1] = sessions[1].max(sessions[0]);
             };
             count(1);
+            // Whoever sees it closed begins the next one.
+            let open = stream.try_clone().unwrap();
             server.hold(stream);
             count(-1);
+            drop(open);
         })
     }
 

@@ -27,6 +27,7 @@ impl Engine {
                     let is_first = |f: &Flow| self.table.find(&f.key).is_none();
                     if let Some(mut flow) = flow.filter(is_first) {
                         self.event(Event::FlowOpened { flow: flow.key });
+                        flow.tell_if_over(&mut self.cx());
                         flow.probe_ends(&mut self.cx());
                         self.table.insert(slot, flow);
                     }

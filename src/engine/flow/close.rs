@@ -127,7 +127,9 @@ impl Flow {
             let has_fin = other.voice.fin().is_some();
             leg.voice.ended_at().is_some_and(|end| waits(end) && !has_fin)
         });
-        let Some(holder) = holder else {
+        // A client that reads nothing keeps the other one from saying that it has more: the end may
+        // be that of a process that was killed.
+        let Some(holder) = holder.filter(|holder| !self.waits_for_client(holder.other())) else {
             self.fin_held_at = None;
             return;
         };
@@ -194,7 +196,7 @@ impl Flow {
         }
         let asked = self.client.fin.unwrap_or(self.client.nxt);
         let goes_on = backup.voice.nxt() > self.visible.released + 1;
-        if asked > self.visible.answered || goes_on {
+        if asked > self.visible.answered || goes_on || self.waits_for_client(self.backup()) {
             return false;
         }
         // A backup that has not reached the end may only have lost a packet: where no protocol says

@@ -396,6 +396,13 @@ impl Flow {
         self.arm(cx);
     }
 
+    /// Of a restored flow whose ends may never speak again.
+    pub fn tell_if_over(&self, cx: &mut Cx<'_>) {
+        if self.state == FlowState::TimeWait {
+            self.tell_state(cx, FlowState::Opening);
+        }
+    }
+
     /// The client's first segment after a restart: its ack is what was shown, its number what it
     /// sends next. Positions begin anew below 2^32; only differences matter.
     pub(super) fn learn_client(&mut self, cx: &mut Cx<'_>, seg: &Segment) {

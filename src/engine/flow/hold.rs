@@ -71,11 +71,14 @@ impl Flow {
         least + self.client.round_trip.min(limits::ROUND_TRIP_MAX) * 3
     }
 
+    /// Whether `id` could not say more if it had more: the client has no room for it.
+    pub(super) fn waits_for_client(&self, id: LegId) -> bool {
+        self.leg(id).voice.has_no_room() && self.is_client_closed()
+    }
+
     /// Whether `id` alone keeps bytes from being shown.
     fn says_less(&self, id: LegId) -> bool {
-        // Without any room a leg waits for the client's window, however far the other one got.
-        let waits = self.leg(id).voice.has_no_room() && self.is_client_closed();
-        if self.leg(id).voice.ended_at().is_some() || waits {
+        if self.leg(id).voice.ended_at().is_some() || self.waits_for_client(id) {
             return false;
         }
         if let Some(says_less) = self.says_less_of_span(id) {

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::kit::{ACK, ISS, Kit, SYN, SYN_ACK, config, say};
+use super::kit::{ACK, FIN, ISS, Kit, SYN, SYN_ACK, config, say};
 use super::{C, P, Q, R, TO_A, TO_B, state};
 use crate::engine::bridge::probe_mac;
 use crate::engine::{
     Command, CommandError, Duration, EngineConfig, Event, FlowKey, FlowState, Input, LegId, Link,
-    Mode, RejectReason, Rules, ServiceId, Signal, SyncScope,
+    Mode, Record, RejectReason, Rules, ServiceId, Signal, SyncScope,
 };
 use crate::wire::{Frame, L2, L3, TcpFlags, Vlans, build};
 
@@ -278,6 +278,24 @@ fn after_a_restart_a_client_may_be_away_for_hours() {
     for (link, next) in [(TO_A, P), (TO_B, Q)] {
         assert_eq!(kit.on(link).pop().map(|h| (h.seg.ack, h.data)), Some((next, b"back".to_vec())));
     }
+}
+
+/// Nobody says anything more on it: it is told as what it is.
+#[test]
+fn after_a_restart_a_connection_that_was_over_is_over() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(FIN, R, P));
+    kit.leg(A, say(FIN, P, R + 1));
+    kit.leg(B, say(FIN, Q, R + 1));
+    kit.client(say(ACK, R + 1, P + 1));
+    let last = kit.records.iter().rfind(|record| matches!(record, Record::Flow { .. }));
+    let kit = Kit::restored(config(), last.cloned().into_iter().collect());
+    let told = kit.events.iter().find_map(|event| match event {
+        Event::FlowChanged { from, to, .. } => Some((*from, *to)),
+        _ => None,
+    });
+    assert_eq!(told, Some((FlowState::Opening, FlowState::TimeWait)));
 }
 
 /// 1.6: a server may wait for more before it acknowledges; a lost request costs little more.

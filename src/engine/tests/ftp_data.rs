@@ -166,6 +166,31 @@ fn who_does_not_come_to_the_end_of_a_transfer_loses_it() {
     }
 }
 
+/// The end of a process that was killed looks like one of a file. While the client reads nothing the
+/// other server cannot say that there is more.
+#[test]
+fn an_end_is_not_believed_while_the_client_has_no_room() {
+    let content = "x".repeat(60_000); // as much as the client has room for
+    for (killed, first, other, other_first) in [(A, P, B, Q), (B, Q, A, P)] {
+        let mut world = established();
+        let kit = &mut world.kit;
+        for (id, first) in [(A, P), (B, Q)] {
+            leg(kit, id, say(ACK, first, R).data(&content));
+        }
+        client(kit, say(ACK, R, P + 60_000).window(0));
+        leg(kit, killed, say(FIN, first + 60_000, R));
+        assert_eq!(shown(kit).len(), 60_000);
+        kit.wait_ms(20_000);
+        assert_eq!(data_state(kit), Some(FlowState::Paired));
+        client(kit, say(ACK, R, P + 60_000).window(500));
+        leg(kit, other, say(ACK, other_first + 60_000, R).data("more"));
+        assert_eq!(data_state(kit), Some(FlowState::Solo), "{killed:?} ended early");
+        client(kit, say(ACK, R, P + 60_004).window(500));
+        leg(kit, other, say(FIN, other_first + 60_004, R));
+        assert_eq!(shown(kit), b"more");
+    }
+}
+
 #[test]
 fn what_the_dead_primary_offered_is_the_survivors_at_its_own_port() {
     let mut world = offered();
