@@ -354,7 +354,7 @@ impl Flow {
             asked: 0,
             taken: None,
             stray: None,
-            tries: Tries::default(),
+            tries: Tries::barred(),
             challenge: None,
             promise: None,
             expires_at: cx.now + life,

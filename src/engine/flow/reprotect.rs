@@ -32,6 +32,9 @@ pub(super) struct Tries {
     not_before: Option<Instant>,
     /// The second leg begins there, and has not given a whole answer yet.
     trial: Option<Offset>,
+    /// An earlier process has heard what the client asked: an answer may be outstanding of which this
+    /// one does not know.
+    is_barred: bool,
 }
 
 impl Tries {
@@ -51,8 +54,13 @@ impl Tries {
         self.not_before = Some(self.not_before.map_or(at, |not_before| not_before.max(at)));
     }
 
+    /// Of a flow that an earlier process began.
+    pub fn barred() -> Self {
+        Self { is_barred: true, ..Self::default() }
+    }
+
     fn are_left(self) -> bool {
-        self.count < limits::REPROTECT_TRIES
+        !self.is_barred && self.count < limits::REPROTECT_TRIES
     }
 }
 
@@ -250,7 +258,7 @@ impl Flow {
 
     /// The server came back, or has other contents: it may be asked again.
     pub(super) fn forget_tries(&mut self) {
-        self.tries = Tries::default();
+        self.tries = Tries { is_barred: self.tries.is_barred, ..Tries::default() };
     }
 
     /// The two servers' answers differ once they are compared again: that will not change.
@@ -263,4 +271,4 @@ impl Flow {
     }
 }
 
-fields!(Tries { count, not_before, trial });
+fields!(Tries { count, not_before, trial, is_barred });

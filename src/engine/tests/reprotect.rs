@@ -681,6 +681,26 @@ fn many_flows_are_no_storm() {
 }
 
 /// A process that begins anew knows a flow that was paired again as any other.
+/// What was asked before it began it has not heard, so it knows no boundary.
+#[test]
+fn a_new_process_asks_nobody_into_the_connections_that_it_finds() {
+    let mut talk = Talk::new();
+    let last = talk.kit.records.iter().rfind(|record| matches!(record, Record::Flow { .. }));
+    let records = last.cloned().into_iter().collect();
+    let mut kit = Kit::restored(Talk::config(), records);
+    let (seq, ack) = talk.next();
+    kit.client(say(ACK, seq, ack));
+    kit.leg(B, say(ACK, ISS[1] + 1 + talk.answered, seq));
+    kit.forget();
+    talk.kit = kit;
+    assert_eq!(talk.state().0, FlowState::Solo);
+    talk.ask(GET);
+    talk.answer(B, OK);
+    talk.hear(OK);
+    talk.kit.wait_ms(2_000);
+    assert!(talk.syns().is_empty());
+}
+
 #[test]
 fn it_outlives_the_gateway() {
     let mut talk = Talk::paired();
