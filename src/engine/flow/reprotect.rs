@@ -32,8 +32,8 @@ pub(super) struct Tries {
     not_before: Option<Instant>,
     /// The second leg begins there, and has not given a whole answer yet.
     trial: Option<Offset>,
-    /// An earlier process has heard what the client asked: an answer may be outstanding of which this
-    /// one does not know.
+    /// An earlier process has heard what the client asked: an answer may be outstanding of which
+    /// this one does not know.
     is_barred: bool,
 }
 

@@ -166,8 +166,8 @@ fn who_does_not_come_to_the_end_of_a_transfer_loses_it() {
     }
 }
 
-/// The end of a process that was killed looks like one of a file. While the client reads nothing the
-/// other server cannot say that there is more.
+/// The end of a process that was killed looks like one of a file. While the client reads nothing
+/// the other server cannot say that there is more.
 #[test]
 fn an_end_is_not_believed_while_the_client_has_no_room() {
     let content = "x".repeat(60_000); // as much as the client has room for
