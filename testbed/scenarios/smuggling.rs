@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use shadowvm::engine::LegId;
-use shadowvm::lab::{HostId, WorldOptions};
+use shadowvm::lab::HostId;
 
 use super::Scenario;
-use super::bed::{Bed, Fault, GatewayOptions, until};
+use super::bed::{Bed, Fault, until};
 use super::content::{Content, Rng, hex, leg_name};
-use super::daemons::Daemon;
 use super::judge;
 use super::matrix::{Failure, Struck};
+use super::web;
 
 /// A read or write that takes longer is a failure.
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -206,15 +206,7 @@ pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_
 }
 
 fn started<'a>(at: &Path, content: &'a Content, is_apache: bool) -> Result<Bed<'a>, Failure> {
-    let mut bed = Bed::new(at, content, &WorldOptions::default(), GatewayOptions::default())?;
-    for leg in LegId::ALL {
-        match is_apache {
-            true => Daemon::Apache.start(&bed, leg)?,
-            false => bed.start_nginx(leg)?,
-        }
-    }
-    bed.start_gateway()?;
-    bed.wait_protected()?;
+    let mut bed = web::started(at, content, is_apache)?;
     bed.start_captures()?;
     Ok(bed)
 }

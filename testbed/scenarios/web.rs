@@ -31,7 +31,8 @@ pub fn scenarios(content: &Content, seed: u64, is_long: bool) -> Vec<Scenario<'_
     all
 }
 
-fn started<'a>(at: &Path, content: &'a Content, is_apache: bool) -> Result<Bed<'a>, Failure> {
+/// Two servers of the kind, and the gateway, which protects.
+pub fn started<'a>(at: &Path, content: &'a Content, is_apache: bool) -> Result<Bed<'a>, Failure> {
     let mut bed = Bed::new(at, content, &WorldOptions::default(), GatewayOptions::default())?;
     for leg in LegId::ALL {
         match is_apache {
