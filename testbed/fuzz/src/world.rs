@@ -55,8 +55,10 @@ pub struct Flow {
     pub taken: u32,
     /// The number of the SYN-ACK shown.
     pub visible: Option<u32>,
-    /// Bytes that each server said, by place.
+    /// Bytes that each server said, by their distance from its usual initial number.
     said: [BTreeSet<(u32, u8)>; 2],
+    /// How far from there each server's SYNs were.
+    syns: [BTreeSet<u32>; 2],
     /// Acks that a server said, and those of each SYN.
     acks: BTreeSet<u32>,
     /// The highest number behind a byte of each server.
@@ -332,6 +334,9 @@ impl World {
             Link::Server(leg) => {
                 let i = leg.index();
                 flow.said[i].extend(said);
+                if syn == 1 {
+                    flow.syns[i].insert(say.seq.wrapping_sub(server_iss(leg, client)));
+                }
                 flow.acks.insert(say.ack);
                 if syn == 1 || is_behind(flow.nxt[i], end) {
                     flow.nxt[i] = end;
@@ -475,7 +480,10 @@ impl World {
         }
         let place = seg.seq.wrapping_sub(visible);
         for (place, &byte) in (place..).zip(bytes) {
-            let has_said = |said: &BTreeSet<(u32, u8)>| said.contains(&(place, byte));
+            let has_said = |leg: &LegId| {
+                let (said, syns) = (&flow.said[leg.index()], &flow.syns[leg.index()]);
+                syns.iter().any(|syn| said.contains(&(syn.wrapping_add(place), byte)))
+            };
             match flow.shown.insert(place, byte) {
                 Some(before) => assert!(
                     before == byte || self.is_restored,
@@ -483,7 +491,7 @@ impl World {
                 ),
                 None => {
                     self.shown_bytes += 1;
-                    let by = flow.said.iter().filter(|said| has_said(said)).count();
+                    let by = LegId::ALL.iter().filter(|leg| has_said(leg)).count();
                     assert!(by > 0, "nobody said what is shown at {place}");
                     assert!(by == 2 || !is_paired || self.is_restored, "I1: only one said {place}");
                 }
@@ -514,7 +522,16 @@ impl Flow {
     fn new(client: u16) -> Self {
         let iss = 1000 + u32::from(client);
         let nxt = LegId::ALL.map(|leg| server_iss(leg, client));
-        Self { client: iss, client_nxt: iss, heard: [iss; 2], nxt, most: nxt, ..Self::default() }
+        let syns = LegId::ALL.map(|_| BTreeSet::from([0]));
+        Self {
+            client: iss,
+            client_nxt: iss,
+            heard: [iss; 2],
+            nxt,
+            most: nxt,
+            syns,
+            ..Self::default()
+        }
     }
 
     /// A SYN-ACK begins what the client is shown anew.
