@@ -736,6 +736,9 @@ impl Engine {
                 Report::Skew(_, skew) => self.control.detector.note_skew(skew),
                 Report::Offered(control, offer) => self.on_offer(&control, &offer),
                 Report::Called(control, call) => self.on_agreed_call(&control, &call),
+                Report::EndInDoubt { data, control, leg } => {
+                    self.on_end_in_doubt(&data, &control, leg);
+                }
             }
         }
     }

@@ -44,6 +44,17 @@ pub struct Call {
     pub legs: [bool; 2],
 }
 
+/// A connection that the servers have begun.
+#[derive(Debug)]
+pub struct Begun {
+    /// On which one it was agreed.
+    pub control: FlowKey,
+    /// Who has called.
+    pub syns: [Option<Frame>; 2],
+    /// Without this one, which was to call, too.
+    pub late: Option<LegId>,
+}
+
 /// What became of the SYN of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -158,7 +169,8 @@ impl Expected {
         OfferOutcome::Believed
     }
 
-    /// Where the servers listen for the connection `key`, if it is waited for; it is not any more.
+    /// Where the servers listen for the connection `key`, if it is waited for, and the connection on
+    /// which they have said so; it is not waited for any more.
     /// A client that was shown the port of `primary` alone, because the server that had said
     /// another one died before that was shown, means the same connection.
     pub fn take(
@@ -166,7 +178,7 @@ impl Expected {
         now: Instant,
         key: &FlowKey,
         primary: LegId,
-    ) -> Option<[Option<u16>; 2]> {
+    ) -> Option<([Option<u16>; 2], FlowKey)> {
         self.forget_old(now);
         let port = key.server.port();
         let place = Some(place(key, port)).filter(|place| self.entries.contains_key(place));
@@ -177,9 +189,10 @@ impl Expected {
                 |entry: &Entry| entry.ports().is_some_and(|of| of[primary.index()] == Some(port));
             near.find(|(_, entry)| is_its(entry)).map(|(place, _)| *place)
         })?;
-        let ports = self.entries.get(&place).and_then(Entry::ports);
+        let entry = self.entries.get(&place)?;
+        let taken = entry.ports().map(|ports| (ports, entry.control.into()));
         self.forget(&place);
-        ports
+        taken
     }
 
     /// A server's SYN to the client of `key`, in `frame`; it waits `hold` for the other one's.
@@ -239,9 +252,9 @@ impl Expected {
     }
 
     /// The connection to the client of `key` begins with these SYNs. Later ones are too late.
-    /// With them comes whether it begins without a server that was to call.
-    pub fn begin(&mut self, key: &FlowKey) -> Option<([Option<Frame>; 2], Option<LegId>)> {
+    pub fn begin(&mut self, key: &FlowKey) -> Option<Begun> {
         let place = call_place(key, key.client);
+        let control = self.entries.get(&place)?.control.into();
         let calls = self.calls(&place).filter(|calls| !calls.has_begun)?;
         let syns = std::mem::take(&mut calls.syns);
         let is_late = |leg: &LegId| calls.legs[leg.index()] && syns[leg.index()].is_none();
@@ -250,7 +263,7 @@ impl Expected {
         if let Some(due) = calls.due.take() {
             self.waiting.remove(&(due, place));
         }
-        Some((syns, late))
+        Some(Begun { control, syns, late })
     }
 
     /// `server` does not call any more. Returns whose connection nobody else is waited for.
@@ -400,7 +413,7 @@ mod tests {
         check(&all);
         assert_eq!(all.take(at(1), &key("198.51.100.8:9", 5000), A), None, "another client");
         assert_eq!(all.take(at(1), &key("198.51.100.7:9", 6000), A), None, "the backup's port");
-        let ports = Some([Some(5000), Some(6000)]);
+        let ports = Some(([Some(5000), Some(6000)], control));
         assert_eq!(all.take(at(1), &key("198.51.100.7:9", 5000), A), ports);
         assert_eq!(all.take(at(1), &key("198.51.100.7:9", 5000), A), None, "a second time");
         check(&all);
@@ -417,7 +430,7 @@ mod tests {
         let control = key(CONTROL, 21);
         assert_eq!(all.expect(at(0), &config, &control, &offer(5000, 6000)), BELIEVED);
         let ports = all.take(at(1), &key("198.51.100.7:9", 6000), LegId::B);
-        assert_eq!(ports, Some([Some(5000), Some(6000)]));
+        assert_eq!(ports, Some(([Some(5000), Some(6000)], control)));
         assert_eq!(all.take(at(1), &key("198.51.100.7:9", 5000), LegId::B), None);
         check(&all);
     }

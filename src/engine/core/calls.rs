@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::Engine;
 use super::data::key_of;
 use crate::engine::event::{Event, FlowKey, SoloReason};
-use crate::engine::expected::{Call, Heard};
+use crate::engine::expected::{Begun, Call, Heard};
 use crate::engine::flow::{Flow, Start};
 use crate::engine::half_open::Source;
 use crate::engine::headers::Headers;
@@ -63,7 +63,7 @@ impl Engine {
 
     /// Nobody else is waited for: the flow with the client of `key` begins.
     pub(super) fn begin_call(&mut self, key: &FlowKey) {
-        let Some((frames, late)) = self.expected.begin(key) else { return };
+        let Some(Begun { control, syns: frames, late }) = self.expected.begin(key) else { return };
         let syns = frames.each_ref().map(|frame| match parse::parse(frame.as_ref()?) {
             Ok(Packet::Tcp(seg)) => Some(seg),
             _ => None,
@@ -105,7 +105,8 @@ impl Engine {
         let headers = Headers::of(&first.l2.reversed(), &first.l3.reversed());
         let start = Start { primary, legs, solo, promise: None };
         let syns = syns.each_ref().map(Option::as_ref);
-        let flow = Flow::called(&mut self.cx(), key, id, start, syns, headers);
+        let mut flow = Flow::called(&mut self.cx(), key, id, start, syns, headers);
+        flow.agreed_on(control);
         self.table.insert(id, flow);
     }
 }

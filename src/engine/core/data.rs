@@ -62,14 +62,21 @@ impl Engine {
         let key = key_of(seg, seg.src(), seg.dst());
         let primary = self.control.roles().primary;
         let may_begin = is_syn && !seg.options.is_authenticated;
-        let ports = may_begin.then(|| self.expected.take(self.now, &key, primary)).flatten();
-        match ports {
-            Some(ports) => self.open_data(key, ports, seg, frame),
+        let agreed = may_begin.then(|| self.expected.take(self.now, &key, primary)).flatten();
+        match agreed {
+            Some((ports, control)) => self.open_data(key, ports, control, seg, frame),
             None => self.bridge.to_primary(self.view(), frame, &mut self.outputs),
         }
     }
 
-    fn open_data(&mut self, key: FlowKey, ports: [Option<u16>; 2], seg: &Segment, frame: Frame) {
+    fn open_data(
+        &mut self,
+        key: FlowKey,
+        ports: [Option<u16>; 2],
+        control: FlowKey,
+        seg: &Segment,
+        frame: Frame,
+    ) {
         let listens = ports.map(|port| port.is_some());
         let ports = ports.map(|port| port.unwrap_or(key.server.port()));
         let id = match self.make_room(Source::of(key.client.ip())) {
@@ -81,6 +88,18 @@ impl Engine {
             }
         };
         self.begin_flow(key, id, seg, None, listens);
+        self.with_flow(id, |flow, _| flow.agreed_on(control));
+    }
+
+    /// On `data` only `leg` has come to the end. A process that was killed would have ended on
+    /// `control` as well.
+    pub(super) fn on_end_in_doubt(&mut self, data: &FlowKey, control: &FlowKey, leg: LegId) {
+        let control = self.table.find(control);
+        let lives = control.and_then(|id| self.table.peek(id, |flow| flow.goes_on(leg)));
+        let lives = lives == Some(true);
+        if let Some(id) = self.table.find(data).filter(|_| lives) {
+            self.with_flow(id, |flow, cx| flow.believe_end(cx, leg));
+        }
     }
 }
 

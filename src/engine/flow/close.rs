@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Cx, EMPTY, Flow, Opener, Report};
-use crate::engine::event::{Event, FlowState, SoloReason};
+use crate::engine::event::{Event, FlowKey, FlowState, SoloReason};
 use crate::engine::leg::LegState;
 use crate::engine::limits;
 use crate::engine::planted::{Bug, on};
@@ -137,7 +137,13 @@ impl Flow {
             cx.reports.push(Report::UnfinishedEnd(holder));
         }
         let since = *self.fin_held_at.get_or_insert(cx.now);
-        if cx.now.since(since) >= limits::FIN_HOLD && !on(Bug::FinHoldNoTimer) {
+        let age = cx.now.since(since);
+        if age >= cx.config.hold_hard
+            && let Some(control) = self.control
+        {
+            cx.reports.push(Report::EndInDoubt { data: self.key, control, leg: holder });
+        }
+        if age >= limits::FIN_HOLD && !on(Bug::FinHoldNoTimer) {
             self.fin_held_at = None;
             // An answer is outstanding: whoever ended, ended early. Otherwise the idle times
             // differ, nothing more, and the primary's way is the flow's. But of a data connection
@@ -152,7 +158,36 @@ impl Flow {
             if is_stalled || (is_behind && holder == self.primary) {
                 cx.reports.push(Report::StallMoved(loser));
             }
-            self.lose(cx, loser, SoloReason::EarlyEnd);
+            let why = if is_stalled { SoloReason::Lag } else { SoloReason::EarlyEnd };
+            self.lose(cx, loser, why);
+        }
+    }
+
+    /// It is a data connection, agreed on `control`.
+    pub fn agreed_on(&mut self, control: FlowKey) {
+        self.control = Some(control);
+    }
+
+    /// The server of `leg` has not ended here.
+    pub fn goes_on(&self, leg: LegId) -> bool {
+        let leg = self.leg(leg);
+        leg.is_open() && leg.reset_at.is_none() && leg.voice.ended_at().is_none()
+    }
+
+    /// The end that `leg` alone has come to is that of its transfer, not of its process: the other
+    /// server stands still.
+    pub fn believe_end(&mut self, cx: &mut Cx<'_>, leg: LegId) {
+        let may = match leg == self.primary {
+            true => matches!(self.state, FlowState::Paired | FlowState::Lagging),
+            false => {
+                let is_fit = cx.is_fit[leg.index()] && cx.config.failover_auto;
+                is_fit && self.is_promotable(cx, leg)
+            }
+        };
+        if may && self.fin_held_at.take().is_some() {
+            cx.reports.push(Report::StallMoved(leg.other()));
+            self.lose(cx, leg.other(), SoloReason::Lag);
+            self.settle(cx);
         }
     }
 
@@ -228,14 +263,16 @@ impl Flow {
         }
     }
 
-    pub(super) fn close_deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn close_deadline(&self, cx: &Cx<'_>) -> Option<Instant> {
         if on(Bug::DropLv5) || self.visible.reset.is_some() {
             return None;
         }
         let fin_held_at = self.fin_held_at.filter(|_| !on(Bug::FinHoldNoTimer));
-        let fin = fin_held_at.map(|at| match self.state {
-            FlowState::Lagging if now < self.doubt_until() => self.doubt_until(),
-            _ => at + limits::FIN_HOLD,
+        let fin = fin_held_at.map(|at| {
+            let asked = self.control.map(|_| at + cx.config.hold_hard);
+            let doubted = (self.state == FlowState::Lagging).then(|| self.doubt_until());
+            let sooner = asked.into_iter().chain(doubted).filter(|&at| at > cx.now);
+            sooner.fold(at + limits::FIN_HOLD, Instant::min)
         });
         let open = self.legs.iter().filter(|l| l.is_open() && !on(Bug::ResetHoldNoTimer));
         let reset = open.filter_map(|l| l.reset_at).map(|at| at + limits::RST_HOLD);

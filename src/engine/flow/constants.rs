@@ -350,6 +350,7 @@ impl Flow {
             owes: [None; 2],
             is_soft_told: [false; 2],
             fin_held_at: None,
+            control: None,
             ask_at: None,
             asked: 0,
             taken: None,

@@ -84,6 +84,9 @@ pub enum Report {
     Offered(FlowKey, Offer),
     /// The servers are to connect to the client, as was agreed on this flow.
     Called(FlowKey, Call),
+    /// On `data` only `leg` has come to the end, which the other one should have reached too. It is
+    /// true if the same server lives on `control`, on which the transfer was agreed.
+    EndInDoubt { data: FlowKey, control: FlowKey, leg: LegId },
 }
 
 /// What a flow may see and do while it handles an input.
@@ -288,6 +291,8 @@ pub struct Flow {
     owes: [Option<Instant>; 2],
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
+    /// The connection on which this one was agreed (FTP).
+    control: Option<FlowKey>,
     /// After a restart: when ends that have not spoken are asked again, and how often they were.
     ask_at: Option<Instant>,
     asked: u32,
@@ -633,7 +638,7 @@ impl Flow {
         if !cx.is_still {
             sooner(self.handshake_deadline(cx));
             sooner(self.hold_deadline(cx));
-            sooner(self.close_deadline(cx.now));
+            sooner(self.close_deadline(cx));
             sooner(self.second_deadline());
         }
         sooner(self.visible.takeover_at);

@@ -184,6 +184,7 @@ fields!(Flow {
     owes,
     is_soft_told,
     fin_held_at,
+    control,
     ask_at,
     asked,
     taken,

@@ -136,33 +136,72 @@ fn a_transfer_survives_the_primary() {
     assert_eq!((heard.seg.dst_port, heard.seg.ack), (PORTS[1], Q + 7));
 }
 
+/// Both have said and taken all of a transfer; its end has come from `ended` alone.
+fn ended_by(world: &mut World, ended: LegId, is_put: bool) {
+    let kit = &mut world.kit;
+    let (said, heard) = if is_put { ("", "content") } else { ("content", "") };
+    let (said_len, heard_len) = (said.len() as u32, heard.len() as u32 + u32::from(is_put));
+    let flags = if is_put { FIN } else { ACK };
+    client(kit, say(flags, R, P).data(heard));
+    for (id, first) in [(A, P), (B, Q)] {
+        leg(kit, id, say(ACK, first, R + heard_len).data(said));
+    }
+    client(kit, say(ACK, R + heard_len, P + said_len));
+    let first = [P, Q][ended.index()];
+    leg(kit, ended, say(FIN, first + said_len, R + heard_len));
+    assert_eq!(shown(kit), said.as_bytes());
+}
+
+/// `ended` alone carries the transfer, and its end is shown.
+fn has_won(kit: &Kit, ended: LegId, is_put: bool) {
+    let end = if is_put { P } else { P + 7 };
+    assert_eq!(data_state(kit), Some(FlowState::Solo));
+    let is_end = |h: &Heard| (h.seg.flags, h.seg.seq) == (FIN, end);
+    assert!(kit.on(Link::Client).iter().any(is_end), "the other one stands still");
+    let is_reset = |h: &Heard| h.seg.flags.has(RST) && h.seg.dst_port != 80;
+    assert!(kit.on(Link::Server(ended.other())).iter().any(is_reset));
+    assert!(!kit.on(Link::Server(ended)).iter().any(is_reset));
+}
+
+const TRANSFERS: [(LegId, bool); 4] = [(B, false), (A, false), (B, true), (A, true)];
+
 /// A server that is frozen may have said and taken everything but its end, for its kernel goes on.
-/// Here the end is waited for: the flow stays with whoever has come to it.
+/// Whoever has come to it lives on the control connection: it was not killed.
 #[test]
-fn who_does_not_come_to_the_end_of_a_transfer_loses_it() {
-    for (ended, frozen, is_put) in [(B, A, false), (A, B, false), (B, A, true), (A, B, true)] {
+fn an_end_is_believed_of_a_server_that_lives_on_the_control_connection() {
+    for (ended, is_put) in TRANSFERS {
         let mut world = established();
+        ended_by(&mut world, ended, is_put);
         let kit = &mut world.kit;
-        let (said, heard) = if is_put { ("", "content") } else { ("content", "") };
-        let (said_len, heard_len) = (said.len() as u32, heard.len() as u32 + u32::from(is_put));
-        let flags = if is_put { FIN } else { ACK };
-        client(kit, say(flags, R, P).data(heard));
-        for (id, first) in [(A, P), (B, Q)] {
-            leg(kit, id, say(ACK, first, R + heard_len).data(said));
-        }
-        client(kit, say(ACK, R + heard_len, P + said_len));
-        let first = [P, Q][ended.index()];
-        leg(kit, ended, say(FIN, first + said_len, R + heard_len));
-        assert_eq!(shown(kit), said.as_bytes());
-        kit.wait_ms(2900);
+        kit.wait_ms(140);
         assert_eq!(data_state(kit), Some(FlowState::Paired), "it may be late");
-        kit.wait_ms(200);
-        assert_eq!(data_state(kit), Some(FlowState::Solo));
-        let is_end = |h: &Heard| (h.seg.flags, h.seg.seq) == (FIN, P + said_len);
-        assert!(kit.on(Link::Client).iter().any(is_end), "{frozen:?} stands still");
-        let is_reset = |h: &Heard| h.seg.flags.has(RST);
-        assert!(kit.on(Link::Server(frozen)).iter().any(is_reset));
-        assert!(!kit.on(Link::Server(ended)).iter().any(is_reset));
+        kit.wait_ms(20);
+        has_won(kit, ended, is_put);
+    }
+}
+
+/// Who has ended on the control connection as well was killed, maybe: there the end is waited for
+/// longer, and what the other server has still to say counts.
+#[test]
+fn an_end_is_not_believed_of_a_server_that_ended_on_the_control_connection() {
+    for ((ended, is_put), is_reset) in TRANSFERS.into_iter().zip([true, false, true, false]) {
+        let mut world = established();
+        let said = world.server(ended).sent as u32;
+        let number = [P, Q][ended.index()] + said;
+        let flags = if is_reset { RST.with(ACK) } else { FIN };
+        world.kit.leg(ended, say(flags, number, R + world.asked));
+        ended_by(&mut world, ended, is_put);
+        let kit = &mut world.kit;
+        kit.wait_ms(2900);
+        assert_eq!(data_state(kit), Some(FlowState::Paired), "the other one may be late");
+        if is_put {
+            kit.wait_ms(200);
+            has_won(kit, ended, is_put);
+        } else {
+            let first = [Q, P][ended.index()];
+            leg(kit, ended.other(), say(ACK, first + 7, R).data("more"));
+            assert_eq!(shown(kit), b"more");
+        }
     }
 }
 
