@@ -473,6 +473,7 @@ impl<'b> Session<'b> {
         // As clients do: some servers say that they are done only after that.
         drop(data);
         self.reply(226)?;
+        progress.add(0);
         match sha256(&got) == sha256(expected) {
             true => Ok(()),
             false => Err(format!("{name}: {} bytes that are not the file's", got.len())),
@@ -494,7 +495,9 @@ impl<'b> Session<'b> {
             progress.add(piece.len() as u64);
         }
         drop(data);
-        self.reply(226).map(drop)
+        self.reply(226)?;
+        progress.add(0);
+        Ok(())
     }
 
     /// Lists a file.
@@ -525,6 +528,7 @@ impl<'b> Session<'b> {
         }
         drop(data);
         self.reply(226)?;
+        progress.add(0);
         String::from_utf8(text).map_err(|e| format!("LIST: {e}"))
     }
 }

@@ -122,7 +122,6 @@ impl Errand {
                     Job::List => session.listing(way, "many", progress).and_then(|t| is_whole(&t)),
                     Job::Get | Job::Pause => session.get(way, "data", 0, data, progress),
                 };
-                progress.add(0); // its last reply
                 progress.end();
                 done
             });

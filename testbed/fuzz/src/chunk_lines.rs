@@ -35,6 +35,9 @@ pub fn target(data: &[u8]) -> bool {
             assert_eq!((behind.chunk_left(), size > 0), (size, left > 0));
         }
         framing.push(*byte);
+        if matches!(framing.part(), Part::Chunk(_) | Part::Trailer) {
+            break; // a line, although one beyond the limit
+        }
     }
     matches!(read, Line::Whole(..))
 }
