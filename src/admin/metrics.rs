@@ -74,6 +74,12 @@ fn servers(page: &mut Page, status: &Status) {
         let labels = [("server", server.name.as_str()), ("leg", &server.leg)];
         page.set(name, "state", SERVER_STATES, Some(&server.state), &labels);
     }
+    let name = "shadowvm_server_refused_ports";
+    page.family(name, "gauge", "Ports of the service to which a server refuses connections.");
+    for server in &status.servers {
+        let labels = [("server", server.name.as_str()), ("leg", &server.leg)];
+        page.sample(name, &labels, server.refused_ports.len() as f64);
+    }
     let name = "shadowvm_server_primary";
     page.family(name, "gauge", "1 for the server that is primary.");
     for server in &status.servers {

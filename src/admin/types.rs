@@ -89,6 +89,9 @@ pub struct Server {
     pub role: String,
     /// unknown, up, unfit, failed or returning.
     pub state: String,
+    /// The service's ports to which it refuses connections.
+    #[serde(default)]
+    pub refused_ports: Vec<u16>,
 }
 
 /// A host that the configuration names, on one of the links.

@@ -78,10 +78,14 @@ fn watch(socket: &Path, format: Format) -> ClientError {
     }
 }
 
+/// Ports, as people write them.
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// The status for people.
 fn text(status: &Status) -> String {
     let service = &status.service;
-    let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
     let reason = service.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
     let since = service.changed_at.map(|at| format!(" for {}", time_text(seconds_since(at))));
     let paused = if status.is_paused { ", failover paused" } else { "" };
@@ -93,7 +97,7 @@ fn text(status: &Status) -> String {
         "{} {} port {}: {}{reason}{}",
         service.name,
         service.addresses.join(", "),
-        ports.join(", "),
+        list(&service.ports),
         service.state.to_uppercase(),
         since.unwrap_or_default(),
     );
@@ -108,7 +112,11 @@ fn text(status: &Status) -> String {
     let mut rows = vec![["SERVER", "ROLE", "STATE", "LINK"].map(str::to_owned).to_vec()];
     for server in &status.servers {
         let link = format!("{} ({})", server.leg, server.interface);
-        rows.push(vec![server.name.clone(), server.role.clone(), server.state.clone(), link]);
+        let mut state = server.state.clone();
+        if !server.refused_ports.is_empty() {
+            let _ = write!(state, ", refuses {}", list(&server.refused_ports));
+        }
+        rows.push(vec![server.name.clone(), server.role.clone(), state, link]);
     }
     out.push_str(&table(&rows));
     if !status.neighbours.is_empty() {

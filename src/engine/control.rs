@@ -437,7 +437,8 @@ impl Control {
         let is_up = self.down[leg.index()].is_none();
         let health = self.detector.of(leg);
         let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= ms(200));
-        let good = is_up && heard && !health.is_refused();
+        let is_refused = health.is_refused();
+        let good = is_up && heard && (!is_refused || self.detector.is_needed(leg));
         if state == ServerState::Failed {
             if good {
                 let p = Probation { good_since: Some(now), quiet_since: now };
@@ -627,6 +628,11 @@ impl Control {
         self.down[leg.index()].is_none() && heard.is_some_and(|at| now.since(at) <= ALIVE)
     }
 
+    /// Whether a server refuses connections to some port, and so nobody protects them there.
+    fn is_some_port_refused(&self) -> bool {
+        self.detector.refused_ports().iter().any(|ports| !ports.is_empty())
+    }
+
     /// Says what the service is now.
     pub fn refresh_service(
         &mut self,
@@ -655,6 +661,9 @@ impl Control {
                 _ if self.resync.has_failed() => ServiceState::Degraded(DegradedReason::SyncFailed),
                 ServerState::Unfit => ServiceState::Degraded(DegradedReason::BackupUnfit),
                 ServerState::Up if self.is_paused => ServiceState::Degraded(DegradedReason::Paused),
+                ServerState::Up if self.is_some_port_refused() => {
+                    ServiceState::Degraded(DegradedReason::Refused)
+                }
                 ServerState::Up => ServiceState::Protected,
             }
         };

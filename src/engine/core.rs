@@ -154,6 +154,7 @@ impl Engine {
             service: self.control.service(),
             roles: self.control.roles(),
             servers: self.control.states(),
+            refused_ports: self.control.detector.refused_ports(),
             mode: self.config.mode,
             is_paused: self.control.is_paused(),
             flows: self.table.counts(),
@@ -504,6 +505,7 @@ impl Engine {
             }
         }
         self.probe_syn();
+        self.probe_other_port();
         let facts = self.facts();
         let orders = self.control.on_tick(self.now, facts, &self.config, &mut self.outputs);
         self.carry_out(orders);
@@ -589,6 +591,7 @@ impl Engine {
             return Err(CommandError::NeedsRestart);
         }
         self.config = config;
+        self.control.detector.keep_ports(&self.config.ports);
         self.table.set_rules(self.config.rules.clone());
         Ok(Vec::new())
     }

@@ -253,6 +253,8 @@ pub enum DegradedReason {
     Mode,
     /// Paused by the operator.
     Paused,
+    /// A server refuses connections to a port, or both do.
+    Refused,
 }
 
 /// What became of an offer of a data connection (FTP).
@@ -419,6 +421,8 @@ pub enum Event {
     NotReprotected { flow: FlowKey, server: LegId, why: NotReprotected },
     /// A server changed its state.
     ServerChanged { server: LegId, from: ServerState, to: ServerState },
+    /// A server refuses connections to this port now, or accepts them again.
+    PortChanged { server: LegId, port: u16, accepted: bool },
     /// The service changed its state.
     ServiceChanged { from: ServiceState, to: ServiceState },
     /// A finding about a server that did not lead to a promotion, and why.
@@ -482,7 +486,16 @@ variants!(SoloReason {
 });
 
 variants!(ServerState { Unknown, Up, Unfit, Failed, Returning });
-variants!(DegradedReason { OneServer, Returning, BackupUnfit, SyncFailed, Storm, Mode, Paused });
+variants!(DegradedReason {
+    OneServer,
+    Returning,
+    BackupUnfit,
+    SyncFailed,
+    Storm,
+    Mode,
+    Paused,
+    Refused
+});
 variants!(Evidence { Carrier, LinkGone, Exited, Refused });
 variants!(HeldWhy { BackupUnfit, FlapBudget, Manual, FenceFailed });
 

@@ -4,7 +4,7 @@
 //! time in which the gateway itself stood still, and never without the other server having been
 //! heard in the same window. Both servers are judged by the same rules.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::LegId;
 use super::event::{Evidence, Finding};
@@ -98,6 +98,8 @@ const APP_PROBE_EVERY: Duration = ms(1000);
 pub struct SynProbe {
     /// Its source port.
     pub port: u16,
+    /// The port of the service that it is sent to.
+    pub to: u16,
     /// Its sequence number.
     pub seq: u32,
     /// A request follows when it is accepted.
@@ -129,6 +131,8 @@ pub struct Health {
     /// First and last refusal since a SYN was accepted.
     refused: Option<(Instant, Instant)>,
     accepted_at: Option<Instant>,
+    /// Whether it refused the last probe of each port of the service.
+    refuses: BTreeMap<u16, bool>,
     /// The latest application probe.
     pub app: Option<AppProbe>,
     /// Flows that left this server because it stood still.
@@ -139,6 +143,7 @@ impl Health {
     /// The machine behind it is another one: what the old one refused or left undone says nothing.
     pub fn begin_anew(&mut self) {
         (self.refused, self.accepted_at, self.app) = (None, None, None);
+        self.refuses.clear();
         self.stalls.clear();
     }
 
@@ -149,17 +154,22 @@ impl Health {
         self.neighbour.answered_at = Some(now);
     }
 
-    /// Notes a probe that leaves.
+    /// Notes a probe of the first port that leaves.
     pub fn syn_sent(&mut self, now: Instant, every: Duration, probe: SynProbe) {
         self.syn.sent(now, every);
-        if self.outstanding.len() == OUTSTANDING_MAX {
-            self.outstanding.pop_front();
-        }
-        self.outstanding.push_back(probe);
+        self.await_answer(probe);
         if probe.is_app {
             let (port, started) = (probe.port, now);
             self.app = Some(AppProbe { port, started, answered_at: None });
         }
+    }
+
+    /// Notes a probe of any port that leaves.
+    pub fn await_answer(&mut self, probe: SynProbe) {
+        if self.outstanding.len() == OUTSTANDING_MAX {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back(probe);
     }
 
     /// Takes the probe that a segment to `port` with acknowledgment `ack` answers.
@@ -169,7 +179,17 @@ impl Health {
         self.outstanding.remove(at)
     }
 
-    /// A SYN probe was answered.
+    /// Notes whether it accepts connections to `port`; true if that is news: it refuses them now,
+    /// or does not any more.
+    pub fn port_answered(&mut self, port: u16, accepted: bool) -> bool {
+        self.refuses.insert(port, !accepted).unwrap_or(false) == accepted
+    }
+
+    fn refused_ports(&self) -> Vec<u16> {
+        self.refuses.iter().filter(|(_, refuses)| **refuses).map(|(port, _)| *port).collect()
+    }
+
+    /// A SYN probe of the first port was answered.
     pub fn syn_answered(&mut self, now: Instant, accepted: bool) {
         self.syn.answered(now);
         if accepted {
@@ -309,6 +329,24 @@ impl Detector {
         if is_strict { BACKUP_STILL_STRICT } else { BACKUP_STILL }
     }
 
+    /// The ports that each server refused connections to when it was asked last.
+    pub fn refused_ports(&self) -> [Vec<u16>; 2] {
+        self.servers.each_ref().map(Health::refused_ports)
+    }
+
+    /// Only these are the service's ports.
+    pub fn keep_ports(&mut self, ports: &[u16]) {
+        for server in &mut self.servers {
+            server.refuses.retain(|port, _| ports.contains(port));
+        }
+    }
+
+    /// Whether `leg` alone accepts connections to some port: without it nobody would.
+    pub fn is_needed(&self, leg: LegId) -> bool {
+        let [own, other] = [leg, leg.other()].map(|leg| &self.servers[leg.index()].refuses);
+        own.iter().any(|(port, refuses)| !refuses && other.get(port) == Some(&true))
+    }
+
     /// The application probe of `leg` is unanswered where the other server's was answered.
     fn app_fails(&self, now: Instant, leg: LegId) -> bool {
         let own = self.servers[leg.index()].app.filter(|p| p.answered_at.is_none());
@@ -339,7 +377,7 @@ impl Detector {
         let other = &self.servers[leg.other().index()];
         let other_accepts =
             other.accepted_at.is_some_and(|at| now.since(at) <= ms(50)) && !other.is_refused();
-        if own.is_refusing() && other_accepts {
+        if own.is_refusing() && other_accepts && !self.is_needed(leg) {
             return Some(Finding::H1(Evidence::Refused));
         }
         if !other.was_heard_since(now - OTHER_FRESH.max(probe_every * 3 / 2)) {
@@ -402,8 +440,18 @@ impl SkewHistogram {
 }
 
 fields!(ProbeTrack { sent_at, is_answered, round_trip, missed, answered_at });
-fields!(SynProbe { port, seq, is_app });
+fields!(SynProbe { port, to, seq, is_app });
 fields!(AppProbe { port, started, answered_at });
-fields!(Health { heard_at, neighbour, syn, outstanding, refused, accepted_at, app, stalls });
+fields!(Health {
+    heard_at,
+    neighbour,
+    syn,
+    outstanding,
+    refused,
+    accepted_at,
+    refuses,
+    app,
+    stalls
+});
 fields!(SkewHistogram { buckets, count });
 fields!(Detector { servers, skew, window_start, urgent });

@@ -437,6 +437,8 @@ pub struct Status {
     pub roles: Roles,
     /// Each server.
     pub servers: [ServerState; 2],
+    /// The service's ports to which each of them refuses connections.
+    pub refused_ports: [Vec<u16>; 2],
     /// Mode in force.
     pub mode: Mode,
     /// Whether findings are paused.

@@ -14,12 +14,15 @@ use super::bridge::probe_mac;
 use super::event::FlowKey;
 use super::health::SynProbe;
 use super::pack::fields;
+use super::time::{Duration, Instant};
 use super::{EngineConfig, LegId, Link, Output, ServiceId, VipPlan};
 use crate::wire::build::{self, TcpFields};
 use crate::wire::{Frame, L2, L3, Mac, Segment, TcpFlags, TcpOptions};
 
 /// What the application probe asks.
 const APP_REQUEST: &[u8] = b"HEAD / HTTP/1.0\r\n\r\n";
+/// A port beside the first one is probed every so often.
+const TURN_EVERY: Duration = Duration::from_millis(100);
 /// Source ports of SYN probes.
 pub const PROBE_PORTS: std::ops::Range<u16> = 61_440..65_000;
 
@@ -30,12 +33,22 @@ pub struct Prober {
     state: u64,
     port: u16,
     client: Option<(L2, L3)>,
+    /// Which of the other ports was probed last, and when the next one is.
+    turn: usize,
+    turn_at: Instant,
 }
 
 impl Prober {
     /// Probes with numbers from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { mac: probe_mac(seed), state: seed | 1, port: PROBE_PORTS.start, client: None }
+        Self {
+            mac: probe_mac(seed),
+            state: seed | 1,
+            port: PROBE_PORTS.start,
+            client: None,
+            turn: 0,
+            turn_at: Instant::default(),
+        }
     }
 
     /// The Ethernet address of neighbour probes.
@@ -48,11 +61,23 @@ impl Prober {
         self.client = Some((l2, l3));
     }
 
-    /// Sends a SYN to the first port of the service on `leg`. `is_free` tells whether no flow has
+    /// The port to probe beside the first one, if it is time for one: they take turns.
+    pub fn next_turn(&mut self, now: Instant, ports: &[u16]) -> Option<u16> {
+        let others = ports.get(1..).filter(|others| !others.is_empty())?;
+        if now < self.turn_at {
+            return None;
+        }
+        self.turn_at = now + TURN_EVERY;
+        self.turn = (self.turn + 1) % others.len();
+        Some(others[self.turn])
+    }
+
+    /// Sends a SYN to the port `to` of the service on `leg`. `is_free` tells whether no flow has
     /// that key. Nothing before any client was heard.
     pub fn syn(
         &mut self,
         leg: LegId,
+        to: u16,
         config: &EngineConfig,
         is_app: bool,
         is_free: impl Fn(&FlowKey) -> bool,
@@ -62,22 +87,21 @@ impl Prober {
             Some(vip) => own_headers(vip, leg)?,
             None => self.client?,
         };
-        let &server_port = config.ports.first()?;
         if let Some(source) = config.probe_address.filter(|a| a.is_ipv4() == l3.src.is_ipv4()) {
             l3.src = source;
         }
         l3.tos = 0;
         let vlan = FlowKey::vlan_ids(l2.vlans);
-        let server = SocketAddr::new(l3.dst, server_port);
+        let server = SocketAddr::new(l3.dst, to);
         let free = |port: u16| {
             let client = SocketAddr::new(l3.src, port);
             is_free(&FlowKey { service: ServiceId::default(), vlan, client, server })
         };
         let port = (0..16).map(|_| self.next_port()).find(|&p| free(p))?;
-        let probe = SynProbe { port, seq: self.next_number(port), is_app };
+        let probe = SynProbe { port, to, seq: self.next_number(port), is_app };
         let fields = TcpFields {
             src_port: port,
-            dst_port: server_port,
+            dst_port: to,
             seq: probe.seq,
             ack: 0,
             flags: TcpFlags::SYN,
@@ -198,4 +222,4 @@ fn reset_at(seg: &Segment, seq: u32) -> Frame {
     build::tcp(&seg.l2.reversed(), &l3, &fields, Bytes::new(), u16::MAX)
 }
 
-fields!(Prober { mac, state, port, client });
+fields!(Prober { mac, state, port, client, turn, turn_at });

@@ -103,6 +103,8 @@ families! {
     "shadowvm_request_resent_bytes_total", "Request bytes resent to a server that had lost them.",
         ["leg": LEGS];
     "shadowvm_server_changes_total", "Changes of a server's state.", ["leg": LEGS];
+    "shadowvm_port_changes_total", "Ports that a server refused, or accepted again.",
+        ["leg": LEGS, "accepted": YES_NO];
     "shadowvm_service_changes_total", "Changes of the service's state.", [];
     "shadowvm_findings_held_total", "Findings that did not promote, by reason.", ["why": HELD_WHYS];
     "shadowvm_promotions_total", "Changes of the primary, by finding.", ["finding": FINDINGS];
@@ -237,6 +239,7 @@ impl Counters {
                 self.add(key, u64::from(*bytes));
             }
             Event::ServerChanged { .. }
+            | Event::PortChanged { .. }
             | Event::ServiceChanged { .. }
             | Event::FindingHeld { .. }
             | Event::Promoted { .. }
@@ -257,6 +260,10 @@ impl Counters {
         match event {
             Event::ServerChanged { server, .. } => {
                 self.one("shadowvm_server_changes_total", server.name());
+            }
+            Event::PortChanged { server, accepted, .. } => {
+                let key = ("shadowvm_port_changes_total", server.name(), yes_no(*accepted));
+                self.add(key, 1);
             }
             Event::ServiceChanged { .. } => self.one("shadowvm_service_changes_total", ""),
             Event::FindingHeld { why, .. } => {

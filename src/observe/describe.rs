@@ -69,6 +69,8 @@ pub fn level(event: &Event) -> Level {
             ServerState::Unknown | ServerState::Up | ServerState::Returning => Level::Info,
         },
         Event::CookiesTurned { on: false, .. } => Level::Info,
+        Event::PortChanged { accepted: false, .. } => Level::Warn,
+        Event::PortChanged { accepted: true, .. } => Level::Info,
         Event::ServiceChanged { to, .. } => match to {
             ServiceState::Degraded(_) | ServiceState::Down => Level::Warn,
             ServiceState::Starting | ServiceState::Syncing | ServiceState::Protected => Level::Info,
@@ -194,6 +196,7 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
             format!("{flow}: resent {bytes} request bytes to {}", name(to))
         }
         Event::ServerChanged { .. }
+        | Event::PortChanged { .. }
         | Event::ServiceChanged { .. }
         | Event::FindingHeld { .. }
         | Event::Promoted { .. }
@@ -215,6 +218,10 @@ fn describe_rare(event: &Event, names: &[String; 2]) -> String {
     match event {
         Event::ServerChanged { server, from, to } => {
             format!("server {}: {} -> {}", name(server), from.name(), to.name())
+        }
+        Event::PortChanged { server, port, accepted } => {
+            let does = if *accepted { "accepts connections again" } else { "refuses connections" };
+            format!("server {}: {does} to port {port}", name(server))
         }
         Event::ServiceChanged { from, to } => {
             let mut text = format!("service: {} -> {}", from.name(), to.name());

@@ -51,6 +51,7 @@ pub fn event_name(event: &Event) -> &'static str {
         Event::NotReprotected { .. } => "not_reprotected",
         Event::RequestResent { .. } => "request_resent",
         Event::ServerChanged { .. } => "server_changed",
+        Event::PortChanged { .. } => "port_changed",
         Event::ServiceChanged { .. } => "service_changed",
         Event::FindingHeld { .. } => "finding_held",
         Event::Promoted { .. } => "promoted",
@@ -150,6 +151,7 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             "flow": flow_json(flow), "server": server(*to), "leg": to.name(), "bytes": bytes,
         }),
         Event::ServerChanged { .. }
+        | Event::PortChanged { .. }
         | Event::ServiceChanged { .. }
         | Event::FindingHeld { .. }
         | Event::Promoted { .. }
@@ -171,6 +173,9 @@ fn rare_fields(event: &Event, names: &[String; 2]) -> Value {
     match event {
         Event::ServerChanged { server: leg, from, to } => json!({
             "server": server(*leg), "leg": leg.name(), "from": from.name(), "to": to.name(),
+        }),
+        Event::PortChanged { server: leg, port, accepted } => json!({
+            "server": server(*leg), "leg": leg.name(), "port": port, "accepted": accepted,
         }),
         Event::ServiceChanged { from, to } => json!({
             "from": from.name(), "to": to.name(), "reason": degraded_reason(to),

@@ -106,6 +106,7 @@ names!(DegradedReason, DEGRADED_REASONS, {
     Self::Storm => "storm",
     Self::Mode => "mode",
     Self::Paused => "paused",
+    Self::Refused => "refused",
 });
 
 names!(HeldWhy, HELD_WHYS, {

@@ -72,6 +72,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::NotReprotected { flow, server: LegId::A, why: NotReprotected::Silent },
         Event::RequestResent { flow, to: server, bytes: 100 },
         Event::ServerChanged { server, from: ServerState::Up, to: ServerState::Failed },
+        Event::PortChanged { server, port: 21, accepted: false },
         Event::ServiceChanged { from: ServiceState::Protected, to: degraded },
         Event::FindingHeld { server, finding, why: HeldWhy::FlapBudget },
         Event::Promoted { epoch, primary: LegId::B, finding, moved: 3, reset: 1 },

@@ -1,13 +1,15 @@
 //! The gateway's own probes of the servers: when a SYN leaves, and what their answers tell.
 
 use super::Engine;
-use crate::engine::event::FlowKey;
+use crate::engine::event::{Event, FlowKey};
 use crate::engine::health::APP_PROBE_AFTER;
-use crate::engine::{LegId, Link, probes};
+use crate::engine::{LegId, Link, Output, probes};
 use crate::wire::{NdKind, Packet, Segment, TcpFlags};
 
 impl Engine {
+    /// Probes the first port.
     pub(super) fn probe_syn(&mut self) {
+        let Some(&first) = self.config.ports.first() else { return };
         let since = self.now - APP_PROBE_AFTER;
         let waits = |leg| self.table.pinned_since(leg, since).next().is_some();
         let is_app = self.config.probe_http
@@ -18,10 +20,24 @@ impl Engine {
         for leg in LegId::ALL {
             let table = &self.table;
             let is_free = |key: &FlowKey| table.find(key).is_none();
-            let sent = self.prober.syn(leg, &self.config, is_app, is_free, &mut self.outputs);
+            let sent =
+                self.prober.syn(leg, first, &self.config, is_app, is_free, &mut self.outputs);
             if let Some(probe) = sent {
                 let every = self.config.probe_every;
                 self.control.detector.of(leg).syn_sent(self.now, every, probe);
+            }
+        }
+    }
+
+    /// Probes another port than the first one, if it is time for that.
+    pub(super) fn probe_other_port(&mut self) {
+        let Some(to) = self.prober.next_turn(self.now, &self.config.ports) else { return };
+        for leg in LegId::ALL {
+            let table = &self.table;
+            let is_free = |key: &FlowKey| table.find(key).is_none();
+            let sent = self.prober.syn(leg, to, &self.config, false, is_free, &mut self.outputs);
+            if let Some(probe) = sent {
+                self.control.detector.of(leg).await_answer(probe);
             }
         }
     }
@@ -44,7 +60,13 @@ impl Engine {
                         return self.is_leftover(leg, seg);
                     };
                     let accepted = seg.flags.has(TcpFlags::SYN);
-                    health.syn_answered(now, accepted);
+                    if self.config.ports.first() == Some(&probe.to) {
+                        health.syn_answered(now, accepted);
+                    }
+                    if health.port_answered(probe.to, accepted) {
+                        let change = Event::PortChanged { server: leg, port: probe.to, accepted };
+                        self.outputs.push_back(Output::Event(change));
+                    }
                     match accepted {
                         true if probe.is_app => {
                             self.prober.ask(leg, seg, probe, &mut self.outputs);

@@ -249,7 +249,7 @@ fn heard_both(at: Instant) -> Detector {
 /// `leg` leaves `count` probes of both kinds unanswered from `at` on.
 fn leave_unanswered(detector: &mut Detector, leg: LegId, at: Instant, count: u64) {
     for n in 0..=count {
-        let probe = SynProbe { port: 61_000, seq: 1, is_app: false };
+        let probe = SynProbe { port: 61_000, to: 80, seq: 1, is_app: false };
         detector.of(leg).neighbour.sent(at + ms(10 * n), ms(10));
         detector.of(leg).syn_sent(at + ms(10 * n), ms(10), probe);
     }
@@ -310,7 +310,7 @@ fn one_flow_and_an_unanswered_application_probe_are_a_finding_and_either_alone_i
     let begin = Instant::from_millis(5000);
     let mut detector = heard_both(begin);
     for leg in LegId::ALL {
-        let probe = SynProbe { port: 61_000, seq: 1, is_app: true };
+        let probe = SynProbe { port: 61_000, to: 80, seq: 1, is_app: true };
         detector.of(leg).syn_sent(begin, ms(10), probe);
         detector.of(leg).syn_answered(begin, true);
     }

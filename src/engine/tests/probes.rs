@@ -1,7 +1,10 @@
 //! The gateway's own probes: nobody but the servers ever hears of them.
 
-use super::kit::{ACK, CLIENT_ISS, Heard, Kit, RST, SYN, SYN_ACK, Say, config, say};
-use crate::engine::{Event, Input, LegId, Link, RejectReason};
+use super::kit::{ACK, CLIENT, CLIENT_ISS, Heard, Kit, RST, SYN, SYN_ACK, Say, config, say};
+use crate::engine::{
+    DegradedReason, EngineConfig, Event, Input, LegId, Link, RejectReason, ServerState,
+    ServiceState,
+};
 
 const A: Link = Link::Server(LegId::A);
 
@@ -67,4 +70,74 @@ fn no_two_probes_have_numbers_alike() {
     numbers.sort_unstable();
     numbers.dedup();
     assert_eq!(numbers.len(), sent);
+}
+
+/// Time passes in which each server answers probes, and refuses those of these ports.
+fn answer(kit: &mut Kit, ms: u64, refused: [&[u16]; 2]) {
+    for _ in 0..ms {
+        let from = kit.heard.len();
+        kit.wait_ms(1);
+        for probe in kit.heard.split_off(from) {
+            let Link::Server(leg) = probe.link else { continue };
+            if probe.seg.flags != SYN {
+                continue;
+            }
+            let (port, ack) = (probe.seg.dst_port, probe.seg.seq.wrapping_add(1));
+            let say = match refused[leg.index()].contains(&port) {
+                true => say(RST.with(ACK), 0, ack),
+                false => say(SYN_ACK, 77, ack).mss(1460),
+            };
+            kit.say_at(probe.link, say, (CLIENT, probe.seg.src_port), port);
+        }
+    }
+}
+
+const REFUSED: ServiceState = ServiceState::Degraded(DegradedReason::Refused);
+
+#[test]
+fn each_port_of_the_service_has_its_own_health() {
+    let mut kit = Kit::new(EngineConfig { ports: vec![80, 8080, 21], ..config() });
+    first_probe(&mut kit);
+    let mut at = |refused: [&[u16]; 2]| {
+        answer(&mut kit, 500, refused);
+        let status = kit.engine.status();
+        let changed = |e: &Event| match e {
+            Event::PortChanged { server, port, accepted } => Some((*server, *port, *accepted)),
+            _ => None,
+        };
+        let changes: Vec<_> = kit.events.iter().filter_map(changed).collect();
+        kit.events.clear();
+        assert_eq!(status.refused_ports.each_ref().map(Vec::as_slice), refused);
+        (status.service, status.servers, changes)
+    };
+    let both = [ServerState::Up; 2];
+    assert_eq!(at([&[], &[]]), (ServiceState::Protected, both, vec![]));
+    assert_eq!(at([&[21], &[]]), (REFUSED, both, vec![(LegId::A, 21, false)]));
+    // Without B nobody would serve port 21, without A nobody port 80.
+    assert_eq!(at([&[21], &[80]]), (REFUSED, both, vec![(LegId::B, 80, false)]));
+    let again = vec![(LegId::A, 21, true), (LegId::B, 80, true)];
+    let (service, servers, mut changes) = at([&[], &[]]);
+    changes.sort();
+    assert_eq!((service, servers, changes), (ServiceState::Protected, both, again));
+    // B serves all of it.
+    let (_, servers, _) = at([&[80], &[]]);
+    assert_eq!(servers, [ServerState::Failed, ServerState::Up]);
+    // And now it does not.
+    let (_, servers, _) = at([&[80], &[8080]]);
+    assert_eq!(servers[1], ServerState::Up);
+    assert!(matches!(servers[0], ServerState::Returning | ServerState::Up), "{servers:?}");
+}
+
+#[test]
+fn a_port_that_nobody_serves_is_not_protected() {
+    for ports in [vec![80], vec![80, 21]] {
+        let mut kit = Kit::new(EngineConfig { ports: ports.clone(), ..config() });
+        first_probe(&mut kit);
+        answer(&mut kit, 300, [&ports[..], &ports[..]]);
+        let status = kit.engine.status();
+        assert_eq!((status.service, status.servers), (REFUSED, [ServerState::Up; 2]));
+        // Whoever comes up first makes the other one come back.
+        answer(&mut kit, 30_000, [&[], &[]]);
+        assert_eq!(kit.engine.status().service, ServiceState::Protected);
+    }
 }
