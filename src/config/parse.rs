@@ -378,7 +378,7 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
         udp: udp.unwrap_or_default(),
         has_http_defaults: section.flag("http_defaults", true),
         has_ftp_defaults: section.flag("ftp_defaults", true),
-        ftp_ports: ftp_ports(reader, &section).unwrap_or(defaults.rules.ftp_ports),
+        ftp_ports: ftp_ports(reader, &section, served).unwrap_or(defaults.rules.ftp_ports),
         masked_headers,
         maps,
         has_opaque: section.flag("opaque", true),
@@ -386,8 +386,11 @@ fn compare(reader: &Reader<'_>, root: &DeTable<'_>, served: &[u16]) -> Compare {
     }
 }
 
+/// The one of control connections that needs no naming (RFC 1700), served or not.
+const FTP_PORT: u16 = 21;
+
 /// The ports of control connections.
-fn ftp_ports(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<u16>> {
+fn ftp_ports(reader: &Reader<'_>, section: &Section<'_>, served: &[u16]) -> Option<Vec<u16>> {
     let (name, key) = ("ftp_ports", "compare.ftp_ports");
     if section.is_empty_list(name) {
         return Some(Vec::new());
@@ -401,6 +404,10 @@ fn ftp_ports(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<u16>> {
         match number as u16 {
             port if ports.contains(&port) => {
                 reader.wrong(at, key, format!("{port} is listed twice"))
+            }
+            port if is_foreign(served, port) && port != FTP_PORT => {
+                let help = "add it to service.ports: only what is protected is read";
+                reader.wrong_help(at, key, format!("{port} is not a port of the service"), help);
             }
             port => ports.push(port),
         }
@@ -422,7 +429,7 @@ fn opaque_ports(reader: &Reader<'_>, section: &Section<'_>, served: &[u16]) -> V
             Some(port) if ports.contains(&port) => {
                 reader.wrong(at, key, format!("{port} is listed twice"));
             }
-            Some(port) if !served.is_empty() && !served.contains(&port) => {
+            Some(port) if is_foreign(served, port) => {
                 let help = "a port that is not in service.ports passes to the primary anyway";
                 reader.wrong_help(at, key, format!("{port} is not a port of the service"), help);
             }
@@ -430,6 +437,11 @@ fn opaque_ports(reader: &Reader<'_>, section: &Section<'_>, served: &[u16]) -> V
         }
     }
     ports
+}
+
+/// Whether the service, whose ports are known, does not have this one.
+fn is_foreign(served: &[u16], port: u16) -> bool {
+    !served.is_empty() && !served.contains(&port)
 }
 
 /// What `[[compare.rule]]` masks, and what it maps.

@@ -36,8 +36,9 @@ fn the_example_is_valid_and_says_the_defaults() {
 
 #[test]
 fn what_is_shown_reads_back_to_the_same() {
+    let full = BASE.replace("[80]", "[80, 2121]");
     let full = format!(
-        "{BASE}[compare]\nhttp_defaults = false\nftp_defaults = false\n\
+        "{full}[compare]\nhttp_defaults = false\nftp_defaults = false\n\
          ftp_ports = [2121, 21]\nopaque = false\nopaque_ports = [80]\n\
          on_lag = \"strict\"\nudp = \"strict\"\n\
          [[compare.rule]]\n\
@@ -135,6 +136,7 @@ const BROKEN: &[Case] = &[
     ("", "[compare]\nhttp_defaults = 1\n", Some(16), "compare.http_defaults", "true or false"),
     ("", "[compare]\nftp_defaults = 1\n", Some(16), "compare.ftp_defaults", "true or false"),
     ("", "[compare]\nftp_ports = [21, 21]\n", Some(16), "compare.ftp_ports", "twice"),
+    ("", "[compare]\nftp_ports = [2121]\n", Some(16), "compare.ftp_ports", "not a port of the"),
     ("", "[compare]\nftp_ports = [0]\n", Some(16), "compare.ftp_ports", "1 to 65535"),
     ("", "[compare]\nftp_ports = [\"ftp\"]\n", Some(16), "compare.ftp_ports", "whole number"),
     ("", "[compare]\nopaque = \"tls\"\n", Some(16), "compare.opaque", "true or false"),
@@ -255,6 +257,9 @@ const BROKEN_VIP: &[Case] = &[
     ("a = [\"10.1.0.1/24\", ", "a = [", Some(21), "network.a", "no IPv4 address"),
     ("a = [\"10.1.0.1/24\", \"fd00:1::1/64\"]\n", "", Some(18), "network.a", "missing"),
     ("\"10.1.0.1/24\"", "\"10.1.0.10/24\"", Some(21), "network.a", "first server too"),
+    ("\"10.1.0.1/24\"", "\"10.1.0.0/24\"", Some(21), "network.a", "not a host"),
+    ("\"fd00:1::1/64\"", "\"fd00:1::/64\"", Some(21), "network.a", "not a host"),
+    ("\"10.2.0.10\"", "\"10.1.0.10\"", Some(17), "server.address", "first server too"),
     ("\"10.1.0.1/24\"", "\"10.1.0.1/24\", \"10.1.0.2/24\"", Some(21), "network.a", "two IPv4"),
     ("\"192.0.2.0/24\"", "\"192.0.2.0/24\", \"10.0.0.0/8\"", Some(21), "network.a",
         "past the gateway"),

@@ -82,7 +82,7 @@ pub(super) fn plan(
     for leg in LegId::ALL {
         server_is_on_its_link(reader, &section, &plan, leg, &own[leg.index()]);
     }
-    nobody_is_twice(reader, &section, &plan);
+    nobody_is_twice(reader, &section, &plan, own);
     answers_come_back(reader, &section, &plan);
     Some(plan)
 }
@@ -214,6 +214,11 @@ fn server_is_on_its_link(
             _ => reader.wrong(section.at(key), &full, format!("two {family} addresses")),
         }
     }
+    for network in networks.iter().filter(|network| network.is_named_by_itself()) {
+        let help = "write an address of the gateway's own in it: \"192.0.2.254/24\"";
+        let reason = format!("{} is the network, not a host", network.address());
+        reader.wrong_help(section.at(key), &full, reason, help);
+    }
     for (address, at) in own.addresses.iter().flatten() {
         let is_near = networks.iter().any(|network| network.contains(*address));
         if !is_near && networks.iter().any(|n| n.address().is_ipv4() == address.is_ipv4()) {
@@ -225,7 +230,7 @@ fn server_is_on_its_link(
 }
 
 /// Every address has one owner.
-fn nobody_is_twice(reader: &Reader<'_>, section: &Section<'_>, plan: &VipPlan) {
+fn nobody_is_twice(reader: &Reader<'_>, section: &Section<'_>, plan: &VipPlan, own: &[Own; 2]) {
     let mut seen: Vec<(IpAddr, String)> = Vec::new();
     let mut note = |address: IpAddr, who: String, at: At, key: &str| {
         if let Some((_, other)) = seen.iter().find(|(ip, _)| *ip == address) {
@@ -238,7 +243,10 @@ fn nobody_is_twice(reader: &Reader<'_>, section: &Section<'_>, plan: &VipPlan) {
     }
     for (leg, name) in [(0, "the first server"), (1, "the second server")] {
         for served in &plan.served {
-            note(served.servers[leg], name.into(), section.at.clone(), "server.address");
+            let address = served.servers[leg];
+            let mut places = own[leg].addresses.iter().flatten();
+            let at = places.find(|(ip, _)| *ip == address).and_then(|(_, at)| at.clone());
+            note(address, name.into(), at, "server.address");
         }
     }
     for (leg, key) in [(0, "a"), (1, "b")] {

@@ -411,8 +411,8 @@ pub enum Event {
     HoldHard { flow: FlowKey, waiting_for: LegId },
     /// The servers' answers differ.
     Diverged { flow: FlowKey, divergence: Divergence },
-    /// A flow could not move to the survivor and was reset.
-    FlowReset { flow: FlowKey },
+    /// A flow was reset: by all that served it, or because no server could carry it on.
+    FlowReset { flow: FlowKey, by_servers: bool },
     /// The gateway resent request bytes to a server that had lost them.
     RequestResent { flow: FlowKey, to: LegId, bytes: u32 },
     /// A flow that one server carried alone has two again, from a message boundary on.

@@ -94,7 +94,8 @@ families! {
         ["leg": LEGS];
     "shadowvm_divergences_total", "Proofs that the servers differ, by kind.",
         ["kind": DIVERGENCE_KINDS];
-    "shadowvm_flows_reset_total", "Connections reset because they could not move.", [];
+    "shadowvm_flows_reset_total", "Connections that no server could continue.", [];
+    "shadowvm_flows_reset_by_servers_total", "Connections that their servers have reset.", [];
     "shadowvm_flows_reprotected_total",
         "Connections with one server that got a second one again, by that server.", ["leg": LEGS];
     "shadowvm_flows_not_reprotected_total",
@@ -227,7 +228,10 @@ impl Counters {
             Event::Diverged { divergence, .. } => {
                 self.one("shadowvm_divergences_total", divergence.kind.name());
             }
-            Event::FlowReset { .. } => self.one("shadowvm_flows_reset_total", ""),
+            Event::FlowReset { by_servers, .. } => {
+                let by = ["shadowvm_flows_reset_total", "shadowvm_flows_reset_by_servers_total"];
+                self.one(by[usize::from(*by_servers)], "");
+            }
             Event::Reprotected { server, .. } => {
                 self.one("shadowvm_flows_reprotected_total", server.name());
             }

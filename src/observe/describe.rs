@@ -55,11 +55,12 @@ pub fn level(event: &Event) -> Level {
         | Event::PairsDropped { .. }
         | Event::ComparedRaw { .. }
         | Event::DataOffered { outcome: OfferOutcome::Believed, .. }
+        | Event::FlowReset { by_servers: true, .. }
         | Event::SyncCoalesced { .. } => Level::Debug,
         Event::Diverged { .. }
         | Event::PairsLost
         | Event::DataOffered { .. }
-        | Event::FlowReset { .. }
+        | Event::FlowReset { by_servers: false, .. }
         | Event::FindingHeld { .. }
         | Event::Promoted { .. }
         | Event::Detached { .. }
@@ -182,9 +183,11 @@ pub fn describe(event: &Event, names: &[String; 2]) -> String {
                  from there on is released before a state sync or its deadline"
             )
         }
-        Event::FlowReset { flow } => format!(
-            "{flow}: reset, because the surviving server could not continue it; the client has to \
-             reconnect"
+        Event::FlowReset { flow, by_servers: true } => {
+            format!("{flow}: reset, as every server that took part in it did")
+        }
+        Event::FlowReset { flow, by_servers: false } => format!(
+            "{flow}: reset, because no server could continue it; the client has to reconnect"
         ),
         Event::Reprotected { flow, server } => {
             format!("{flow}: protected again, {} takes part from here on", name(server))

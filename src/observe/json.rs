@@ -74,11 +74,11 @@ fn fields(event: &Event, names: &[String; 2]) -> Value {
             json!({ "link": link.name(), "reason": reason.name() })
         }
         Event::CookiesTurned { on, half_open } => json!({ "on": on, "half_open": half_open }),
-        Event::CookieGiven { flow }
-        | Event::CookieTaken { flow }
-        | Event::FlowOpened { flow }
-        | Event::FlowReset { flow } => {
+        Event::CookieGiven { flow } | Event::CookieTaken { flow } | Event::FlowOpened { flow } => {
             json!({ "flow": flow_json(flow) })
+        }
+        Event::FlowReset { flow, by_servers } => {
+            json!({ "flow": flow_json(flow), "by_servers": by_servers })
         }
         Event::FlowChanged { flow, from, to, primary, solo, shown } => json!({
             "flow": flow_json(flow), "from": from.name(), "to": to.name(),

@@ -67,7 +67,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         Event::HoldSoft { flow, waiting_for: server },
         Event::HoldHard { flow, waiting_for: server },
         Event::Diverged { flow, divergence },
-        Event::FlowReset { flow },
+        Event::FlowReset { flow, by_servers: false },
         Event::Reprotected { flow, server: LegId::B },
         Event::NotReprotected { flow, server: LegId::A, why: NotReprotected::Silent },
         Event::RequestResent { flow, to: server, bytes: 100 },

@@ -379,7 +379,7 @@ impl Crowd {
                 }
             }
             Event::Diverged { flow, .. } => self.fail(format!("{flow} diverged")),
-            Event::FlowReset { flow } => self.fail(format!("{flow} was reset")),
+            Event::FlowReset { flow, .. } => self.fail(format!("{flow} was reset")),
             _ => {}
         }
     }

@@ -578,7 +578,7 @@ impl World<'_> {
                 let ill: Vec<LegId> = LegId::ALL.into_iter().filter(is_ill).collect();
                 self.gateway.dropped.extend(ill.iter().map(|l| (tuple, l.index())));
             }
-            Event::FlowReset { flow } => {
+            Event::FlowReset { flow, .. } => {
                 // The survivor of a lagging flow has two seconds to prove what was shown; these
                 // stacks may need longer to repeat a segment.
                 let tuple = tuple_of(flow);

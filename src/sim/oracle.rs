@@ -466,7 +466,7 @@ impl Oracle {
                     }
                 }
             }
-            Event::FlowReset { flow } => {
+            Event::FlowReset { flow, .. } => {
                 if let Some(track) = self.flows.get_mut(&tuple_of(flow)) {
                     track.was_reset = true;
                 }

@@ -59,6 +59,16 @@ impl Network {
         self.len
     }
 
+    /// Whether it was made of its first address, which no host has (RFC 1122 3.2.1.3; RFC 3021 for
+    /// links of two). In IPv6 that is the routers' (RFC 4291 2.6.1), and no gateway's own.
+    pub fn is_named_by_itself(&self) -> bool {
+        match self.address {
+            IpAddr::V4(ip) if self.len <= 30 => ip.to_bits() << self.len == 0,
+            IpAddr::V6(ip) if self.len <= 126 => ip.to_bits() << self.len == 0,
+            _ => false,
+        }
+    }
+
     /// Whether every address of the family is in it.
     pub const fn is_empty(&self) -> bool {
         self.len == 0

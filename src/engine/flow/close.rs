@@ -287,7 +287,10 @@ impl Flow {
         let at = self.visible.fin.map_or(self.visible.released, |f| f + 1);
         let wrong = u64::from(on(Bug::ResetNotExact));
         self.send_client_reset(cx, self.visible.iss.at(at + wrong).raw());
-        cx.event(Event::FlowReset { flow: self.key });
+        let mut open = self.legs.iter().filter(|leg| leg.is_open()).peekable();
+        let has_servers = open.peek().is_some() && !self.is_orphaned();
+        let by_servers = has_servers && open.all(|leg| leg.reset_at.is_some());
+        cx.event(Event::FlowReset { flow: self.key, by_servers });
         self.visible.reset = Some(at);
         self.reset_legs(cx);
         self.close_after_reset(cx);
