@@ -304,6 +304,7 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
         role: if leg == primary { "primary" } else { "backup" }.to_owned(),
         state: status.servers[leg.index()].name().to_owned(),
         refused_ports: status.refused_ports[leg.index()].clone(),
+        is_unanswering: status.unanswering[leg.index()],
     });
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

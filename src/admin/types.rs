@@ -92,6 +92,9 @@ pub struct Server {
     /// The service's ports to which it refuses connections.
     #[serde(default)]
     pub refused_ports: Vec<u16>,
+    /// Whether it answers probes, and no client.
+    #[serde(default)]
+    pub is_unanswering: bool,
 }
 
 /// A host that the configuration names, on one of the links.

@@ -116,9 +116,18 @@ fn text(status: &Status) -> String {
         if !server.refused_ports.is_empty() {
             let _ = write!(state, ", refuses {}", list(&server.refused_ports));
         }
+        if server.is_unanswering {
+            state.push_str(", answers no client");
+        }
         rows.push(vec![server.name.clone(), server.role.clone(), state, link]);
     }
     out.push_str(&table(&rows));
+    if status.servers.iter().any(|server| server.is_unanswering) {
+        out.push_str(
+            "a server that answers no client: does its route to the clients lead through the \
+             gateway, and does it let them in?\n",
+        );
+    }
     if !status.neighbours.is_empty() {
         let mut rows = vec![["NEIGHBOUR", "LINK", "STATE", "MAC"].map(str::to_owned).to_vec()];
         for known in &status.neighbours {

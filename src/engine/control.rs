@@ -437,8 +437,7 @@ impl Control {
         let is_up = self.down[leg.index()].is_none();
         let health = self.detector.of(leg);
         let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= ms(200));
-        let is_refused = health.is_refused();
-        let good = is_up && heard && (!is_refused || self.detector.is_needed(leg));
+        let good = is_up && heard && !health.refuses_all();
         if state == ServerState::Failed {
             if good {
                 let p = Probation { good_since: Some(now), quiet_since: now };
@@ -663,6 +662,9 @@ impl Control {
                 ServerState::Up if self.is_paused => ServiceState::Degraded(DegradedReason::Paused),
                 ServerState::Up if self.is_some_port_refused() => {
                     ServiceState::Degraded(DegradedReason::Refused)
+                }
+                ServerState::Up if self.detector.unanswering(now).contains(&true) => {
+                    ServiceState::Degraded(DegradedReason::Unanswered)
                 }
                 ServerState::Up => ServiceState::Protected,
             }

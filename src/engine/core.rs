@@ -155,6 +155,7 @@ impl Engine {
             roles: self.control.roles(),
             servers: self.control.states(),
             refused_ports: self.control.detector.refused_ports(),
+            unanswering: self.control.detector.unanswering(self.now),
             mode: self.config.mode,
             is_paused: self.control.is_paused(),
             flows: self.table.counts(),
@@ -480,7 +481,7 @@ impl Engine {
         let view = self.view();
         self.bridge.on_time(view, &mut self.outputs);
         while self.control.detector.take_urgent(self.now) {
-            self.probe_syn();
+            self.probe_ports();
         }
         self.time_sync();
         self.reprotect();
@@ -505,7 +506,7 @@ impl Engine {
             }
         }
         self.probe_syn();
-        self.probe_other_port();
+        self.probe_in_turn();
         let facts = self.facts();
         let orders = self.control.on_tick(self.now, facts, &self.config, &mut self.outputs);
         self.carry_out(orders);
@@ -732,6 +733,10 @@ impl Engine {
                 }
                 Report::UnfinishedEnd(_) | Report::Refused(_) => {
                     self.control.detector.probe_now(self.now);
+                }
+                Report::Answered(leg) => self.control.detector.of(leg).answers.heard(),
+                Report::Unanswered { leg, alone } => {
+                    self.control.detector.of(leg).answers.missed(self.now, alone);
                 }
                 Report::StallMoved(leg) => {
                     self.control.detector.of(leg).stalled(self.now);

@@ -255,6 +255,8 @@ pub enum DegradedReason {
     Paused,
     /// A server refuses connections to a port, or both do.
     Refused,
+    /// A server answers probes, and no client's SYN, or both do.
+    Unanswered,
 }
 
 /// What became of an offer of a data connection (FTP).
@@ -494,7 +496,8 @@ variants!(DegradedReason {
     Storm,
     Mode,
     Paused,
-    Refused
+    Refused,
+    Unanswered
 });
 variants!(Evidence { Carrier, LinkGone, Exited, Refused });
 variants!(HeldWhy { BackupUnfit, FlapBudget, Manual, FenceFailed });

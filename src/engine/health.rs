@@ -41,6 +41,9 @@ const URGENT: [Duration; 3] = [ms(0), ms(2), ms(4)];
 const STALL_COUNTS: Duration = ms(2000);
 /// The same of a backup: where clients come one after the other, each may wait for it for seconds.
 const BACKUP_STALL_COUNTS: Duration = ms(10_000);
+/// So many handshakes without an answer in a row, over so long, are no accident.
+const UNANSWERED: u32 = 3;
+const UNANSWERED_FOR: Duration = ms(1000);
 /// SYN probes whose answer is still awaited: some seconds of them. An answer may be late by as much
 /// as the machine is busy, and one that is not recognized would be shown to a client.
 const OUTSTANDING_MAX: usize = 256;
@@ -117,6 +120,37 @@ pub struct AppProbe {
     pub answered_at: Option<Instant>,
 }
 
+/// Whether clients' SYNs are answered. A server that answers probes, which come from the gateway,
+/// may have no way back to clients; one alone that stays silent to them protects nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answers {
+    has_heard: bool,
+    /// Missed in a row, and since when.
+    missed: u32,
+    since: Option<Instant>,
+}
+
+impl Answers {
+    /// It has answered one.
+    pub fn heard(&mut self) {
+        *self = Self { has_heard: true, ..Self::default() };
+    }
+
+    /// It has not. If nobody has, it may be the client's fault, unless that was never otherwise.
+    pub fn missed(&mut self, now: Instant, alone: bool) {
+        if alone || !self.has_heard {
+            self.missed = self.missed.saturating_add(1);
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Whether clients get no answer from it.
+    pub fn are_missing(&self, now: Instant) -> bool {
+        let since = self.since.filter(|_| self.missed >= UNANSWERED);
+        since.is_some_and(|since| now.since(since) >= UNANSWERED_FOR)
+    }
+}
+
 /// What is known of one server's health.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -133,6 +167,8 @@ pub struct Health {
     accepted_at: Option<Instant>,
     /// Whether it refused the last probe of each port of the service.
     refuses: BTreeMap<u16, bool>,
+    /// Whether clients are answered.
+    pub answers: Answers,
     /// The latest application probe.
     pub app: Option<AppProbe>,
     /// Flows that left this server because it stood still.
@@ -144,6 +180,7 @@ impl Health {
     pub fn begin_anew(&mut self) {
         (self.refused, self.accepted_at, self.app) = (None, None, None);
         self.refuses.clear();
+        self.answers = Answers::default();
         self.stalls.clear();
     }
 
@@ -185,6 +222,11 @@ impl Health {
         self.refuses.insert(port, !accepted).unwrap_or(false) == accepted
     }
 
+    /// Whether it accepts connections to some port, whichever it refuses: it is no dead one.
+    fn accepts_some(&self) -> bool {
+        self.refuses.values().any(|refuses| !refuses)
+    }
+
     fn refused_ports(&self) -> Vec<u16> {
         self.refuses.iter().filter(|(_, refuses)| **refuses).map(|(port, _)| *port).collect()
     }
@@ -222,8 +264,13 @@ impl Health {
     }
 
     /// Whether its last SYN probe was refused.
-    pub fn is_refused(&self) -> bool {
+    fn is_refused(&self) -> bool {
         self.refused.is_some()
+    }
+
+    /// Whether it refuses all that it was asked for.
+    pub fn refuses_all(&self) -> bool {
+        self.is_refused() && !self.accepts_some()
     }
 
     fn was_heard_since(&self, since: Instant) -> bool {
@@ -334,17 +381,16 @@ impl Detector {
         self.servers.each_ref().map(Health::refused_ports)
     }
 
+    /// Which servers answer no client.
+    pub fn unanswering(&self, now: Instant) -> [bool; 2] {
+        self.servers.each_ref().map(|server| server.answers.are_missing(now))
+    }
+
     /// Only these are the service's ports.
     pub fn keep_ports(&mut self, ports: &[u16]) {
         for server in &mut self.servers {
             server.refuses.retain(|port, _| ports.contains(port));
         }
-    }
-
-    /// Whether `leg` alone accepts connections to some port: without it nobody would.
-    pub fn is_needed(&self, leg: LegId) -> bool {
-        let [own, other] = [leg, leg.other()].map(|leg| &self.servers[leg.index()].refuses);
-        own.iter().any(|(port, refuses)| !refuses && other.get(port) == Some(&true))
     }
 
     /// The application probe of `leg` is unanswered where the other server's was answered.
@@ -377,7 +423,7 @@ impl Detector {
         let other = &self.servers[leg.other().index()];
         let other_accepts =
             other.accepted_at.is_some_and(|at| now.since(at) <= ms(50)) && !other.is_refused();
-        if own.is_refusing() && other_accepts && !self.is_needed(leg) {
+        if own.is_refusing() && other_accepts && !own.accepts_some() {
             return Some(Finding::H1(Evidence::Refused));
         }
         if !other.was_heard_since(now - OTHER_FRESH.max(probe_every * 3 / 2)) {
@@ -440,6 +486,7 @@ impl SkewHistogram {
 }
 
 fields!(ProbeTrack { sent_at, is_answered, round_trip, missed, answered_at });
+fields!(Answers { has_heard, missed, since });
 fields!(SynProbe { port, to, seq, is_app });
 fields!(AppProbe { port, started, answered_at });
 fields!(Health {
@@ -450,6 +497,7 @@ fields!(Health {
     refused,
     accepted_at,
     refuses,
+    answers,
     app,
     stalls
 });

@@ -439,6 +439,8 @@ pub struct Status {
     pub servers: [ServerState; 2],
     /// The service's ports to which each of them refuses connections.
     pub refused_ports: [Vec<u16>; 2],
+    /// Whether each of them answers probes, and no client.
+    pub unanswering: [bool; 2],
     /// Mode in force.
     pub mode: Mode,
     /// Whether findings are paused.

@@ -107,6 +107,7 @@ names!(DegradedReason, DEGRADED_REASONS, {
     Self::Mode => "mode",
     Self::Paused => "paused",
     Self::Refused => "refused",
+    Self::Unanswered => "unanswered",
 });
 
 names!(HeldWhy, HELD_WHYS, {

@@ -6,6 +6,9 @@ use crate::engine::health::APP_PROBE_AFTER;
 use crate::engine::{LegId, Link, Output, probes};
 use crate::wire::{NdKind, Packet, Segment, TcpFlags};
 
+/// Ports that are probed at once.
+const URGENT_PORTS_MAX: usize = 8;
+
 impl Engine {
     /// Probes the first port.
     pub(super) fn probe_syn(&mut self) {
@@ -29,9 +32,22 @@ impl Engine {
         }
     }
 
+    /// Probes all ports at once, as many as may be.
+    pub(super) fn probe_ports(&mut self) {
+        self.probe_syn();
+        for n in 1..self.config.ports.len().min(URGENT_PORTS_MAX) {
+            self.probe_port(self.config.ports[n]);
+        }
+    }
+
     /// Probes another port than the first one, if it is time for that.
-    pub(super) fn probe_other_port(&mut self) {
-        let Some(to) = self.prober.next_turn(self.now, &self.config.ports) else { return };
+    pub(super) fn probe_in_turn(&mut self) {
+        if let Some(port) = self.prober.next_turn(self.now, &self.config.ports) {
+            self.probe_port(port);
+        }
+    }
+
+    fn probe_port(&mut self, to: u16) {
         for leg in LegId::ALL {
             let table = &self.table;
             let is_free = |key: &FlowKey| table.find(key).is_none();

@@ -274,6 +274,7 @@ impl Flow {
             }
             self.leg_mut(id).state = LegState::Absent;
             self.leg_mut(id).reset_at = Some(cx.now);
+            cx.reports.push(Report::Answered(id));
             return self.note_answer(id, cx.now);
         }
         let is_of_this = seg.ack == expected || on(Bug::OldGeneration);
@@ -283,7 +284,10 @@ impl Flow {
             }
             return match self.awaits_second() {
                 true => self.open_second(cx, id, seg),
-                false => self.hear_syn(cx.now, id, seg),
+                false => {
+                    cx.reports.push(Report::Answered(id));
+                    self.hear_syn(cx.now, id, seg);
+                }
             };
         }
         if seg.flags.has(TcpFlags::ACK) && !seg.flags.has(TcpFlags::SYN) {
@@ -403,6 +407,7 @@ impl Flow {
             {
                 self.leg_mut(*late).state = LegState::Scrub;
                 cx.event(Event::HoldHard { flow: self.key, waiting_for: *late });
+                cx.reports.push(Report::Unanswered { leg: *late, alone: true });
                 self.open_visible(cx, Some((*one, SoloReason::Handshake)));
             }
             ([], []) => self.refuse_client(cx),
@@ -415,6 +420,18 @@ impl Flow {
             _ => {}
         }
         self.resend_syn(cx);
+    }
+
+    /// The handshake is given up.
+    pub(super) fn tell_unanswered(&self, cx: &mut Cx<'_>) {
+        if self.state != FlowState::Opening || self.opener == Opener::Servers {
+            return;
+        }
+        for leg in LegId::ALL {
+            if self.leg(leg).state == LegState::SynSent {
+                cx.reports.push(Report::Unanswered { leg, alone: false });
+            }
+        }
     }
 
     fn next_syn_at(&self) -> Option<Instant> {

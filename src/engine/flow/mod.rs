@@ -76,6 +76,10 @@ pub enum Report {
     UnfinishedEnd(LegId),
     /// A leg refused the handshake while the other accepted.
     Refused(LegId),
+    /// This server has answered a client's SYN.
+    Answered(LegId),
+    /// This server has not, in all that time; `alone` if the other one has.
+    Unanswered { leg: LegId, alone: bool },
     /// This server stood still until the flow went on, or ended, without it.
     StallMoved(LegId),
     /// The second copy came this much later than the first, from this leg.
@@ -507,6 +511,7 @@ impl Flow {
     /// The time of [`Flow::timer`] has come.
     pub fn on_timeout(&mut self, cx: &mut Cx<'_>) {
         if cx.now >= self.expires_at {
+            self.tell_unanswered(cx);
             return self.forget(cx);
         }
         if on(Bug::TimersNeedPackets) {

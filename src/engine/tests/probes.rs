@@ -1,6 +1,6 @@
 //! The gateway's own probes: nobody but the servers ever hears of them.
 
-use super::kit::{ACK, CLIENT, CLIENT_ISS, Heard, Kit, RST, SYN, SYN_ACK, Say, config, say};
+use super::kit::{ACK, CLIENT, CLIENT_ISS, Heard, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
     DegradedReason, EngineConfig, Event, Input, LegId, Link, RejectReason, ServerState,
     ServiceState,
@@ -107,24 +107,25 @@ fn each_port_of_the_service_has_its_own_health() {
         };
         let changes: Vec<_> = kit.events.iter().filter_map(changed).collect();
         kit.events.clear();
-        assert_eq!(status.refused_ports.each_ref().map(Vec::as_slice), refused);
+        let told = status.refused_ports.each_ref().map(Vec::as_slice);
+        assert!(told.iter().zip(refused).all(|(told, refused)| {
+            told.len() == refused.len() && refused.iter().all(|port| told.contains(port))
+        }));
         (status.service, status.servers, changes)
     };
     let both = [ServerState::Up; 2];
     assert_eq!(at([&[], &[]]), (ServiceState::Protected, both, vec![]));
     assert_eq!(at([&[21], &[]]), (REFUSED, both, vec![(LegId::A, 21, false)]));
-    // Without B nobody would serve port 21, without A nobody port 80.
+    // Neither is dead, whichever port comes first.
     assert_eq!(at([&[21], &[80]]), (REFUSED, both, vec![(LegId::B, 80, false)]));
     let again = vec![(LegId::A, 21, true), (LegId::B, 80, true)];
     let (service, servers, mut changes) = at([&[], &[]]);
     changes.sort();
     assert_eq!((service, servers, changes), (ServiceState::Protected, both, again));
-    // B serves all of it.
-    let (_, servers, _) = at([&[80], &[]]);
-    assert_eq!(servers, [ServerState::Failed, ServerState::Up]);
-    // And now it does not.
-    let (_, servers, _) = at([&[80], &[8080]]);
-    assert_eq!(servers[1], ServerState::Up);
+    assert_eq!(at([&[80, 21], &[]]).1, both);
+    // But who refuses all of it is.
+    assert_eq!(at([&[21, 80, 8080], &[]]).1, [ServerState::Failed, ServerState::Up]);
+    let (_, servers, _) = at([&[80, 21], &[]]);
     assert!(matches!(servers[0], ServerState::Returning | ServerState::Up), "{servers:?}");
 }
 
@@ -139,5 +140,51 @@ fn a_port_that_nobody_serves_is_not_protected() {
         // Whoever comes up first makes the other one come back.
         answer(&mut kit, 30_000, [&[], &[]]);
         assert_eq!(kit.engine.status().service, ServiceState::Protected);
+    }
+}
+
+/// A client asks; these servers answer it.
+fn ask(kit: &mut Kit, port: u16, answer: [bool; 2]) {
+    kit.say(Link::Client, say(SYN, CLIENT_ISS, 0).mss(1460), port);
+    for leg in LegId::ALL {
+        if answer[leg.index()] {
+            let say = say(SYN_ACK, ISS[leg.index()], CLIENT_ISS + 1).mss(1460);
+            kit.say(Link::Server(leg), say, port);
+        }
+    }
+    kit.wait_ms(500);
+}
+
+const UNANSWERED: ServiceState = ServiceState::Degraded(DegradedReason::Unanswered);
+
+/// It answers probes, which come from the gateway: only its way to the clients is wrong.
+#[test]
+fn a_server_that_answers_no_client_is_told() {
+    for silent in LegId::ALL {
+        let mut kit = Kit::new(config());
+        let answer = LegId::ALL.map(|leg| leg != silent);
+        (1..3).for_each(|port| ask(&mut kit, port, answer));
+        assert_eq!(kit.engine.status().service, ServiceState::Protected, "it may be an accident");
+        (3..6).for_each(|port| ask(&mut kit, port, answer));
+        let status = kit.engine.status();
+        assert_eq!((status.service, status.servers), (UNANSWERED, [ServerState::Up; 2]));
+        assert_eq!(status.unanswering, answer.map(|answers| !answers));
+        ask(&mut kit, 6, [true; 2]);
+        assert_eq!(kit.engine.status().service, ServiceState::Protected);
+    }
+}
+
+/// That nobody answers may be the fault of that client, unless nobody ever has answered any.
+#[test]
+fn that_nobody_answers_is_told_if_it_was_never_otherwise() {
+    for has_begun_well in [false, true] {
+        let mut kit = Kit::new(config());
+        if has_begun_well {
+            ask(&mut kit, 1, [true; 2]);
+        }
+        (2..6).for_each(|port| ask(&mut kit, port, [false; 2]));
+        kit.wait_ms(4000);
+        let expected = if has_begun_well { ServiceState::Protected } else { UNANSWERED };
+        assert_eq!(kit.engine.status().service, expected);
     }
 }
