@@ -433,12 +433,11 @@ async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
     let rule = |name: &RuleName| {
         let hits = counts.hits(name);
         let rule = rules.of_http(&name.field).filter(|_| name.protocol == "http");
-        let is_map = rule.is_some_and(engine::Rule::is_map);
         Rule {
             protocol: name.protocol.to_owned(),
             header: rule.map_or(&*name.field, engine::Rule::header).to_owned(),
             name: rule.and_then(engine::Rule::name).map(str::to_owned),
-            action: if is_map { "map" } else { "mask" }.to_owned(),
+            action: rule.map_or("mask", engine::Rule::action).to_owned(),
             hits: hits.values,
             bytes: hits.bytes,
             replaced: hits.replaced,
@@ -447,7 +446,8 @@ async fn rules(State(door): Shared) -> Result<Json<Rules>, Trouble> {
     let is_new = |proposed: &Proposed<'_>| {
         let is_it = |rule: &engine::Rule| {
             let covers = rule.name().is_none_or(|name| proposed.cookie == Some(name));
-            rule.header() == proposed.header && covers
+            // What differs in spite of a list is no matter of its order.
+            rule.header() == proposed.header && covers && rule.action() != "list"
         };
         !rules.http.iter().any(is_it)
     };

@@ -262,7 +262,7 @@ pub struct Rule {
     /// What is meant in it, if not all of it: the name of a cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it does: mask or map.
+    /// What it does: mask, list (the order differs, nothing else) or map.
     pub action: String,
     /// Values that differed.
     pub hits: u64,

@@ -145,6 +145,9 @@ mod tests {
         let engine = config.engine();
         let rules: Vec<_> = engine.rules.http.iter().map(|rule| &**rule.token()).collect();
         assert!(engine.rules.http.iter().any(|rule| rule.header() == "etag" && rule.is_map()));
-        assert_eq!(rules, ["date", "x-id", "etag", "set-cookie S", "set-cookie S expires"]);
+        assert_eq!(
+            rules,
+            ["date", "allow", "x-id", "etag", "set-cookie S", "set-cookie S expires"]
+        );
     }
 }

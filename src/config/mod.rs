@@ -292,13 +292,16 @@ impl Config {
     /// The part that the engine needs.
     pub fn engine(&self) -> EngineConfig {
         let compare = &self.compare;
-        let defaults = compare.has_http_defaults.then_some(DEFAULT_MASK).into_iter();
-        let own = compare.masked_headers.iter().map(String::as_str);
-        let own = own.filter(|h| !(compare.has_http_defaults && *h == DEFAULT_MASK));
+        let own = compare.masked_headers.iter().map(|header| Rule::mask(header.as_str()));
+        let own: Vec<Rule> = own.chain(compare.maps.iter().cloned()).collect();
+        // A field that the user has a rule for is his.
+        let is_free = |rule: &Rule| own.iter().all(|own| own.header() != rule.header());
+        let defaults = Rules::http_defaults().into_iter().filter(is_free);
+        let defaults = defaults.filter(|_| compare.has_http_defaults);
         let masks = Rules {
             has_ftp_defaults: compare.has_ftp_defaults,
             ftp_ports: compare.ftp_ports.clone(),
-            ..Rules::headers(defaults.chain(own))
+            ..Rules::headers([])
         };
         EngineConfig {
             mode: self.mode,
@@ -311,7 +314,7 @@ impl Config {
             udp: compare.udp,
             hold_soft: compare.hold_soft,
             hold_hard: compare.hold_hard,
-            rules: compare.maps.iter().cloned().fold(masks, Rules::and),
+            rules: defaults.chain(own.iter().cloned()).fold(masks, Rules::and),
             has_opaque: compare.has_opaque,
             opaque_ports: compare.opaque_ports.clone(),
             sync_scope: self.sync.backend.as_ref().map(Backend::scope),
@@ -364,9 +367,6 @@ impl Config {
         LegId::ALL.into_iter().find(|leg| self.servers[leg.index()].name == name)
     }
 }
-
-/// The header masked unless the user takes it out.
-const DEFAULT_MASK: &str = "date";
 
 #[cfg(test)]
 mod tests;

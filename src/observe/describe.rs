@@ -3,15 +3,16 @@
 //! The law: anything per packet is trace, anything per flow is debug, WARN wakes a person. Each
 //! sentence says what happened, to whom, what was done, and, where there is something to do, what.
 
-use std::fmt::Write;
-
 use super::json::degraded_reason;
 use super::names::Name;
 use crate::engine::{
-    CommandError, DivergenceKind, Event, Evidence, Finding, HeldWhy, OfferOutcome, ServerState,
-    ServiceState, SoloReason,
+    CommandError, DivergenceKind, Duration, Event, Evidence, Finding, HeldWhy, OfferOutcome,
+    ServerState, ServiceState, SoloReason,
 };
 use crate::wire::Offset;
+
+/// On a busy machine the gateway does not run for some milliseconds every now and then.
+const OWN_STALL_TOLD: Duration = Duration::from_millis(100);
 
 /// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +71,17 @@ pub fn level(event: &Event) -> Level {
             ServerState::Unknown | ServerState::Up | ServerState::Returning => Level::Info,
         },
         Event::CookiesTurned { on: false, .. } => Level::Info,
+        Event::OwnStall { gap } if *gap < OWN_STALL_TOLD => Level::Debug,
+        Event::OwnStall { .. } => Level::Info,
         Event::PortChanged { accepted: false, .. } => Level::Warn,
         Event::PortChanged { accepted: true, .. } => Level::Info,
-        Event::ServiceChanged { to, .. } => match to {
+        Event::ServiceChanged { from, to } => match to {
+            ServiceState::Degraded(_) if matches!(from, ServiceState::Degraded(_)) => Level::Info,
             ServiceState::Degraded(_) | ServiceState::Down => Level::Warn,
             ServiceState::Starting | ServiceState::Syncing | ServiceState::Protected => Level::Info,
         },
         Event::SyncEnded { ok: false, .. } => Level::Warn,
         Event::Rejoined { .. }
-        | Event::OwnStall { .. }
         | Event::SyncStarted { .. }
         | Event::SyncFrozen { .. }
         | Event::SyncEnded { ok: true, .. }
@@ -227,12 +230,12 @@ fn describe_rare(event: &Event, names: &[String; 2]) -> String {
             format!("server {}: {does} to port {port}", name(server))
         }
         Event::ServiceChanged { from, to } => {
-            let mut text = format!("service: {} -> {}", from.name(), to.name());
-            if let Some(reason) = degraded_reason(to) {
-                // Writing to a String cannot fail.
-                let _ = write!(text, " ({reason}); see `shadowvm status`");
-            }
-            text
+            let name = |state: &ServiceState| match degraded_reason(state) {
+                Some(reason) => format!("{} ({reason})", state.name()),
+                None => state.name().to_owned(),
+            };
+            let more = degraded_reason(to).map_or("", |_| "; see `shadowvm status`");
+            format!("service: {} -> {}{more}", name(from), name(to))
         }
         Event::FindingHeld { server, finding, why } => {
             let (finding, why) = (finding_text(*finding), held_text(*why));

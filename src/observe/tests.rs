@@ -124,7 +124,8 @@ fn readers_get_what_matters_in_order_and_in_bounds() {
     let mut observer =
         Observer::start(Arc::clone(&board), unix_ns, None, Level::Info).expect("a thread");
     for _ in 0..RECENT_EVENTS_MAX + 50 {
-        observer.event(Instant::from_nanos(1), &Event::OwnStall { gap: Duration::from_millis(9) });
+        observer
+            .event(Instant::from_nanos(1), &Event::OwnStall { gap: Duration::from_millis(900) });
         observer.event(Instant::from_nanos(1), &Event::FlowOpened { flow: flow_key() });
     }
     drop(observer);

@@ -163,13 +163,19 @@ pub struct Rules {
 }
 
 impl Default for Rules {
-    /// The dates of HTTP; of FTP what is for people.
+    /// Of HTTP what no two servers say alike; of FTP what is for people.
     fn default() -> Self {
-        Self { has_ftp_defaults: true, ftp_ports: vec![21], ..Self::headers(["date"]) }
+        let http = Self::http_defaults().into();
+        Self { http, has_ftp_defaults: true, ftp_ports: vec![21] }
     }
 }
 
 impl Rules {
+    /// The time; and what a resource allows, which Apache says in an order of each process's own.
+    pub fn http_defaults() -> [Rule; 2] {
+        [Rule::mask("date"), Rule::list("allow")]
+    }
+
     /// The values of these header fields of HTTP, lower case, and nothing else.
     pub fn headers<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         Self { http: Rule::masks(names), has_ftp_defaults: false, ftp_ports: Vec::new() }

@@ -1,6 +1,6 @@
 //! Which values two equal servers may say differently, and where they stand.
 //!
-//! A *mask* lets a header field differ. A *map* names a token that clients return: the value of a
+//! A *mask* lets a header field differ. A *list* lets the order of what it lists differ. A *map* names a token that clients return: the value of a
 //! cookie, or of a header field. RFC 6265 for cookies, read more narrowly than it is written:
 //! where two readers might see two values, no rule finds one.
 
@@ -13,6 +13,8 @@ use super::RuleName;
 enum Value {
     /// All of the header field.
     Whole,
+    /// The same, which lists what has no order.
+    List,
     /// What stands behind `name=` at its beginning, up to the next `;` or blank.
     Named(Box<[u8]>),
     /// When what is called so there is over: behind `; expires=`, up to the next `;`.
@@ -53,6 +55,12 @@ impl Rule {
     /// Masks for these header fields (lower case).
     pub fn masks<'n>(headers: impl IntoIterator<Item = &'n str>) -> Arc<[Self]> {
         headers.into_iter().map(Self::mask).collect()
+    }
+
+    /// Lets the order differ in which the header field `header` (lower case) lists what has none
+    /// (RFC 9110 5.6.1).
+    pub fn list(header: impl Into<Arc<str>>) -> Self {
+        Self { value: Value::List, ..Self::mask(header) }
     }
 
     /// Lets the header field `header` (lower case), or what is called `name` in it, differ, and
@@ -105,7 +113,7 @@ impl Rule {
     /// What is meant in it, if not all of it.
     pub fn name(&self) -> Option<&str> {
         match &self.value {
-            Value::Whole => None,
+            Value::Whole | Value::List => None,
             Value::Named(name) | Value::Expiry(name) => std::str::from_utf8(name).ok(),
         }
     }
@@ -118,6 +126,22 @@ impl Rule {
     /// Whether a value may begin with `next`.
     pub const fn may_begin(&self, next: u8) -> bool {
         !is_blank(next) && !self.ends(next)
+    }
+
+    /// Whether `theirs` may stand where `ours` does: a blank before a value is none of it.
+    pub fn may_differ(&self, ours: &[u8], theirs: &[u8]) -> bool {
+        let begins = |value: &[u8]| value.first().is_some_and(|&byte| self.may_begin(byte));
+        let is_same_list = || elements(ours) == elements(theirs);
+        begins(ours) && begins(theirs) && (self.value != Value::List || is_same_list())
+    }
+
+    /// What it does, in a word.
+    pub const fn action(&self) -> &'static str {
+        match (self.is_map, &self.value) {
+            (true, _) => "map",
+            (false, Value::List) => "list",
+            (false, _) => "mask",
+        }
     }
 
     /// Whether a value begins with `next` behind `line`, the beginning of a header line of an
@@ -160,7 +184,7 @@ impl Rule {
     /// Whether a value ends before `byte`.
     pub const fn ends(&self, byte: u8) -> bool {
         match self.value {
-            Value::Whole => matches!(byte, b'\r' | b'\n'),
+            Value::Whole | Value::List => matches!(byte, b'\r' | b'\n'),
             Value::Expiry(_) => matches!(byte, b';' | b'\r' | b'\n'),
             Value::Named(_) => matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n'),
         }
@@ -168,7 +192,7 @@ impl Rule {
 
     fn stands_behind(&self, line: &[u8], header: &str, is_list: bool) -> Stands {
         let before = match &self.value {
-            Value::Whole => line,
+            Value::Whole | Value::List => line,
             Value::Named(name) => {
                 let named = line.strip_suffix(b"=").and_then(|line| line.strip_suffix(&**name));
                 let Some(before) = named else { return Stands::Nothing };
@@ -213,6 +237,13 @@ fn expiry_stands_behind(line: &[u8], header: &str, name: &[u8]) -> Stands {
         true => Stands::Value,
         false => Stands::Nothing,
     }
+}
+
+/// What a list has, in an order that says nothing.
+fn elements(list: &[u8]) -> Vec<&[u8]> {
+    let mut elements: Vec<_> = list.split(|&b| b == b',').map(<[u8]>::trim_ascii).collect();
+    elements.sort_unstable();
+    elements
 }
 
 const fn is_blank(byte: u8) -> bool {

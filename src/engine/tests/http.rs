@@ -26,7 +26,11 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
-        let mut kit = Kit::new(masked());
+        Self::with(masked())
+    }
+
+    fn with(config: EngineConfig) -> Self {
+        let mut kit = Kit::new(config);
         kit.establish();
         Self { kit, asked: 0, said: [0; 2] }
     }
@@ -163,5 +167,34 @@ fn a_request_that_could_not_be_kept_is_followed_if_its_length_is_known() {
         talk.ask(GET);
         talk.answer(PLAIN);
         assert_eq!(talk.told(), told, "{head:?}");
+    }
+}
+
+/// What a resource allows has no order; Apache says it in one of each process's own.
+#[test]
+fn the_order_of_a_list_may_differ_and_what_it_lists_may_not() {
+    let says = |list: &str| {
+        format!("HTTP/1.1 405 No\r\nDate: #\r\nAllow: {list}\r\nContent-Length: 0\r\n\r\n")
+    };
+    for (ours, theirs, is_same) in [
+        ("GET,POST,OPTIONS,HEAD", "POST,OPTIONS,HEAD,GET", true),
+        ("GET, HEAD", "HEAD,GET", true),
+        ("GET,HEAD", "HEAD,GET,PUT", false),
+        ("GET,HEAD", "HEAD,GEM", false),
+        ("GET,GET", "GET", false),
+        ("GET", "get", false),
+    ] {
+        for [ours, theirs] in [[ours, theirs], [theirs, ours]] {
+            let mut talk = Talk::with(EngineConfig { rules: Rules::default(), ..config() });
+            talk.ask(GET);
+            talk.answers([&says(ours), &says(theirs)]);
+            assert_eq!(talk.state() == FlowState::Paired, is_same, "{ours} {theirs}");
+            if is_same {
+                assert_eq!(talk.told(), (2, None));
+                talk.ask(GET);
+                talk.answer(PLAIN);
+                assert_eq!(talk.state(), FlowState::Paired);
+            }
+        }
     }
 }

@@ -44,10 +44,22 @@ const POST: &str =
     "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi";
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
 
-const HTTP: [Case; 41] = [
+const HTTP: [Case; 43] = [
     ("status", Http(GET), "HTTP/1.1 {^200~404} OK\r\nContent-Length: 0\r\n\r\n", "status line"),
     ("version", Http(GET), "HTTP/1.{^1~0} 200 OK\r\nContent-Length: 0\r\n\r\n", "status line"),
     ("reason phrase", Http(GET), "HTTP/1.1 200 {^OK~Fine}\r\n\r\n", "status line"),
+    (
+        "a method that is allowed",
+        Http(GET),
+        "HTTP/1.1 405 No\r\nAllow: GET, P{^OS~U}T\r\nContent-Length: 0\r\n\r\n",
+        "header allow",
+    ),
+    (
+        "one method more, in another order",
+        Http(GET),
+        "HTTP/1.1 405 No\r\nAllow: GET, {^~PUT, }HEAD\r\nContent-Length: 0\r\n\r\n",
+        "header allow",
+    ),
     (
         "a byte of a body",
         Http(GET),
