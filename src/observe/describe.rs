@@ -226,8 +226,8 @@ fn describe_rare(event: &Event, names: &[String; 2]) -> String {
             format!("server {}: {} -> {}", name(server), from.name(), to.name())
         }
         Event::PortChanged { server, port, accepted } => {
-            let does = if *accepted { "accepts connections again" } else { "refuses connections" };
-            format!("server {}: {does} to port {port}", name(server))
+            let (does, again) = if *accepted { ("accepts", " again") } else { ("refuses", "") };
+            format!("server {}: {does} connections to port {port}{again}", name(server))
         }
         Event::ServiceChanged { from, to } => {
             let name = |state: &ServiceState| match degraded_reason(state) {

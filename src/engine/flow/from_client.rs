@@ -52,6 +52,9 @@ impl Flow {
             match self.state {
                 FlowState::Opening => {
                     self.expires_at = cx.now + limits::OPENING_MAX;
+                    if self.first_answer_at.is_none() {
+                        self.tell_unanswered(cx);
+                    }
                     self.send_syn(cx);
                 }
                 _ => self.repeat_syn(cx),

@@ -422,7 +422,7 @@ impl Flow {
         self.resend_syn(cx);
     }
 
-    /// The handshake is given up.
+    /// The handshake is given up, or begun again by the client.
     pub(super) fn tell_unanswered(&self, cx: &mut Cx<'_>) {
         if self.state != FlowState::Opening || self.opener == Opener::Servers {
             return;

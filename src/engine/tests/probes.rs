@@ -186,5 +186,12 @@ fn that_nobody_answers_is_told_if_it_was_never_otherwise() {
         kit.wait_ms(4000);
         let expected = if has_begun_well { ServiceState::Protected } else { UNANSWERED };
         assert_eq!(kit.engine.status().service, expected);
+        // One client that asks again and again is enough.
+        let mut kit = Kit::new(config());
+        if has_begun_well {
+            ask(&mut kit, 1, [true; 2]);
+        }
+        (0..5).for_each(|_| ask(&mut kit, 2, [false; 2]));
+        assert_eq!(kit.engine.status().service, expected);
     }
 }

@@ -44,7 +44,8 @@ pub fn target(data: &[u8]) -> bool {
             assert_eq!(told.seq.wrapping_sub(server_iss(leg, 0)), place, "in {leg:?}'s numbers");
             assert_eq!((told.src, told.dst), (quote.src, quote.dst));
             // What is said of a connection that nobody knows passes as it is.
-            let is_known = (quote.src.port(), quote.dst.port()) == (80, world::PORT);
+            let ends = ((world::SERVICE, 80).into(), (world::CLIENT, world::PORT).into());
+            let is_known = (quote.src, quote.dst) == ends;
             let is_in_flight = place as usize <= IN_FLIGHT + 1;
             assert!(is_in_flight || !is_known, "about {place}, which is not in flight");
         }
