@@ -169,10 +169,10 @@ impl Expected {
         OfferOutcome::Believed
     }
 
-    /// Where the servers listen for the connection `key`, if it is waited for, and the connection on
-    /// which they have said so; it is not waited for any more.
-    /// A client that was shown the port of `primary` alone, because the server that had said
-    /// another one died before that was shown, means the same connection.
+    /// Where the servers listen for the connection `key`, if it is waited for, and the one on which
+    /// they have said so; it is not waited for any more. A client that was shown the port of
+    /// `primary` alone, because the server that had said another one died before that was shown,
+    /// means the same connection.
     pub fn take(
         &mut self,
         now: Instant,

@@ -1,8 +1,8 @@
 //! Which values two equal servers may say differently, and where they stand.
 //!
-//! A *mask* lets a header field differ. A *list* lets the order of what it lists differ. A *map* names a token that clients return: the value of a
-//! cookie, or of a header field. RFC 6265 for cookies, read more narrowly than it is written:
-//! where two readers might see two values, no rule finds one.
+//! A *mask* lets a header field differ, a *list* the order of what one lists. A *map* names a token
+//! that clients return: the value of a cookie, or of a header field. RFC 6265 for cookies, read
+//! more narrowly than it is written: where two readers might see two values, no rule finds one.
 
 use std::sync::Arc;
 

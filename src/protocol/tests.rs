@@ -190,7 +190,8 @@ impl Naive<'_> {
         });
         if let Some((rule, from, len)) = value {
             self.spans.push((self.at + from, len, rule as u16));
-            line.drain(from + 1..from + len);
+            // Whatever the value is, it says nothing about framing.
+            line.splice(from..from + len, [b'-']);
         }
         for (i, &byte) in line.iter().enumerate() {
             let is_bare = byte == b'\r' && i + 1 < line.len();

@@ -23,6 +23,7 @@ mod judge;
 mod load;
 mod matrix;
 mod noise;
+mod ports;
 mod reprotect;
 mod sessions;
 mod smuggling;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         scenarios.push((cell.name(), Box::new(move |at: &Path| cell.run(at, content, size))));
     }
     scenarios.extend(special::scenarios(&content));
+    scenarios.extend(ports::scenarios(&content));
     scenarios.extend(ftp::scenarios(&content, seed, is_long));
     scenarios.extend(web::scenarios(&content, seed, is_long));
     scenarios.extend(sessions::scenarios(&content, seed, is_long));

@@ -139,7 +139,7 @@ impl Flow {
         let since = *self.fin_held_at.get_or_insert(cx.now);
         let age = cx.now.since(since);
         if age >= cx.config.hold_hard
-            && let Some(control) = self.control
+            && let Some(control) = self.control.as_deref().copied()
         {
             cx.reports.push(Report::EndInDoubt { data: self.key, control, leg: holder });
         }
@@ -165,7 +165,7 @@ impl Flow {
 
     /// It is a data connection, agreed on `control`.
     pub fn agreed_on(&mut self, control: FlowKey) {
-        self.control = Some(control);
+        self.control = Some(Box::new(control));
     }
 
     /// The server of `leg` has not ended here.
@@ -269,7 +269,7 @@ impl Flow {
         }
         let fin_held_at = self.fin_held_at.filter(|_| !on(Bug::FinHoldNoTimer));
         let fin = fin_held_at.map(|at| {
-            let asked = self.control.map(|_| at + cx.config.hold_hard);
+            let asked = self.control.as_ref().map(|_| at + cx.config.hold_hard);
             let doubted = (self.state == FlowState::Lagging).then(|| self.doubt_until());
             let sooner = asked.into_iter().chain(doubted).filter(|&at| at > cx.now);
             sooner.fold(at + limits::FIN_HOLD, Instant::min)

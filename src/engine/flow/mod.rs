@@ -296,7 +296,7 @@ pub struct Flow {
     is_soft_told: [bool; 2],
     fin_held_at: Option<Instant>,
     /// The connection on which this one was agreed (FTP).
-    control: Option<FlowKey>,
+    control: Option<Box<FlowKey>>,
     /// After a restart: when ends that have not spoken are asked again, and how often they were.
     ask_at: Option<Instant>,
     asked: u32,

@@ -6,7 +6,7 @@
 
 use super::{ClientEnd, Flow, Opener, Stray, Visible};
 use crate::engine::cookies::Promise;
-use crate::engine::event::FlowState;
+use crate::engine::event::{FlowKey, FlowState};
 use crate::engine::flow::icmp::DeferredError;
 use crate::engine::limits;
 use crate::engine::pack::{Pack, Reader, Writer, fields, spread, squeeze, variants};
@@ -85,14 +85,20 @@ impl Flow {
     }
 }
 
-impl Pack for Box<Frame> {
-    fn pack(&self, w: &mut Writer) {
-        (**self).pack(w);
-    }
-    fn unpack(r: &mut Reader<'_>) -> Self {
-        Self::new(Pack::unpack(r))
-    }
+/// What few flows have is kept apart from them.
+macro_rules! kept_apart {
+    ($($type:ty),*) => {$(
+        impl Pack for Box<$type> {
+            fn pack(&self, w: &mut Writer) {
+                (**self).pack(w);
+            }
+            fn unpack(r: &mut Reader<'_>) -> Self {
+                Self::new(Pack::unpack(r))
+            }
+        }
+    )*};
 }
+kept_apart!(Frame, FlowKey);
 
 /// What a flow that is packed has none of: it does not rest, and [`Flow::is_packable`] says no.
 macro_rules! never_packed {
