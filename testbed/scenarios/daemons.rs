@@ -6,8 +6,6 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use shadowvm::engine::LegId;
 use shadowvm::lab::{HostId, Io, Program};
 
@@ -59,24 +57,6 @@ impl Daemon {
             Ok(Some(status)) => Some(Err(format!("{self:?} of {leg:?} ended: {status}"))),
             _ => self.listens(bed, leg).then_some(Ok(())),
         })?
-    }
-
-    /// Its processes in this server die.
-    pub fn kill(self, bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
-        let conf = bed.own(leg).join("daemon.conf").display().to_string();
-        let mut killed = 0;
-        for process in fs::read_dir("/proc").map_err(|e| e.to_string())?.flatten() {
-            let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            if words.split(|&byte| byte == 0).any(|word| word == conf.as_bytes()) {
-                kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| e.to_string())?;
-                killed += 1;
-            }
-        }
-        match killed {
-            0 => Err(format!("{self:?} does not run in {leg:?}")),
-            _ => Ok(()),
-        }
     }
 
     /// What an FTP server has.

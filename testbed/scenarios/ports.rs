@@ -1,19 +1,17 @@
-//! Each port of the service has a health of its own: one server's FTP dies, then the other one's web
-//! server. Neither machine is given up, both ports are served, and the gateway says by whom.
+//! Each port of the service has a health of its own: one server's FTP dies, then the other one's
+//! web server. Neither machine is given up, both ports are served, and the gateway says by whom.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use shadowvm::engine::{LegId, Source};
-use shadowvm::lab::{Topology, WorldOptions};
+use shadowvm::lab::{HostId, Topology, WorldOptions};
 
 use super::Scenario;
 use super::bed::{Bed, GatewayOptions, until};
 use super::client::Progress;
-use super::content::{Content, bytes, leg_name};
+use super::content::{Content, bytes};
 use super::daemons::{Daemon, FILE_BYTES};
 use super::ftp::{Session, Way};
 use super::judge;
@@ -43,11 +41,11 @@ fn each_alone(at: &Path, content: &Content, topology: Topology) -> Result<String
     bed.start_gateway()?;
     bed.wait_protected()?;
     use_both(&bed, 2)?;
-    Daemon::Vsftpd.kill(&bed, LegId::A)?;
+    signal(&bed, LegId::A, "vsftpd", Signal::SIGKILL)?;
     wait_told(&bed, [&[21], &[]])?;
     // Web goes on with both; a new FTP session finds the server that is left.
     use_both(&bed, 1)?;
-    end_nginx(&bed, LegId::B)?;
+    signal(&bed, LegId::B, "nginx: master", Signal::SIGTERM)?;
     wait_told(&bed, [&[21], &[80]])?;
     use_both(&bed, 0)?;
     Daemon::Vsftpd.start(&bed, LegId::A)?;
@@ -98,9 +96,15 @@ fn wait_told(bed: &Bed<'_>, refused: [&[u16]; 2]) -> Result<(), Failure> {
     }
 }
 
-fn end_nginx(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
-    let path = bed.folder.join(leg_name(leg)).join("nginx.pid");
-    let pid = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let pid = pid.trim().parse().map_err(|e| format!("{}: {e}", path.display()))?;
-    kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|e| e.to_string())
+/// The processes of this server whose command line has `name` get a signal.
+fn signal(bed: &Bed<'_>, leg: LegId, name: &str, signal: Signal) -> Result<(), String> {
+    let host = HostId::Server(leg);
+    let mut all = bed.world.processes(host).map_err(|e| e.to_string())?;
+    all.retain(|(_, line)| line.contains(name));
+    if all.is_empty() {
+        return Err(format!("{leg:?} has no {name}"));
+    }
+    all.iter()
+        .try_for_each(|(pid, _)| bed.world.signal(host, *pid, signal))
+        .map_err(|e| e.to_string())
 }
