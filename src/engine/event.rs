@@ -166,7 +166,7 @@ pub enum SoloReason {
     /// Its client's network has too many flows.
     SourceLimit,
     /// What comes next, two equal servers say each in its own way (encryption, FTP that leads
-    /// elsewhere).
+    /// elsewhere, an answer in several ranges).
     Unfollowed,
     /// It is TLS, which two servers never say alike.
     Tls,

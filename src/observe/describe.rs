@@ -306,7 +306,7 @@ pub fn solo_text(reason: SoloReason) -> &'static str {
         SoloReason::HalfOpen => "its handshake gave way to newer ones",
         SoloReason::SourceLimit => "its network has too many connections",
         SoloReason::Unfollowed => {
-            "what comes next is each server's own (encryption, FTP to elsewhere)"
+            "what comes next is each server's own (encryption, FTP to elsewhere, several ranges)"
         }
         SoloReason::Tls => "it is TLS, which two servers never say alike",
         SoloReason::Ssh => "it is SSH, which two servers never say alike",

@@ -227,6 +227,16 @@ impl Normalizer for Http {
         self.rules.get(usize::from(rule)).is_some_and(|rule| rule.may_differ(ours, theirs))
     }
 
+    /// The boundary between several ranges (RFC 9110 14.6).
+    fn is_drawn(&self) -> bool {
+        let line = self.response.line().to_ascii_lowercase();
+        let Some(value) = line.strip_prefix(b"content-type:") else { return false };
+        let value = value.trim_ascii_start();
+        self.response.part() == Part::Header
+            && value.starts_with(b"multipart/byteranges")
+            && value.windows(9).any(|word| word == b"boundary=")
+    }
+
     fn rule_name(&self, rule: u16) -> RuleName {
         let nameless = || RuleName { protocol: "http", field: Arc::default() };
         self.rules.get(usize::from(rule)).map_or_else(nameless, Rule::rule_name)

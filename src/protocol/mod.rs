@@ -290,6 +290,12 @@ pub trait Normalizer: fmt::Debug + Send {
         true
     }
 
+    /// Whether the next byte of the answers stands in what each server draws at random and says
+    /// again later on.
+    fn is_drawn(&self) -> bool {
+        false
+    }
+
     /// What a value says of a data connection.
     fn announced(&self, _rule: u16, _value: &[u8]) -> Option<Announced> {
         None

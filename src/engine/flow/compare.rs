@@ -583,6 +583,11 @@ impl Flow {
         if self.is_on_trial() && !self.is_orphaned() {
             return self.fail_second(cx);
         }
+        let is_drawn = self.comparison.normalizer.as_ref().is_some_and(|n| n.is_drawn());
+        if is_drawn && !self.is_orphaned() {
+            // No state differs, and no sync would make it equal.
+            return self.lose(cx, self.backup(), SoloReason::Unfollowed);
+        }
         let divergence = Divergence { at, kind, field };
         cx.event(Event::Diverged { flow: self.key, divergence });
         if self.is_orphaned() {

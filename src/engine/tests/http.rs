@@ -2,7 +2,7 @@
 //! conversations, so that values differ where a rule lets them, and nowhere else.
 
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, config, say};
-use crate::engine::{EngineConfig, Event, FlowState, LegId, RawReason, Rules};
+use crate::engine::{EngineConfig, Event, FlowState, LegId, Link, RawReason, Rules};
 use LegId::{A, B};
 
 const P: u32 = ISS[0] + 1;
@@ -196,5 +196,36 @@ fn the_order_of_a_list_may_differ_and_what_it_lists_may_not() {
                 assert_eq!(talk.state(), FlowState::Paired);
             }
         }
+    }
+}
+
+/// Each server draws its boundary: that is no difference of state, and nobody can say both.
+#[test]
+fn an_answer_in_several_ranges_is_the_primarys_alone() {
+    let says = |kind: &str, boundary: &str| {
+        let part = |n: u8| format!("\r\n--{boundary}\r\nContent-Range: bytes {n}-{n}/9\r\n\r\nx");
+        let body = format!("{}{}\r\n--{boundary}--\r\n", part(1), part(3));
+        format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Type: multipart/{kind}; \
+             boundary={boundary}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let diverged =
+        |talk: &Talk| talk.kit.events.iter().any(|e| matches!(e, Event::Diverged { .. }));
+    for (kind, boundaries, state, is_divergence) in [
+        ("byteranges", ["001", "001"], FlowState::Paired, false),
+        ("byteranges", ["001", "002"], FlowState::Solo, false),
+        ("byteranges", ["62a5", "abcdef"], FlowState::Solo, false),
+        ("mixed", ["001", "002"], FlowState::Solo, true),
+    ] {
+        let mut talk = Talk::new();
+        talk.ask(GET);
+        let [ours, theirs] = boundaries.map(|boundary| says(kind, boundary));
+        talk.kit.forget();
+        talk.answers([&ours, &theirs]);
+        assert_eq!((talk.state(), diverged(&talk)), (state, is_divergence), "{kind}");
+        let shown: Vec<u8> = talk.kit.on(Link::Client).into_iter().flat_map(|h| h.data).collect();
+        assert_eq!(String::from_utf8_lossy(&shown), ours);
     }
 }
