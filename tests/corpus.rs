@@ -11,6 +11,11 @@ use fuzz::{TARGETS, Target};
 const CORPUS_BYTES_MAX: usize = 200 << 10;
 
 #[test]
+fn agent_frames() {
+    replay("agent_frames");
+}
+
+#[test]
 fn capture_streams() {
     replay("capture_streams");
 }

@@ -217,5 +217,8 @@ fn what_a_flood_needs_of_memory_has_an_end_and_connections_go_on() {
         world.pass(EVERY);
     }
     assert_eq!(world.engine.status().half_open, 65_536 / 4);
-    assert_eq!((world.resets, memory("VmHWM")), (0, most), "no more than before");
+    assert_eq!(world.resets, 0);
+    // A fiftieth for what the allocator and the kernel count by the page.
+    let again = memory("VmHWM");
+    assert!(again <= most + most / 50, "{again} KiB, {most} before");
 }

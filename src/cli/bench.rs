@@ -16,6 +16,7 @@ use crate::lab::Haven;
 use table::{Row, Table, Unit};
 
 mod compare;
+mod containers;
 mod crowd;
 mod failover;
 mod flood;
@@ -46,6 +47,7 @@ mod table;
   shadowvm bench scale --flows 10,100000
   shadowvm bench sync --files 10000 --dir /var/tmp    the mirror beside rsync
   shadowvm bench sync --machine --runs 9              copies of virtual machines
+  shadowvm bench sync --container --runs 9            copies of containers, as root
 
 Peers run in the same rounds, one after the other; what counts are the ratios within a round.
 
@@ -90,7 +92,7 @@ enum What {
     /// The engine alone with more and more connections: what a packet and a connection cost
     Scale(scale::Args),
     /// A sync by the mirror beside rsync (the first copy, one changed byte, nothing changed), or of
-    /// virtual machines
+    /// virtual machines, or of containers
     Sync(sync::Args),
 }
 
@@ -109,9 +111,10 @@ pub fn run(args: Args) -> ExitCode {
     }
     let measured = match &args.what {
         // In the host's own file systems, without a world.
-        What::Sync(what) => match what.machines() {
-            Some((runs, image)) => in_a_haven(|dir| machine::run(runs, image, dir)),
-            None => sync::run(what),
+        What::Sync(what) => match (what.containers(), what.machines()) {
+            (Some(runs), _) => in_a_haven(|dir| containers::run(runs, dir)),
+            (None, Some((runs, image))) => in_a_haven(|dir| machine::run(runs, image, dir)),
+            (None, None) => sync::run(what),
         },
         What::Scale(what) => scale::run(what),
         What::Compare(what) => in_a_haven(|dir| compare::run(what, dir)),

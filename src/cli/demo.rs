@@ -11,13 +11,15 @@ use clap::builder::PossibleValue;
 use serde_json::json;
 
 use super::cast::{Death, become_user_root};
+use super::containers::Containers;
+use super::copied::Copied;
 use super::guests::Guests;
 use super::stage::{Addressing, Stage, StageError};
 use super::{Format, exit};
 use crate::lab::{Haven, WorldOptions, world};
 use crate::sim::fleet;
 
-mod machines;
+mod copies;
 mod story;
 
 use story::{Account, Script, show};
@@ -31,6 +33,7 @@ const SIMULATED_SEEDS: u64 = 200;
   shadowvm demo                                    the primary is killed in the middle of downloads
   shadowvm demo --scenario ftp --fault cut         silence around it, in the middle of FTP transfers
   shadowvm demo --scenario mixed --addressing vip  web and FTP, servers with addresses of their own
+  shadowvm demo --servers container                two containers, which a sync copies by CRIU
   shadowvm demo --servers vm                       two guests of QEMU with Debian's nginx, vsftpd
 
 Exit status: 0 every byte was right and all was seen that should be, 1 not, 69 what the servers are
@@ -74,6 +77,8 @@ enum Servers {
     /// Processes of this program, in namespaces
     #[default]
     Process,
+    /// The same in containers; a sync copies the processes, by CRIU (root only)
+    Container,
     /// Guests of QEMU with Debian's nginx and vsftpd; a sync copies the whole machine
     Vm,
 }
@@ -176,8 +181,8 @@ pub fn run(args: Args) -> ExitCode {
         seed: args.seed,
         plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
     };
-    if args.servers == Servers::Vm {
-        return with_guests(&args, &teller);
+    if args.servers != Servers::Process {
+        return with_copies(&args, &teller);
     }
     let (name, setting) = match Setting::make(args.world, args.addressing) {
         Ok(made) => made,
@@ -242,25 +247,32 @@ impl Setting {
     }
 }
 
-/// The play with virtual machines, never with other servers instead.
-fn with_guests(args: &Args, teller: &Teller) -> ExitCode {
+/// The play with servers that are copied as a whole, never with other servers instead.
+fn with_copies(args: &Args, teller: &Teller) -> ExitCode {
     let is_plain = args.fault == Fault::Death(Death::Kill9)
         && (args.scenario, args.addressing) == (Scenario::Web, Addressing::Clone)
         && args.world != Kind::Sim
         && args.plant.is_none();
     if !is_plain {
         eprintln!(
-            "demo: virtual machines have a story of their own; leave out --fault, --scenario, \
-             --addressing and --world sim"
+            "demo: servers that are copied have a story of their own; leave out --fault, \
+             --scenario, --addressing and --world sim"
         );
         return ExitCode::from(exit::USAGE);
     }
+    // Only root copies processes, whatever user namespaces allow.
+    let world = match (args.servers, args.world) {
+        (Servers::Container, Kind::Auto) => Kind::Root,
+        (_, world) => world,
+    };
     // Before a world is made: what is missing is missing in all of them.
-    if let Err(error) = Guests::find(args.guest.as_deref(), Path::new("/")) {
+    if args.servers == Servers::Vm
+        && let Err(error) = Guests::find(args.guest.as_deref(), Path::new("/"))
+    {
         eprintln!("demo: {error}");
         return ExitCode::from(exit::UNAVAILABLE);
     }
-    let (name, mut setting) = match Setting::make(args.world, args.addressing) {
+    let (name, mut setting) = match Setting::make(world, args.addressing) {
         Ok((name, Some(setting))) => (name, setting),
         Ok((_, None)) => {
             eprintln!("demo: the system allows no namespaces here; `shadowvm doctor` tells why");
@@ -271,15 +283,26 @@ fn with_guests(args: &Args, teller: &Teller) -> ExitCode {
             return ExitCode::from(exit::PERMISSION);
         }
     };
-    teller.say(&format!("world: {name}, servers: virtual machines"));
     let stage = &mut setting.stage;
-    let played = Guests::find(args.guest.as_deref(), stage.dir()).and_then(|guests| {
-        let sections = guests.sections();
-        stage.guests = Some(guests);
-        stage.start_gateway(&sections)?;
-        machines::play(stage, args.seed, teller)
-    });
-    let account = played.unwrap_or_else(|error| Account {
+    let found = match args.servers {
+        Servers::Container => Containers::find(stage.dir()).map(Copied::Containers),
+        _ => Guests::find(args.guest.as_deref(), stage.dir()).map(Copied::Guests),
+    };
+    let copied = match found {
+        Ok(copied) => copied,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            return ExitCode::from(exit::UNAVAILABLE);
+        }
+    };
+    teller.say(&format!("world: {name}, servers: two {}s", copied.noun()));
+    let mut play = || -> Result<Account, StageError> {
+        stage.copied = Some(copied.clone());
+        copied.start(stage)?;
+        stage.start_gateway(&copied.sections())?;
+        copies::play(stage, &copied, args.seed, teller)
+    };
+    let account = play().unwrap_or_else(|error| Account {
         faults_found: vec![error.to_string()],
         ..Account::default()
     });
@@ -336,6 +359,7 @@ fn report(args: &Args, world: &str, account: &Account, teller: &Teller) -> ExitC
         object["world"] = json!(world);
         object["servers"] = json!(match args.servers {
             Servers::Process => "process",
+            Servers::Container => "container",
             Servers::Vm => "vm",
         });
         object["fault"] = json!(args.fault.name());

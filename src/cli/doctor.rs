@@ -12,9 +12,11 @@ use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
 
 use super::door::answer;
+use super::run::agents;
 use super::{Format, config_error, exit};
 use crate::config::{self, Backend, Config, DEFAULT_FILE, Tree};
-use crate::engine::{Source, VipPlan};
+use crate::engine::{LegId, Source, VipPlan};
+use crate::sync::agent::link::{self, AgentSetup};
 use crate::sync::container::criu;
 use crate::sync::container::space::Space;
 use crate::sync::mirror::end::foreign;
@@ -86,7 +88,7 @@ pub fn run(args: Args) -> ExitCode {
     match &config {
         Some(config) => {
             findings.extend(links(config).into_iter().chain(mirror(config)).chain(guests(config)));
-            findings.extend(containers(config));
+            findings.extend(containers(config).into_iter().chain(asked(config)));
         }
         None => findings.push(Finding::bad(
             "links",
@@ -375,6 +377,32 @@ fn mirror(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether the servers' agents answer with the key, and what they see.
+fn asked(config: &Config) -> Vec<Finding> {
+    let setups = LegId::ALL.into_iter().filter_map(|leg| Some((leg, agents::setup(config, leg)?)));
+    let of = |(leg, setup): (LegId, AgentSetup)| {
+        let server = &config.servers[leg.index()].name;
+        let at = format!("server {server}: the agent at {}", setup.address);
+        match link::ask(&setup) {
+            Ok(Some(report)) => Finding::good("agent", format!("{at} answers: {report}")),
+            Ok(None) => {
+                let what = format!("{at} answers, and watches no service");
+                let fix = "for failover by its evidence start it with --service ADDRESS:PORT";
+                Finding::bad("agent", Verdict::Note, what, fix)
+            }
+            Err(error) => {
+                let fix = format!(
+                    "on that host: shadowvm agent --listen {} --key {} --dir DIR",
+                    setup.address,
+                    setup.key.display()
+                );
+                Finding::bad("agent", Verdict::Fail, format!("server {server}: {error}"), fix)
+            }
+        }
+    };
+    setups.map(of).collect()
 }
 
 /// What the servers are made of, if they are virtual machines.

@@ -4,6 +4,10 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nix::sys::signal::{SigSet, Signal};
 
 use super::exit;
 use crate::lab::web::crowd;
@@ -29,7 +33,7 @@ pub struct Args {
     crowd: Option<usize>,
 }
 
-/// Serves until killed; says `ready` once it listens.
+/// Serves until killed; says `ready` once it listens. SIGUSR1 makes one byte of each answer wrong.
 pub fn run(args: Args) -> ExitCode {
     let ready = || {
         println!("ready");
@@ -47,8 +51,11 @@ pub fn run(args: Args) -> ExitCode {
         let ftp = args.listen_ftp.iter().map(|at| (Service::Ftp, at));
         let door = |(service, at)| TcpListener::bind(at).map(|listener| (service, listener));
         let doors = web.chain(ftp).map(door).collect::<Result<_, _>>()?;
+        let is_wrong = Arc::new(AtomicBool::new(false));
+        heed(Arc::clone(&is_wrong))?;
         ready()?;
-        server::serve(doors, Faults { wrong: args.wrong.clone(), slow: args.slow.clone() })
+        let (wrong, slow) = (args.wrong.clone(), args.slow.clone());
+        server::serve(doors, Faults { wrong, slow, is_wrong })
     };
     match listen() {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,4 +64,20 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+/// SIGUSR1 sets it. To be called before other threads start.
+fn heed(is_wrong: Arc<AtomicBool>) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGUSR1);
+    signals.thread_block()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        loop {
+            // It may be interrupted, by being copied for one.
+            if signals.wait().is_ok() {
+                is_wrong.store(true, Relaxed);
+            }
+        }
+    })?;
+    Ok(())
 }

@@ -9,11 +9,14 @@ use crate::config::ConfigError;
 use clap::{Parser, Subcommand};
 
 mod again;
+pub mod agent;
 pub mod bench;
 mod cast;
 pub mod check;
 pub mod config;
 pub mod container_keeper;
+mod containers;
+mod copied;
 pub mod demo;
 pub mod diff;
 pub mod divergences;
@@ -27,6 +30,7 @@ mod guests;
 mod helper;
 pub mod lab;
 pub mod lab_client;
+pub mod lab_container;
 pub mod lab_heal;
 pub mod lab_server;
 pub mod mirror_end;
@@ -127,6 +131,8 @@ enum Verb {
     Bench(bench::Args),
     /// Run the simulator
     Sim(sim::Args),
+    /// Serve a gateway beside a server on another host: its directory, and how its service is
+    Agent(agent::Args),
     /// One end of a mirror: keeps a directory equal for a gateway that reaches it by a command
     MirrorEnd(mirror_end::Args),
     /// Run the operator's commands for `run`
@@ -147,6 +153,9 @@ enum Verb {
     /// The client of a lab
     #[command(hide = true)]
     LabClient(lab_client::Args),
+    /// The first process of a lab's container
+    #[command(hide = true)]
+    LabContainer(lab_container::Args),
     /// The sync command of a lab
     #[command(hide = true)]
     LabHeal(lab_heal::Args),
@@ -177,6 +186,7 @@ pub fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Sim(args) => sim::run(args),
+        Verb::Agent(args) => agent::run(args),
         Verb::MirrorEnd(args) => mirror_end::run(args),
         Verb::Helper(args) => helper::run(args),
         Verb::GuestKeeper(args) => guest_keeper::run(args),
@@ -184,6 +194,7 @@ pub fn main() -> ExitCode {
         Verb::EvidenceKeeper(args) => evidence_keeper::run(args),
         Verb::LabServer(args) => lab_server::run(args),
         Verb::LabClient(args) => lab_client::run(args),
+        Verb::LabContainer(args) => lab_container::run(args),
         Verb::LabHeal(args) => lab_heal::run(args),
     };
     // The panic's own message is on standard error already; scripts get the promised status.

@@ -26,7 +26,9 @@ use super::{config_error, exit};
 use crate::admin::socket::{self, SocketError};
 use crate::admin::types::LinkCounts;
 use crate::admin::{self, Door, Gateway, Question, ReloadError};
-use crate::config::{self, Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Tree};
+use crate::config::{
+    self, Backend, Config, ConfigError, DEFAULT_FILE, MirrorBackend, RunAs, Server, Tree,
+};
 use crate::engine::{
     Command, Engine, Epoch, Event, Input, Instant, LegId, Link, Record, SyncId, SyncRequest,
     SyncStep,
@@ -48,6 +50,7 @@ use crate::sync::mirror::pair::{EndSetup, MirrorSetup};
 use crate::sync::{StateSync, SyncSink, container, qemu};
 use crate::wire::Frame;
 
+pub(super) mod agents;
 mod containers;
 pub(super) mod guests;
 
@@ -236,7 +239,8 @@ impl Outer<'_> {
         let observer = Observer::start(Arc::clone(&board), clock::to_unix_ns, self.events, level)
             .map_err(system("the event writer cannot start"))?;
         let (mailbox, inbox) = mailbox().map_err(system("no event descriptor"))?;
-        let helper = self.unheard.map(Unheard::listen).transpose();
+        let helper = self.unheard.map(|unheard| unheard.listen(agents::gone_sink(mailbox.clone())));
+        let helper = helper.transpose();
         let helper = helper.map_err(system("the helper cannot be heard"))?.map(Arc::new);
         let is_sandboxed = Arc::new(AtomicBool::new(false));
         let admin = Admin::start(AdminParts {
@@ -325,6 +329,7 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
             argv: command.clone(),
             timeout_ms: millis(failover.fence_timeout),
         }),
+        agents: agents::commands(config),
     };
     if commands.is_empty() {
         return Ok(None);
@@ -353,13 +358,14 @@ fn start_keeper(config: &Config) -> Result<Option<Keeper>, RunError> {
 /// The mirror as its helper needs it; none if a server has no directory, which no valid
 /// configuration says.
 fn mirror_command(config: &Config, mirror: &MirrorBackend) -> Option<MirrorCommand> {
-    let end = |tree: &Option<Tree>| match tree.clone()? {
-        Tree::Dir(dir) => Some(EndSetup::Dir(dir)),
-        Tree::Command(argv) => Some(EndSetup::Command(argv)),
+    let end = |server: &Server| match (server.tree.clone(), &server.agent) {
+        (Some(Tree::Dir(dir)), _) => Some(EndSetup::Dir(dir)),
+        (Some(Tree::Command(argv)), _) => Some(EndSetup::Command(argv)),
+        (None, agent) => agent.is_some().then_some(EndSetup::Agent),
     };
     let [a, b] = &config.servers;
     let setup = MirrorSetup {
-        ends: [end(&a.tree)?, end(&b.tree)?],
+        ends: [end(a)?, end(b)?],
         exclude: mirror.exclude.clone(),
         is_watching: mirror.is_watching,
         by_content: mirror.by_content,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::guests::Guests;
+use super::copied::Copied;
 use crate::admin::client::{self, ClientError};
 use crate::admin::types::{Counters, Done, Events, Failover, Nothing, Status};
 use crate::engine::{LegId, Source};
@@ -18,7 +18,7 @@ use crate::lab::ftp;
 use crate::lab::web::PORT;
 use crate::lab::world::WorldError;
 use crate::lab::{
-    Child, HostId, Io, Program, Topology, World, WorldOptions, sections, sections_behind,
+    Behind, Child, HostId, Io, Program, Topology, World, WorldOptions, sections, sections_behind,
 };
 
 /// What this program's file is called inside a world.
@@ -59,8 +59,8 @@ pub(super) struct Stage {
     servers: [Option<Child>; 2],
     /// The servers are those for so many connections.
     pub(super) crowd: Option<usize>,
-    /// The servers are virtual machines, which the gateway starts.
-    pub(super) guests: Option<Guests>,
+    /// The servers are what a sync copies as a whole.
+    pub(super) copied: Option<Copied>,
     seen: u64,
     facts: Vec<Fact>,
     /// Bytes of the event log that were read into `facts`.
@@ -74,8 +74,8 @@ impl Stage {
         let dir = dir.to_owned();
         let (gateway, servers) = (None, [None, None]);
         let (seen, facts, log_read) = (0, Vec::new(), 0);
-        let (crowd, guests) = (None, None);
-        Ok(Self { world, dir, gateway, servers, crowd, guests, seen, facts, log_read })
+        let (crowd, copied) = (None, None);
+        Ok(Self { world, dir, gateway, servers, crowd, copied, seen, facts, log_read })
     }
 
     /// Starts a server and waits until it listens.
@@ -241,6 +241,23 @@ impl Stage {
         }
     }
 
+    /// Waits until the gateway's log has a line with these words; the line.
+    pub(super) fn wait_log(&self, words: &str, wait: Duration) -> Result<String, StageError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let log = std::fs::read_to_string(self.log_file());
+            let log = log.map_err(|source| StageError::Io { what: "reading the log", source })?;
+            let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = whole.into_iter().find(|line| line.contains(words)) {
+                return Ok(line.to_owned());
+            }
+            if Instant::now() > deadline {
+                return Err(self.not_seen(words, wait));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Waits until new connections are protected by two servers.
     pub(super) fn wait_protected(&mut self, wait: Duration) -> Result<(), StageError> {
         let deadline = Instant::now() + wait;
@@ -309,10 +326,10 @@ impl Stage {
             Some(_) => format!("[{PORT}]"),
             None => format!("[{PORT}, {}]", ftp::PORT),
         };
-        let sections = match &self.guests {
-            Some(guests) => {
-                let [a, b] = LegId::ALL.map(|leg| guests.link(leg));
-                sections_behind(&self.world, [&a, &b], &ports)
+        let sections = match &self.copied {
+            Some(copied) => {
+                let behind = Behind { links: copied.links(), lines: copied.lines() };
+                sections_behind(&self.world, &behind, &ports)
             }
             None => sections(&self.world, &ports),
         };

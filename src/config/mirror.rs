@@ -107,10 +107,11 @@ pub(super) fn check_trees(reader: &Reader<'_>, root: &DeTable<'_>, config: &Conf
     let is_mirror = matches!(config.sync.backend, Some(Backend::Mirror(_)));
     for server in config.servers.iter().filter(|server| !server.name.is_empty()) {
         let name = &server.name;
-        if is_mirror && server.tree.is_none() {
+        if is_mirror && server.tree.is_none() && server.agent.is_none() {
             let reason = format!("`mirror`, but the server `{name}` has no directory");
-            let help = "add to its [[server]]: dir = \"/srv/www\", or dir_command = \
-                        [\"/usr/bin/ssh\", \"HOST\", \"shadowvm\", \"mirror-end\", \"/srv/www\"]";
+            let help = "add to its [[server]]: dir = \"/srv/www\", or agent = \"HOST:7411\", or \
+                        dir_command = [\"/usr/bin/ssh\", \"HOST\", \"shadowvm\", \"mirror-end\", \
+                        \"/srv/www\"]";
             reader.wrong_help(at.clone(), "sync.backend", reason, help);
         } else if !is_mirror && server.tree.is_some() && at.is_none() {
             let reason = format!("the server `{name}` has a directory, but no backend mirrors it");

@@ -4,6 +4,7 @@
 //! checks it again; a file with mistakes gives all of them at once, each with its line. It reads
 //! no host state: whether an interface exists is `doctor`'s and `run`'s question.
 
+mod agent;
 mod container;
 mod evidence;
 mod mirror;
@@ -17,11 +18,13 @@ mod vip;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use agent::Agent;
 pub use container::ContainerBackend;
 pub use evidence::{DEFAULT_DIR as DEFAULT_EVIDENCE_DIR, Evidence};
 pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
 pub use qemu::QemuBackend;
+pub use read::parse_bytes;
 
 pub use crate::observe::describe::Level;
 
@@ -50,6 +53,8 @@ pub struct Config {
     pub vip: Option<VipPlan>,
     /// The two servers; the first is behind `links.a`.
     pub servers: [Server; 2],
+    /// What the servers' agents have in common.
+    pub agent: Agent,
     /// Comparison and holding.
     pub compare: Compare,
     /// State synchronization.
@@ -106,6 +111,8 @@ pub struct Server {
     pub is_primary: bool,
     /// Its directory, for the backend `mirror`.
     pub tree: Option<Tree>,
+    /// Host and port of its agent.
+    pub agent: Option<String>,
     /// The file with the number of its container's first process, for the backend `container`.
     pub container: Option<PathBuf>,
 }
@@ -345,6 +352,7 @@ impl Config {
             (self.links != new.links, "links"),
             (self.service != new.service, "service"),
             (self.servers != new.servers, "server"),
+            (self.agent != new.agent, "agent"),
             (self.vip != new.vip, "network, server.address, service.source"),
             (backend, "sync.backend and the keys of that backend"),
             (fence, "failover.fence_command, failover.fence_timeout"),

@@ -16,7 +16,7 @@ use super::{
     Backend, Compare, Config, DEFAULT_SOCKET, DEFAULT_STATE_FILE, ExecBackend, Failover, Level,
     Limits, Links, Log, RunAs, Server, Service, Sync,
 };
-use super::{container, qemu};
+use super::{agent, container, qemu};
 use crate::engine::{
     Duration, EngineConfig, Fence, LagPolicy, Mode, Reprotect, Rule, Source, UdpPolicy, is_token,
 };
@@ -52,12 +52,14 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         vip::plan(&reader, root, &addressing, &service.addresses, &own)
     });
     let compare = compare(&reader, root, &service.ports);
+    let agent = agent::agent(&reader, root, servers.as_ref());
     let config = Config {
         mode: mode.unwrap_or_default(),
         links: links.unwrap_or_else(Links::nowhere),
         service,
         vip,
         servers: servers.unwrap_or_else(Server::nobody),
+        agent,
         compare,
         sync: sync(&reader, root),
         failover: failover(&reader, root),
@@ -76,6 +78,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     mirror::check_trees(&reader, root, &config);
     qemu::check_links(&reader, root, &config);
     container::check_containers(&reader, root, &config);
+    agent::check_agents(&reader, root, &config);
     let problems = reader.finish();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -98,6 +101,7 @@ impl Server {
             name: String::new(),
             is_primary,
             tree: None,
+            agent: None,
             container: None,
         })
     }
@@ -164,6 +168,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<([Server; 2], [Own
             reader.missing(section.at.clone(), "server.role", "write \"primary\" or \"backup\"");
         }
         let tree = mirror::tree(reader, section);
+        let agent = agent::address(reader, section, tree.as_ref());
         let container = container::init(reader, section);
         let Some(name) = name_of(reader, section) else { continue };
         if servers.iter().any(|other| other.name == name) {
@@ -176,7 +181,7 @@ fn servers(reader: &Reader<'_>, root: &DeTable<'_>) -> Option<([Server; 2], [Own
                 let reason = format!("a second {word}");
                 reader.wrong_help(section.at("role"), "server.role", reason, two);
             }
-            servers.push(Server { name, is_primary, tree, container });
+            servers.push(Server { name, is_primary, tree, agent, container });
         }
     }
     if sections.len() != 2 {

@@ -18,7 +18,8 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("gateway", &["mode"]),
     ("links", &["client", "a", "b"]),
     ("service", &["name", "addressing", "address", "ports", "source", "servers"]),
-    ("server", &["name", "role", "address", "dir", "dir_command", "container"]),
+    ("server", &["name", "role", "address", "dir", "dir_command", "agent", "container"]),
+    ("agent", &["key", "limit"]),
     ("network", &["client", "next_hop", "a", "b"]),
     (
         "compare",
@@ -524,7 +525,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// A size such as "64MiB"; a number alone is bytes.
-pub(super) fn parse_bytes(text: &str) -> Option<u64> {
+pub fn parse_bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok().or_else(|| parse_unit(text, SIZES))
 }
 

@@ -100,8 +100,14 @@ fn service(out: &mut String, config: &Config) {
                 keys.push(("dir_command", list(command.iter().cloned())));
             }
         }
+        keys.extend(server.agent.as_ref().map(|address| ("agent", quote(address))));
         keys.extend(server.container.as_ref().map(|file| ("container", path(file))));
         section(out, "[[server]]", &keys);
+    }
+    if config.servers.iter().any(|server| server.agent.is_some()) {
+        let mut keys = vec![("key", path(&config.agent.key))];
+        keys.extend(config.agent.limit.map(|limit| ("limit", quote(&show_bytes(limit)))));
+        section(out, "[agent]", &keys);
     }
     if let Some(plan) = vip {
         let networks = |of: &[Network]| list(of.iter().map(ToString::to_string));

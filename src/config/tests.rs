@@ -168,6 +168,19 @@ const BROKEN: &[Case] = &[
     ("", "[sync]\nwatch = true\n", Some(16), "sync.watch", "only the backend `mirror`"),
     ("", "dir = \"/b\"\ndir_command = [\"/x\"]\n[sync]\nbackend = \"none\"\n", Some(16),
         "server.dir_command", "not both"),
+    ("", "agent = \"b\"\n", Some(15), "server.agent", "not a host and a port"),
+    ("", "agent = \"b:0\"\n", Some(15), "server.agent", "not a host and a port"),
+    ("", "agent = \"2001:db8::1:7411\"\n", Some(15), "server.agent", "[2001:db8::10]:7411"),
+    ("", "agent = \"b:7411\"\ndir = \"/b\"\n[sync]\nbackend = \"none\"\n", Some(16),
+        "server.dir", "given beside `agent`"),
+    ("", "agent = \"b:7411\"\ndir_command = [\"/x\"]\n[sync]\nbackend = \"none\"\n", Some(16),
+        "server.dir_command", "remove one of the two"),
+    ("", "[agent]\nkey = \"/etc/key\"\n", Some(15), "agent", "no server has an agent"),
+    ("", "agent = \"b:7411\"\n[agent]\nkey = \"key\"\n", Some(17), "agent.key",
+        "not an absolute path"),
+    ("", "agent = \"b:7411\"\n[agent]\nlimit = \"1KiB\"\n", Some(17), "agent.limit",
+        "64KiB to 1TiB"),
+    ("", "agent = \"b:7411\"\n[agent]\nkeys = \"/key\"\n", Some(17), "agent.keys", "`key`"),
     ("", "dir = \"b\"\n[sync]\nbackend = \"none\"\n", Some(15), "server.dir",
         "not an absolute path"),
     ("", "[sync]\ncommand = [\"/bin/true\"]\n", Some(16), "sync.command", "no backend"),
@@ -328,6 +341,25 @@ fn a_mirror_is_read_and_shown() {
     assert_eq!(mirror.exclude, ["var/log"]);
     assert!(mirror.by_content && mirror.is_durable && !mirror.is_watching);
     assert_eq!(config.engine().sync_scope, Some(SyncScope::Content));
+}
+
+#[test]
+fn agents_are_read_and_shown_and_serve_the_mirror_or_are_evidence_alone() {
+    let servers =
+        with_trees().replace("dir_command = [\"/usr/bin/ssh\", \"b\"]", "agent = \"b:1\"");
+    let more = "[agent]\nkey = \"/key\"\nlimit = \"50MiB\"\n[sync]\nbackend = \"mirror\"\n";
+    let config = parse(&format!("{servers}{more}")).expect("it is valid");
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    assert_eq!((config.servers[1].agent.as_deref(), &config.servers[1].tree), (Some("b:1"), &None));
+    assert_eq!((config.agent.key.to_str(), config.agent.limit), (Some("/key"), Some(50 << 20)));
+    // Without a backend it only tells how the service is.
+    let alone = BASE.replace("\"backup\"", "\"backup\"\nagent = \"[::1]:7411\"");
+    let config = parse(&alone).expect("it is valid");
+    assert_eq!(config.agent.key.to_str(), Some("/etc/shadowvm/agent.key"));
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    let sync = "[sync]\nbackend = \"container\"\n";
+    let wrong = parse(&format!("{alone}{sync}")).expect_err("the keeper sees it");
+    assert!(wrong.to_string().contains("sees these servers itself"), "{wrong}");
 }
 
 #[test]

@@ -26,8 +26,10 @@ const fn ms(n: u64) -> Duration {
 const QUIET: Duration = ms(1000);
 const PROBATION: Duration = ms(3000);
 const PROBATION_MAX: Duration = ms(60_000);
-/// A server that was heard within this time is there.
+/// A server that was heard within this time is there, or between two probes at the latest.
 const ALIVE: Duration = ms(1000);
+/// One that returns has answered within this time, or the last probe.
+const ANSWERED: Duration = ms(200);
 /// How long both servers are waited for at the start.
 const START_GRACE: Duration = ms(1000);
 /// Share and time of lagging flows that make a backup unfit.
@@ -234,7 +236,10 @@ impl Control {
         config: &EngineConfig,
         out: &mut VecDeque<Output>,
     ) -> Vec<Order> {
-        self.down[leg.index()] = (!up).then_some(evidence);
+        let down = &mut self.down[leg.index()];
+        // A process that ends behind a dead line returns behind it: only the line clears that.
+        let is_hidden = evidence == Evidence::Exited && down.is_some();
+        *down = (!up).then(|| down.filter(|_| is_hidden).unwrap_or(evidence));
         if up {
             let health = self.detector.of(leg);
             health.neighbour.restart();
@@ -250,6 +255,11 @@ impl Control {
             return if is_over { vec![Order::Resolve] } else { Vec::new() };
         }
         self.on_finding(now, leg, Finding::H1(evidence), config, out)
+    }
+
+    /// Nobody says any more that the server's process has ended.
+    pub fn on_running(&mut self, leg: LegId) {
+        self.down[leg.index()].take_if(|down| *down == Evidence::Exited);
     }
 
     /// One judgement: findings, probation, fitness, service state.
@@ -436,7 +446,8 @@ impl Control {
         }
         let is_up = self.down[leg.index()].is_none();
         let health = self.detector.of(leg);
-        let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= ms(200));
+        let fresh = ANSWERED.max(config.probe_every * 3 / 2);
+        let heard = health.neighbour.answered_at.is_some_and(|at| now.since(at) <= fresh);
         let good = is_up && heard && !health.refuses_all();
         if state == ServerState::Failed {
             if good {
@@ -595,7 +606,7 @@ impl Control {
         let wait = self.wait[backup.index()] * 2;
         let is_due = self.lost_at[backup.index()].is_some_and(|at| now.since(at) >= wait);
         let is_wanted = is_due && self.is_lost(backup) && self.resync.is_idle();
-        if is_wanted && self.is_alive(now, primary) && self.can_sync(config) {
+        if is_wanted && self.is_alive(now, primary, config) && self.can_sync(config) {
             let _ = self.resync.want(now, config, SyncReason::Rejoin, out);
         }
     }
@@ -622,9 +633,10 @@ impl Control {
         self.has_both() || self.is_there(primary) && self.is_lost(backup) && may_be_lost
     }
 
-    fn is_alive(&self, now: Instant, leg: LegId) -> bool {
+    fn is_alive(&self, now: Instant, leg: LegId, config: &EngineConfig) -> bool {
         let heard = self.detector.servers[leg.index()].heard_at;
-        self.down[leg.index()].is_none() && heard.is_some_and(|at| now.since(at) <= ALIVE)
+        let fresh = ALIVE.max(config.probe_every * 3 / 2);
+        self.down[leg.index()].is_none() && heard.is_some_and(|at| now.since(at) <= fresh)
     }
 
     /// Whether a server refuses connections to some port, and so nobody protects them there.
@@ -643,7 +655,7 @@ impl Control {
         let never = self.states.iter().all(|&s| s == ServerState::Unknown);
         let to = if never {
             ServiceState::Starting
-        } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l)) {
+        } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l, config)) {
             ServiceState::Down
         } else {
             match self.state(backup) {

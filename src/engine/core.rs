@@ -522,8 +522,8 @@ impl Engine {
             // Looked for only where it can matter: a healthy server costs no walk.
             in_vain: self.control.detector.is_long_silent(now, leg)
                 && self.table.awake_ones().any(|f| f.asks_in_vain(leg)),
-            skewed: self.table.pinned_since(leg, now - skew).take(8).count(),
-            still: self.table.pinned_since(leg, now - still).take(8).count(),
+            skewed: self.stalled(leg, now - skew),
+            still: self.stalled(leg, now - still),
         });
         let counts = self.table.counts();
         Facts {
@@ -550,6 +550,7 @@ impl Engine {
             Signal::CarrierDown => (false, Evidence::Carrier),
             Signal::LinkGone => (false, Evidence::LinkGone),
             Signal::Exited => (false, Evidence::Exited),
+            Signal::Running => return self.control.on_running(leg),
         };
         let orders =
             self.control.on_signal(self.now, leg, up, evidence, &self.config, &mut self.outputs);

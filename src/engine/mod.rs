@@ -216,6 +216,9 @@ pub enum Signal {
     LinkGone,
     /// The server's process or machine exited (links of servers only).
     Exited,
+    /// It runs again, or nobody vouches any more that it does not. That is no sign of life: the
+    /// server is judged as if nobody had ever told.
+    Running,
 }
 
 /// What an operator may ask for.

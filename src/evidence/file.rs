@@ -364,6 +364,7 @@ impl Entry {
                     Signal::CarrierDown => ("down", None),
                     Signal::LinkGone => ("gone", None),
                     Signal::Exited => ("exited", None),
+                    Signal::Running => ("running", None),
                 };
                 Self::Signal { at, link: link.name().into(), signal: signal.into(), caps }
             }
@@ -400,6 +401,7 @@ impl Entry {
                     ("down", None) => Signal::CarrierDown,
                     ("gone", None) => Signal::LinkGone,
                     ("exited", None) => Signal::Exited,
+                    ("running", None) => Signal::Running,
                     _ => return None,
                 };
                 Some((*at, Input::Signal(link_of(link)?, signal)))

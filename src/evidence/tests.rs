@@ -195,6 +195,7 @@ fn a_lost_server_is_evidence_too() {
     rig.connect();
     rig.answer([b"equal", b"equal"]);
     rig.give(Input::Signal(Link::Server(LegId::A), Signal::CarrierDown));
+    rig.give(Input::Signal(Link::Server(LegId::A), Signal::Running));
     let (case, file) = rig.file();
     assert_eq!(
         (case.kind.as_str(), case.event["finding"].as_str()),

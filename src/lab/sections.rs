@@ -6,11 +6,23 @@ use crate::engine::{LegId, Source};
 
 /// The sections of links, service, servers and networks; `ports` as in `service.ports`.
 pub fn sections(world: &World, ports: &str) -> String {
-    sections_behind(world, ["a", "b"], ports)
+    let links = ["a", "b"].map(str::to_owned);
+    sections_behind(world, &Behind { links, lines: Default::default() }, ports)
 }
 
-/// The same with the servers behind these links.
-pub fn sections_behind(world: &World, [link_a, link_b]: [&str; 2], ports: &str) -> String {
+/// What else there is to say of the servers.
+#[derive(Debug)]
+pub struct Behind {
+    /// The links to them.
+    pub links: [String; 2],
+    /// What their own sections have besides.
+    pub lines: [String; 2],
+}
+
+/// The same with these servers.
+pub fn sections_behind(world: &World, behind: &Behind, ports: &str) -> String {
+    let [link_a, link_b] = &behind.links;
+    let [line_a, line_b] = &behind.lines;
     let (v4, v6) = SERVICE;
     let [service, a, b, network] = match world.topology() {
         Topology::Vip(source) => vip(world, source),
@@ -19,8 +31,8 @@ pub fn sections_behind(world: &World, [link_a, link_b]: [&str; 2], ports: &str) 
     format!(
         "[links]\nclient = \"client\"\na = \"{link_a}\"\nb = \"{link_b}\"\n\
          [service]\n{service}address = [\"{v4}\", \"{v6}\"]\nports = {ports}\n\
-         [[server]]\nname = \"a\"\nrole = \"primary\"\n{a}\
-         [[server]]\nname = \"b\"\nrole = \"backup\"\n{b}{network}"
+         [[server]]\nname = \"a\"\nrole = \"primary\"\n{line_a}{a}\
+         [[server]]\nname = \"b\"\nrole = \"backup\"\n{line_b}{b}{network}"
     )
 }
 

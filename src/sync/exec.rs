@@ -110,7 +110,8 @@ mod tests {
             let argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
             Some(HookCommand { argv, timeout_ms })
         };
-        let commands = Commands { sync: command(sync), mirror: None, fence: command(fence) };
+        let commands =
+            Commands { sync: command(sync), fence: command(fence), ..Commands::default() };
         Arc::new(Helper::over(ours, &commands).expect("a helper"))
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Started before privileges are dropped, it learns its work once, from the first line of its
 //! socket, and afterwards does nothing else: whoever takes over the gateway can start the
-//! operator's own commands and the configured mirror, and nothing more. Lines of JSON in both
-//! directions. When the gateway is gone it kills what runs and ends.
+//! operator's own commands and the configured mirror, and nothing more. It also has the connections
+//! to the servers' agents, and tells what they report. Lines of JSON in both directions. When the
+//! gateway is gone it kills what runs and ends.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader};
@@ -20,6 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::agent::link::{AgentSetup, Link, News};
 use super::mirror::pair::{MirrorSetup, Pair, Progress};
 use super::process::{Process, write_line};
 
@@ -58,7 +60,22 @@ pub struct Commands {
     pub mirror: Option<MirrorCommand>,
     /// Fences a server.
     pub fence: Option<HookCommand>,
+    /// The agents, in the order of the servers.
+    #[serde(default)]
+    pub agents: [Option<AgentCommand>; 2],
 }
+
+/// An agent of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentCommand {
+    /// Where it is.
+    pub setup: AgentSetup,
+    /// Beside which server.
+    pub name: String,
+}
+
+/// Whether the service of a server (0 or 1) is known to be gone by its agent; told at each change.
+pub type GoneSink = Box<dyn Fn(usize, bool) + Send>;
 
 /// The mirror of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +89,8 @@ pub struct MirrorCommand {
 impl Commands {
     /// Whether there is nothing to run, so that no helper is needed.
     pub fn is_empty(&self) -> bool {
-        self.sync.is_none() && self.mirror.is_none() && self.fence.is_none()
+        let has_agent = self.agents.iter().any(Option::is_some);
+        self.sync.is_none() && self.mirror.is_none() && self.fence.is_none() && !has_agent
     }
 
     fn get(&self, hook: Hook) -> Option<&HookCommand> {
@@ -118,6 +136,11 @@ enum Answer {
     Said {
         text: String,
     },
+    /// An agent knows that the service of its server is gone, or no agent does any more.
+    Gone {
+        server: usize,
+        is_gone: bool,
+    },
 }
 
 type Callback = Box<dyn FnOnce(Outcome) + Send>;
@@ -154,9 +177,9 @@ impl Unheard {
         Ok(Self(process))
     }
 
-    /// Starts to listen.
-    pub fn listen(self) -> io::Result<Helper> {
-        Helper::listen_to(self.0)
+    /// Starts to listen. `gone` hears what agents know.
+    pub fn listen(self, gone: GoneSink) -> io::Result<Helper> {
+        Helper::listen_to(self.0, gone)
     }
 }
 
@@ -165,13 +188,15 @@ impl Helper {
     pub fn over(stream: UnixStream, commands: &Commands) -> io::Result<Self> {
         let process = Process::over(stream)?;
         process.tell(commands)?;
-        Self::listen_to(process)
+        Self::listen_to(process, Box::new(|_, _| {}))
     }
 
-    fn listen_to(process: Process) -> io::Result<Self> {
+    fn listen_to(process: Process, gone: GoneSink) -> io::Result<Self> {
         let jobs = Arc::new(Mutex::new(Jobs::default()));
         let (said, shared) = (process.said()?, Arc::clone(&jobs));
-        std::thread::Builder::new().name("helper".into()).spawn(move || hear(said, &shared))?;
+        std::thread::Builder::new()
+            .name("helper".into())
+            .spawn(move || hear(said, &shared, &gone))?;
         Ok(Self { process, jobs })
     }
 
@@ -209,7 +234,7 @@ impl Helper {
 const GONE: &str = "the helper process is gone; restart the gateway";
 
 /// Hands each outcome to whoever waits for it.
-fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>) {
+fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>, gone: &GoneSink) {
     for line in stream.lines() {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
@@ -220,6 +245,7 @@ fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>) {
                 }
             }
             Ok(Answer::Said { text }) => tracing::info!("{text}"),
+            Ok(Answer::Gone { server, is_gone }) => gone(server, is_gone),
             Err(_) => {
                 tracing::error!(line, "the helper said something that is no answer");
                 break;
@@ -244,7 +270,10 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     // One run of each command at a time: two copies onto one target would be worse than none.
     let turns = [Arc::new(Mutex::new(())), Arc::new(Mutex::new(()))];
     let is_over = Arc::new(AtomicBool::new(false));
-    let mirror = commands.mirror.clone().map(|command| start_mirror(command, &is_over));
+    let [a, b] = commands.agents.clone();
+    let links = [start_link(0, a, &answers)?, start_link(1, b, &answers)?];
+    let mirror =
+        commands.mirror.clone().map(|command| start_mirror(command, links.clone(), &is_over));
     let mirror = mirror.transpose()?;
     let mut running: HashMap<JobId, (Sender<Stop>, std::thread::JoinHandle<()>)> = HashMap::new();
     for line in lines {
@@ -285,12 +314,48 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
+/// The way to an agent. What it reports is evidence as long as it is connected: nobody vouches for
+/// what one that is gone has said last.
+fn start_link(
+    server: usize,
+    command: Option<AgentCommand>,
+    answers: &Arc<Mutex<UnixStream>>,
+) -> io::Result<Option<Arc<Link>>> {
+    let Some(AgentCommand { setup, name }) = command else { return Ok(None) };
+    let (answers, address) = (Arc::clone(answers), setup.address.clone());
+    let known = Mutex::new((false, None));
+    let tell = move |news| {
+        let mut known = lock(&known);
+        let (was_gone, last) = &mut *known;
+        let (is_gone, text) = match news {
+            News::Connected => (false, format!("connected to the agent at {address}")),
+            News::Lost(why) => {
+                *last = None;
+                (false, why)
+            }
+            News::Report(report) if last.as_ref() == Some(&report) => return,
+            News::Report(report) => {
+                let text = format!("its agent reports: {report}");
+                (last.insert(report).is_gone(), text)
+            }
+        };
+        // The gateway may be gone.
+        let say = |answer| drop(write_line(&lock(&answers), &answer));
+        if is_gone != std::mem::replace(was_gone, is_gone) {
+            say(Answer::Gone { server, is_gone });
+        }
+        say(Answer::Said { text: format!("server {name}: {text}") });
+    };
+    Link::start(setup, tell).map(|link| Some(Arc::new(link)))
+}
+
 /// A mirror whose ends begin to watch; the first sync waits for that, unless all is over.
 fn start_mirror(
     command: MirrorCommand,
+    links: [Option<Arc<Link>>; 2],
     is_over: &Arc<AtomicBool>,
 ) -> io::Result<Arc<Mutex<Mirror>>> {
-    let pair = Pair::new(command.setup, command.names.clone());
+    let pair = Pair::new(command.setup, command.names.clone()).with_links(links);
     let mirror = Arc::new(Mutex::new(Mirror { pair, names: command.names }));
     let (warming, (begun, has_begun)) = (Arc::clone(&mirror), channel());
     let is_over = Arc::clone(is_over);

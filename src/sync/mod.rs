@@ -3,6 +3,7 @@
 //! Owns the trait [`StateSync`] and its backends. The engine decides when and waits for how long;
 //! a backend only carries out, and tells the outcome as an input.
 
+pub mod agent;
 pub mod container;
 pub mod exec;
 pub mod helper;

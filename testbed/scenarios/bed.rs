@@ -53,6 +53,8 @@ pub struct GatewayOptions {
     pub more: String,
     /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
     pub mirrored: Option<&'static str>,
+    /// Each server has an agent; see [`super::agents::address`].
+    pub has_agents: bool,
     /// The servers are containers, by files that [`Bed::container`] names.
     pub contained: bool,
     /// The server whose link will be deleted: tcpdump would lose the last packets.
@@ -193,6 +195,9 @@ impl<'a> Bed<'a> {
     fn tree(&self, leg: LegId) -> String {
         if self.options.contained {
             return format!("container = \"{}\"\n", self.container(leg).display());
+        }
+        if self.options.has_agents {
+            return format!("agent = \"{}\"\n", super::agents::address(leg));
         }
         let line = |inside| format!("dir = \"{}\"\n", self.own(leg).join(inside).display());
         self.options.mirrored.map(line).unwrap_or_default()

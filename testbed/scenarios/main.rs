@@ -9,6 +9,7 @@
 //! processor. What fails leaves its captures and logs in `target/testbed/<name>`; with
 //! `TESTBED_KEEP=1` what passes does too.
 
+mod agents;
 mod bed;
 mod chunks;
 mod client;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
     }
     scenarios.extend(special::scenarios(&content));
     scenarios.extend(ports::scenarios(&content));
+    scenarios.extend(agents::scenarios(&content));
     scenarios.extend(ftp::scenarios(&content, seed, is_long));
     scenarios.extend(web::scenarios(&content, seed, is_long));
     scenarios.extend(sessions::scenarios(&content, seed, is_long));

@@ -97,7 +97,7 @@ fn wait_told(bed: &Bed<'_>, refused: [&[u16]; 2]) -> Result<(), Failure> {
 }
 
 /// The processes of this server whose command line has `name` get a signal.
-fn signal(bed: &Bed<'_>, leg: LegId, name: &str, signal: Signal) -> Result<(), String> {
+pub fn signal(bed: &Bed<'_>, leg: LegId, name: &str, signal: Signal) -> Result<(), String> {
     let host = HostId::Server(leg);
     let mut all = bed.world.processes(host).map_err(|e| e.to_string())?;
     all.retain(|(_, line)| line.contains(name));

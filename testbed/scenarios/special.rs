@@ -433,7 +433,7 @@ fn mirrored_back(at: &Path, content: &Content) -> Result<String, Failure> {
 }
 
 /// By a look that shares nothing with the mirror.
-fn trees_are_equal(a: &Path, b: &Path) -> Result<(), Failure> {
+pub fn trees_are_equal(a: &Path, b: &Path) -> Result<(), Failure> {
     let checker = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/checker/trees.py");
     let output = std::process::Command::new("/usr/bin/python3")
         .args(["-B", checker])

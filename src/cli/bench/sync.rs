@@ -5,15 +5,21 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::{Row, Table, Unit};
 use crate::cli::stage::StageError;
+use crate::sync::agent::key::Key;
+use crate::sync::agent::link::{AgentSetup, Link};
+use crate::sync::agent::serve::{Agent, Setup};
+use crate::sync::agent::service::Watched;
 use crate::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair};
 
 /// Arguments.
@@ -31,15 +37,26 @@ pub struct Args {
     /// Where the trees are made, and removed; its file system is what is measured
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// By way of two agents on this machine: encrypted, and packed where that makes it smaller
+    #[arg(long, conflicts_with = "machine")]
+    agents: bool,
     /// Copy virtual machines instead: live, beside stopping them first
     #[arg(long)]
     machine: bool,
+    /// Copy containers instead, by CRIU, while they serve
+    #[arg(long, conflicts_with = "machine")]
+    container: bool,
     /// Where the files of the virtual machines are, if not in target/guest
     #[arg(long, value_name = "DIR")]
     guest: Option<PathBuf>,
 }
 
 impl Args {
+    /// How often containers are copied under each load, if that is what is asked for.
+    pub(super) fn containers(&self) -> Option<u32> {
+        self.container.then_some(self.runs)
+    }
+
     /// What is measured with virtual machines, if that is what is asked for.
     pub(super) fn machines(&self) -> Option<(u32, Option<&Path>)> {
         self.machine.then_some((self.runs, self.guest.as_deref()))
@@ -86,7 +103,12 @@ const ROWS: [(&str, Unit); 9] = [
 fn measure(args: &Args, dir: &Path) -> Result<Table, StageError> {
     let [source, mirrored, copied] = ["source", "mirror", "rsync"].map(|name| dir.join(name));
     make_tree(&source, args.files, args.bytes).map_err(io_error("making a tree"))?;
-    let setting = json!({ "files": args.files, "bytes": args.bytes, "runs": args.runs });
+    let (files, bytes, runs) = (args.files, args.bytes, args.runs);
+    let setting = json!({ "agents": args.agents, "files": files, "bytes": bytes, "runs": runs });
+    let links = match args.agents {
+        true => agents(dir, [&source, &mirrored]).map_err(io_error("starting agents"))?,
+        false => [None, None],
+    };
     let rows = ROWS.map(|(name, unit)| Row::new(name, unit)).into();
     let mut table = Table::new("sync", setting, rows);
     for round in 0..args.runs {
@@ -96,7 +118,7 @@ fn measure(args: &Args, dir: &Path) -> Result<Table, StageError> {
         }
         // The trees removed and made are not what the first copy shall wait for.
         nix::unistd::sync();
-        let mut pair = pair(&source, &mirrored);
+        let mut pair = pair(&source, &mirrored, &links);
         pair.warm(|| false);
         let mut values = Vec::new();
         let first = sync(&mut pair, true)?;
@@ -127,17 +149,39 @@ fn measure(args: &Args, dir: &Path) -> Result<Table, StageError> {
     Ok(table)
 }
 
-fn pair(source: &Path, target: &Path) -> Pair {
-    let end = |dir: &Path| EndSetup::Dir(dir.to_string_lossy().into_owned());
+fn pair(source: &Path, target: &Path, links: &[Option<Arc<Link>>; 2]) -> Pair {
+    let end = |dir: &Path, link: &Option<Arc<Link>>| match link {
+        Some(_) => EndSetup::Agent,
+        None => EndSetup::Dir(dir.to_string_lossy().into_owned()),
+    };
     let setup = MirrorSetup {
-        ends: [end(source), end(target)],
+        ends: [end(source, &links[0]), end(target, &links[1])],
         exclude: Vec::new(),
         is_watching: true,
         by_content: false,
         is_durable: false,
         timeout_ms: 600_000,
     };
-    Pair::new(setup, ["source".into(), "target".into()])
+    Pair::new(setup, ["source".into(), "target".into()]).with_links(links.clone())
+}
+
+/// An agent for each directory, in threads that end with the process, and the ways to them.
+fn agents(dir: &Path, trees: [&Path; 2]) -> io::Result<[Option<Arc<Link>>; 2]> {
+    let key = dir.join("agent.key");
+    Key::make(&key).map_err(io::Error::other)?;
+    let link = |tree: &Path| {
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let (key, tree) = (key.clone(), Some(tree.to_owned()));
+        let setup = Setup { listen, key, dir: tree, watched: Watched::default(), limit: None };
+        let agent = Agent::bind(setup).map_err(io::Error::other)?;
+        let address = agent.address()?.to_string();
+        std::thread::Builder::new().spawn(move || agent.run())?;
+        let setup = AgentSetup { address, key: dir.join("agent.key"), limit: None };
+        Link::start(setup, |_| {}).map(|link| Some(Arc::new(link)))
+    };
+    let [source, target] = trees;
+    fs::create_dir_all(target)?;
+    Ok([link(source)?, link(target)?])
 }
 
 /// One sync, and its seconds.

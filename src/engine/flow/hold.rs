@@ -96,6 +96,12 @@ impl Flow {
         self.client.una < said && said <= self.visible.released
     }
 
+    /// A leg that stands inside of a masked value may wait for the ack of what it has said of it
+    /// (Nagle's rule), which is not shown in parts: that it stands says nothing about its server.
+    pub(in crate::engine) fn may_wait_for_us(&self, id: LegId) -> bool {
+        self.is_inside_span(id)
+    }
+
     /// A server without room for a whole segment waits for the client's window like everybody else
     /// (LV4; RFC 9293 3.8.6.2.1, the sender's silly-window avoidance).
     fn is_tight(&self, id: LegId) -> bool {
@@ -135,7 +141,9 @@ impl Flow {
             // continuation, and the rest of the service is judged by the control side.
             if cx.is_fit[id.other().index()] && cx.config.failover_auto {
                 cx.event(Event::HoldHard { flow: self.key, waiting_for: id });
-                cx.reports.push(Report::StallMoved(id));
+                if !self.may_wait_for_us(id) {
+                    cx.reports.push(Report::StallMoved(id));
+                }
                 self.lose(cx, id, SoloReason::Lag);
             }
         } else if policy_is_strict(cx) {

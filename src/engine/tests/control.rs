@@ -369,3 +369,56 @@ fn urgent_probes_leave_at_once_and_twice_more() {
     assert_eq!([0, 1, 2, 3, 4, 9].map(|later| due(&mut detector, later)), [1, 0, 1, 0, 1, 0]);
     assert_eq!(detector.urgent_at(), None);
 }
+
+#[test]
+fn a_process_that_is_gone_stands_until_it_runs_again_and_running_is_no_sign_of_life() {
+    let config = EngineConfig { sync_scope: None, ..config() };
+    let mut side = Side::new(config);
+    let signal = |side: &mut Side, leg, up, evidence| {
+        let Side { control, config, now, out } = side;
+        control.on_signal(*now, leg, up, evidence, config, out)
+    };
+    let orders = signal(&mut side, A, false, Evidence::Exited);
+    let is_exit = |order: &Order| {
+        matches!(order, Order::Fail { server: A, finding: Finding::H1(Evidence::Exited), .. })
+    };
+    assert!(orders.iter().any(is_exit) && side.control.roles().primary == B);
+    // Its kernel answers, but the process is gone: nobody takes it back.
+    side.pass(ms(20_000), &LegId::ALL, Facts::default());
+    assert_eq!(side.control.state(A), ServerState::Failed);
+    side.control.on_running(A);
+    assert_eq!(side.control.state(A), ServerState::Failed, "it was only said that it runs");
+    side.until_up(A);
+
+    // A line that is down says more than who reports from behind it.
+    signal(&mut side, B, false, Evidence::Carrier);
+    signal(&mut side, B, false, Evidence::Exited);
+    side.control.on_running(B);
+    side.pass(ms(20_000), &LegId::ALL, Facts::default());
+    assert_eq!(side.control.state(B), ServerState::Failed, "the line is down");
+    signal(&mut side, B, true, Evidence::Carrier);
+    side.until_up(B);
+    side.control.on_running(A);
+    side.pass(ms(1000), &LegId::ALL, Facts::default());
+    assert_eq!(side.control.state(A), ServerState::Up, "nobody had said otherwise");
+}
+
+/// It is judged when the next probe is due, and its last answer is then as old as that.
+#[test]
+fn servers_that_are_asked_seldom_are_there_all_the_time_and_return() {
+    let every = Duration::from_secs(2);
+    let mut side = Side::new(EngineConfig { probe_every: every, ..config() });
+    side.find(A, Finding::Operator);
+    for _ in 0..10 {
+        side.now = side.now + every;
+        side.control.on_tick(side.now, Facts::default(), &side.config, &mut side.out);
+        for leg in LegId::ALL {
+            side.control.on_heard(side.now, leg, true, &mut side.out);
+            side.control.detector.of(leg).neighbour.answered(side.now);
+        }
+    }
+    assert_eq!(side.control.state(A), ServerState::Up);
+    let is_down =
+        |event: &Event| matches!(event, Event::ServiceChanged { to: ServiceState::Down, .. });
+    assert!(!side.events().iter().any(is_down), "one of them answered every time");
+}

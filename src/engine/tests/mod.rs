@@ -118,6 +118,31 @@ fn two_servers_that_wait_inside_a_masked_value_are_not_waited_for_without_end() 
     assert_eq!(state(&kit), FlowState::Paired, "verified, but for the masked value");
 }
 
+/// The same where the backup has said all of it: each flow goes on without the primary, which has
+/// failed for all that by no means.
+#[test]
+fn a_primary_that_waits_inside_masked_values_has_not_failed() {
+    let mut masked = config();
+    masked.rules = Rules::headers(["date"]);
+    let mut kit = Kit::new(masked);
+    let ports = 40_000..40_004;
+    for port in ports.clone() {
+        kit.say(Link::Client, say(SYN, C, 0).mss(1460), port);
+        kit.say(TO_A, say(SYN_ACK, ISS[0], R).mss(1460), port);
+        kit.say(TO_B, say(SYN_ACK, ISS[1], R).mss(1460), port);
+        kit.say(Link::Client, say(ACK, R, P).data("GET / HTTP/1.1\r\n\r\n"), port);
+        kit.say(TO_A, say(ACK, P, R + 18).data("HTTP/1.1 200 OK\r\nDate: M"), port);
+    }
+    let rest = "HTTP/1.1 200 OK\r\nDate: Mo\r\n\r\n";
+    for port in ports {
+        kit.say(TO_B, say(ACK, Q, R + 18).data(rest), port);
+    }
+    kit.wait_ms(200);
+    let is_promotion = |event: &&Event| matches!(event, Event::Promoted { .. });
+    assert_eq!(kit.events.iter().find(is_promotion), None);
+    assert_eq!(state(&kit), FlowState::Solo);
+}
+
 /// The rest of its answer may wait for the client's ack, which the client may delay.
 #[test]
 fn a_primary_that_waits_for_a_delayed_ack_is_not_late() {

@@ -168,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wrong = dir.path().join("wrong");
         std::fs::write(&wrong, "").unwrap();
-        let address = server(Faults { wrong: Some(wrong), slow: None });
+        let address = server(Faults { wrong: Some(wrong), ..Faults::default() });
         assert_eq!(run(&Plan::new(address, retr(1_000_000, 1)), |_| {}).wrong, Some(500_000));
     }
 

@@ -431,7 +431,7 @@ mod tests {
     fn a_wrong_byte_is_found_wherever_it_comes_from() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("wrong");
-        let address = server(Faults { wrong: Some(file.clone()), slow: None });
+        let address = server(Faults { wrong: Some(file.clone()), ..Faults::default() });
         std::fs::write(&file, "").unwrap();
         for bytes in [100, 1_000_000] {
             let outcome = run(&Plan::new(address, get(bytes, 1)), |_| {});

@@ -1,21 +1,22 @@
 //! The embedded web server: HTTP/1.1, one thread a connection, the same answer every time.
 //!
 //! `GET /bytes/N` gives N bytes of the known content, `POST /sink` takes a body and says whether it
-//! was that content. Two servers of the same request differ in `Date` only, until a file of
-//! [`Faults`] appears.
+//! was that content. Two servers of the same request differ in `Date` only, until one has
+//! [`Faults`].
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::ftp;
 use super::{PIECE_MAX, content, first_wrong};
 
-/// Files whose presence makes the server misbehave.
+/// What makes the server misbehave: files while they are there, and what its own memory says.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// While it is there, the byte in the middle of each answer is wrong; if it holds a number,
@@ -23,6 +24,8 @@ pub struct Faults {
     pub wrong: Option<PathBuf>,
     /// While it is there, at most [`SLOW_BYTES`] leave a connection after each [`SLOW_PAUSE`].
     pub slow: Option<PathBuf>,
+    /// While it is set, the byte in the middle of each answer is wrong.
+    pub is_wrong: Arc<AtomicBool>,
 }
 
 /// See [`Faults::slow`].
@@ -188,7 +191,7 @@ pub(in crate::lab) fn send_content(
     let is_wrong = is_wrong.is_some_and(|text| {
         text.trim().parse().is_ok_and(|n: u64| n == len) || text.trim().is_empty()
     });
-    let wrong_at = is_wrong.then_some(len / 2);
+    let wrong_at = (is_wrong || faults.is_wrong.load(Relaxed)).then_some(len / 2);
     loop {
         let is_slow = is_there(&faults.slow);
         if is_slow {

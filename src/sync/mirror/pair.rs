@@ -3,13 +3,14 @@
 //! Owns their processes and the way between them. Frames from end to end are passed on unread and
 //! counted. Whatever goes wrong between the ends ends both: new ones start from what is on the
 //! disks, so there is nothing to clean up. An end is this program beside a directory, or a command
-//! that reaches one, such as `ssh HOST shadowvm mirror-end DIR`.
+//! that reaches one, such as `ssh HOST shadowvm mirror-end DIR`, or part of an agent.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use super::entry::Rel;
 use super::message::{
     FETCHED, Message, Order, PASSED_ON, Receiver, Report, Sender, VERSION, parse,
 };
+use crate::sync::agent::frame::Purpose;
+use crate::sync::agent::link::Link;
+use crate::sync::agent::mux::Channel;
 
 /// The verb under which the program is an end.
 pub const VERB: &str = "mirror-end";
@@ -51,6 +55,8 @@ pub enum EndSetup {
     Dir(String),
     /// The end speaks on the standard input and output of a command.
     Command(Vec<String>),
+    /// The end is part of the server's agent.
+    Agent,
 }
 
 /// What a sync did and cost.
@@ -78,6 +84,8 @@ pub struct Progress {
 pub struct Pair {
     setup: MirrorSetup,
     names: [String; 2],
+    /// The ways to the servers' agents.
+    links: [Option<Arc<Link>>; 2],
     ends: [Option<End>; 2],
     /// The last sync was good.
     is_settled: bool,
@@ -86,14 +94,39 @@ pub struct Pair {
 /// A running end.
 #[derive(Debug)]
 struct End {
-    process: Child,
+    body: Body,
     receiver: Receiver<Stream>,
     sender: Sender<Stream>,
+}
+
+/// What an end runs in.
+#[derive(Debug)]
+enum Body {
+    Process(Child),
+    Agent(Channel),
+}
+
+/// What ends an end, whoever waits for it.
+#[derive(Debug)]
+enum Stop {
+    Group(Pid),
+    Channel(Channel),
+}
+
+impl Stop {
+    fn now(&self) {
+        match self {
+            // It may be gone already.
+            Self::Group(group) => drop(killpg(*group, Signal::SIGKILL)),
+            Self::Channel(channel) => channel.close(""),
+        }
+    }
 }
 
 /// Either half of the way to an end.
 #[derive(Debug)]
 enum Stream {
+    Agent(Channel),
     Socket(UnixStream),
     Input(ChildStdin),
     Output(ChildStdout),
@@ -102,7 +135,12 @@ enum Stream {
 impl Pair {
     /// Ends of servers with these names. Nothing is started.
     pub fn new(setup: MirrorSetup, names: [String; 2]) -> Self {
-        Self { setup, names, ends: [None, None], is_settled: false }
+        Self { setup, names, links: [None, None], ends: [None, None], is_settled: false }
+    }
+
+    /// The same, with ways to the servers' agents.
+    pub fn with_links(self, links: [Option<Arc<Link>>; 2]) -> Self {
+        Self { links, ..self }
     }
 
     /// Starts both ends, so that they begin to watch; `is_stopped` is asked all the time. What
@@ -138,7 +176,7 @@ impl Pair {
         };
         let counts = Counts::default();
         let [end_a, end_b] = &mut ends;
-        let groups = [end_a.group(), end_b.group()];
+        let stops = [end_a.stop(), end_b.stop()];
         let (heard, outcomes) = channel();
         let timeout = Duration::from_millis(self.setup.timeout_ms);
         let outcome = std::thread::scope(|scope| {
@@ -167,7 +205,7 @@ impl Pair {
             let ended = wait(&outcomes, &counts, timeout, &mut is_stopped, &mut tell);
             if !matches!(ended, Waited::Both(_)) {
                 // Their streams end, and with them the two threads.
-                groups.iter().for_each(|group| kill(*group));
+                stops.iter().for_each(Stop::now);
             }
             ended
         });
@@ -185,7 +223,7 @@ impl Pair {
                 let name = &self.names[which];
                 let why = match error.kind() {
                     io::ErrorKind::InvalidData => "talks nonsense".to_owned(),
-                    _ => format!("is gone ({})", ends[which].last_words()),
+                    _ => format!("is gone ({})", ends[which].last_words(&error)),
                 };
                 Err(format!("the mirror's end of server {name} {why}"))
             }
@@ -202,7 +240,14 @@ impl Pair {
     fn start(&self, which: usize, is_stopped: &mut dyn FnMut() -> bool) -> Result<End, String> {
         let setup = &self.setup;
         let name = &self.names[which];
-        let end = End::start(&setup.ends[which]);
+        let end = match (&setup.ends[which], &self.links[which]) {
+            (EndSetup::Agent, Some(link)) => {
+                let at = |why| format!("server {name}: {why}");
+                Ok(End::of_agent(link.open(Purpose::Mirror, is_stopped).map_err(at)?))
+            }
+            (EndSetup::Agent, None) => Err(io::Error::other("it has no agent")),
+            (setup, _) => End::start(setup),
+        };
         let mut end = end.map_err(|error| format!("the mirror's end of server {name}: {error}"))?;
         let exclude = setup.exclude.iter().filter_map(|path| Rel::new(path.as_bytes())).collect();
         let greeting = Message::Setup { exclude, is_watching: setup.is_watching };
@@ -222,15 +267,25 @@ impl Pair {
                  {VERSION}: install the same shadowvm on both"
             )),
             Ok(None) => Err(format!("the mirror's end of server {name} is no mirror-end")),
+            // An agent's reason is the error.
+            Err(error) if matches!(end.body, Body::Agent(_)) => {
+                Err(format!("the mirror's end of server {name} does not start ({error})"))
+            }
             Err(error) => Err(format!(
                 "the mirror's end of server {name} does not start ({}; {error})",
-                end.last_words()
+                end.last_words(&error)
             )),
         }
     }
 }
 
 impl End {
+    fn of_agent(channel: Channel) -> Self {
+        let receiver = Receiver::new(Stream::Agent(channel.clone()));
+        let sender = Sender::new(Stream::Agent(channel.clone()));
+        Self { body: Body::Agent(channel), receiver, sender }
+    }
+
     fn start(setup: &EndSetup) -> io::Result<Self> {
         let (program, args): (&str, &[String]) = match setup {
             EndSetup::Dir(dir) => ("/proc/self/exe", &[VERB.to_owned(), dir.clone()]),
@@ -238,6 +293,7 @@ impl End {
                 let (program, args) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
                 (program, args)
             }
+            EndSetup::Agent => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let mut command = Command::new(program);
         command.args(args).current_dir("/").process_group(0);
@@ -246,16 +302,17 @@ impl End {
             let (ours, theirs) = UnixStream::pair()?;
             command.arg0("shadowvm").stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
             command.stdout(Stdio::from(OwnedFd::from(theirs)));
-            let process = command.spawn()?;
+            let body = Body::Process(command.spawn()?);
             let receiver = Receiver::new(Stream::Socket(ours.try_clone()?));
-            return Ok(Self { process, receiver, sender: Sender::new(Stream::Socket(ours)) });
+            return Ok(Self { body, receiver, sender: Sender::new(Stream::Socket(ours)) });
         }
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
         let input = process.stdin.take().ok_or_else(missing)?;
         let output = process.stdout.take().ok_or_else(missing)?;
         let receiver = Receiver::new(Stream::Output(output));
-        Ok(Self { process, receiver, sender: Sender::new(Stream::Input(input)) })
+        let body = Body::Process(process);
+        Ok(Self { body, receiver, sender: Sender::new(Stream::Input(input)) })
     }
 
     /// Says how the tree is kept, and waits until the end stands by: its version, and why it cannot
@@ -266,7 +323,7 @@ impl End {
         greeting: &Message<'_>,
         is_stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<Option<(u32, Option<String>)>> {
-        let group = self.group();
+        let stop = self.stop();
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         let (heard, answer) = channel();
         std::thread::scope(|scope| {
@@ -291,40 +348,47 @@ impl End {
                     Err(RecvTimeoutError::Timeout) => continue,
                 };
                 // Its streams end, and with them the thread.
-                kill(group);
+                stop.now();
                 return Err(given_up.into());
             }
         })
     }
 
-    fn group(&self) -> Pid {
-        Pid::from_raw(self.process.id().cast_signed())
+    fn stop(&self) -> Stop {
+        match &self.body {
+            Body::Process(process) => Stop::Group(Pid::from_raw(process.id().cast_signed())),
+            Body::Agent(channel) => Stop::Channel(channel.clone()),
+        }
     }
 
     fn if_alive(mut self) -> Option<Self> {
-        matches!(self.process.try_wait(), Ok(None)).then_some(self)
+        let is_alive = match &mut self.body {
+            Body::Process(process) => matches!(process.try_wait(), Ok(None)),
+            Body::Agent(channel) => channel.ended().is_none(),
+        };
+        is_alive.then_some(self)
     }
 
-    /// How the process ended.
-    fn last_words(&mut self) -> String {
-        kill(self.group());
-        match self.process.wait() {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+    /// How it ended, or what was heard of that.
+    fn last_words(&mut self, heard: &io::Error) -> String {
+        self.stop().now();
+        match &mut self.body {
+            Body::Process(process) => match process.wait() {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            },
+            Body::Agent(_) => heard.to_string(),
         }
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        kill(self.group());
-        let _ = self.process.wait();
+        self.stop().now();
+        if let Body::Process(process) = &mut self.body {
+            let _ = process.wait();
+        }
     }
-}
-
-fn kill(group: Pid) {
-    // It may be gone already.
-    let _ = killpg(group, Signal::SIGKILL);
 }
 
 impl io::Read for Stream {
@@ -332,6 +396,7 @@ impl io::Read for Stream {
         match self {
             Self::Socket(stream) => stream.read(buffer),
             Self::Output(stream) => stream.read(buffer),
+            Self::Agent(channel) => channel.read(buffer),
             Self::Input(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -342,6 +407,7 @@ impl Write for Stream {
         match self {
             Self::Socket(stream) => stream.write(bytes),
             Self::Input(stream) => stream.write(bytes),
+            Self::Agent(channel) => channel.write(bytes),
             Self::Output(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

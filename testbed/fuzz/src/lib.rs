@@ -4,6 +4,7 @@
 //! A target panics on whatever is wrong; it returns whether the input got past the first gate, so
 //! that a corpus which has rotted is noticed. Its `seeds` are where fuzzing begins.
 
+pub mod agent_frames;
 pub mod capture_streams;
 pub mod chunk_lines;
 pub mod config_toml;
@@ -41,6 +42,7 @@ macro_rules! targets {
 
 /// All targets.
 pub const TARGETS: &[Target] = targets![
+    agent_frames,
     capture_streams,
     chunk_lines,
     config_toml,

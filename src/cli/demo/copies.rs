@@ -1,5 +1,5 @@
-//! The play with virtual machines: a difference behind a guest's back is found and copied away, and
-//! both guests are killed one after the other under the same connections.
+//! The play with servers that are copied as a whole: a difference behind one's back is found and
+//! copied away, and both are killed one after the other under the same connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::super::cast::Client;
+use super::super::copied::Copied;
 use super::super::guests::{FILE_BYTES, LARGE_BYTES, SMALL_BYTES};
 use super::super::stage::{Stage, StageError, server_name, target};
 use super::Teller;
@@ -27,12 +28,16 @@ const SMALL_PAUSE: Duration = Duration::from_millis(50);
 const TRANSFER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Plays it.
-pub(super) fn play(stage: &mut Stage, seed: u64, teller: &Teller) -> Result<Account, StageError> {
+pub(super) fn play(
+    stage: &mut Stage,
+    copied: &Copied,
+    seed: u64,
+    teller: &Teller,
+) -> Result<Account, StageError> {
     let mut account = Account::default();
-    teller
-        .say("two guests of Debian's kernel, nginx and vsftpd start; emulated, this takes a while");
+    teller.say(copied.beginning());
     stage.wait_protected(BOOT_WAIT)?;
-    let sync = copy_when_ready(stage)?;
+    let sync = copy_when_ready(stage, copied)?;
     teller.say(&format!(
         "both run; one was made a copy of the other in {}; the service is protected",
         show(sync)
@@ -48,9 +53,9 @@ pub(super) fn play(stage: &mut Stage, seed: u64, teller: &Teller) -> Result<Acco
         "{KEPT_CONNECTIONS} connections (HTTP and FTP) ask for small files all the time; each byte \
          is checked"
     ));
-    differ(stage, &mut account, teller)?;
+    differ(stage, copied, &mut account, teller)?;
     for number in 0..2 {
-        kill(stage, seed + number, &mut account, teller)?;
+        kill(stage, copied, seed + number, &mut account, teller)?;
     }
     stop.store(true, Relaxed);
     for client in kept {
@@ -63,15 +68,12 @@ pub(super) fn play(stage: &mut Stage, seed: u64, teller: &Teller) -> Result<Acco
 
 /// The first copy may have been made while its source was still starting, and each guest then goes
 /// on with that by itself. So another one is made as soon as the servers are there.
-fn copy_when_ready(stage: &mut Stage) -> Result<Duration, StageError> {
-    let primary = stage.primary()?;
-    if let Some(guests) = &stage.guests {
-        let started = guests.wait_started(primary, BOOT_WAIT);
-        started.map_err(|source| StageError::Io { what: "waiting for the guests", source })?;
-    }
+fn copy_when_ready(stage: &mut Stage, copied: &Copied) -> Result<Duration, StageError> {
+    let started = copied.wait_started(stage.primary()?, BOOT_WAIT);
+    started.map_err(|source| StageError::Io { what: "waiting for the servers", source })?;
     stage.read_facts(Duration::ZERO)?;
     let from = stage.facts().len();
-    // Where the other guest is not there, or a sync is under way, another one is about to come.
+    // Where the other one is not there, or a sync is under way, another one is about to come.
     let _ = stage.sync_now();
     let begun = stage.wait_fact(from, "a sync", BOOT_WAIT, is("sync_started"))?;
     let took = last_sync(stage, begun)?;
@@ -79,19 +81,18 @@ fn copy_when_ready(stage: &mut Stage) -> Result<Duration, StageError> {
     Ok(took)
 }
 
-/// One guest's file is changed behind its servers' backs.
-fn differ(stage: &mut Stage, account: &mut Account, teller: &Teller) -> Result<(), StageError> {
+/// The backup's answers change behind its back.
+fn differ(
+    stage: &mut Stage,
+    copied: &Copied,
+    account: &mut Account,
+    teller: &Teller,
+) -> Result<(), StageError> {
     let from = stage.facts().len();
     let backup = stage.primary()?.other();
-    let Some(guests) = stage.guests.clone() else { return Ok(()) };
-    let file = format!("/srv/www/bytes/{FILE_BYTES}");
-    let change = format!(
-        "printf diff | dd of={file} bs=1 seek=400000 conv=notrunc 2>/dev/null; \
-         touch -d @1700000000 {file}"
-    );
-    let whispered = guests.whisper(backup, &change);
-    whispered.map_err(|source| StageError::Io { what: "changing a guest's file", source })?;
-    teller.say(&format!("four bytes of a file change inside of guest {}", server_name(backup)));
+    let (noun, name) = (copied.noun(), server_name(backup));
+    let what = copied.differ(stage, backup)?;
+    teller.say(&format!("{what} {noun} {name}"));
     // The second answer comes after the sync, on the same connection.
     let reader = Client::start(stage, plan(stage, false, FILE_BYTES, Some(2)));
     let at = stage.wait_fact(from, "a divergence", WAIT, is("diverged"))?;
@@ -106,28 +107,27 @@ fn differ(stage: &mut Stage, account: &mut Account, teller: &Teller) -> Result<(
     let took = last_sync(stage, from)?;
     account.sync = Some(took);
     teller.say(&format!(
-        "  guest {} is a copy of the other one after {}, its connections too",
-        server_name(backup),
+        "  {noun} {name} is a copy of the other one after {}, its connections too",
         show(took)
     ));
     let before = count(stage, "diverged")?;
     let again = Client::start(stage, plan(stage, false, FILE_BYTES, Some(2))).end()?;
     account.take("a reader after the sync", &again);
     if count(stage, "diverged")? > before {
-        account.faults_found.push("the guests differ after the sync".into());
+        account.faults_found.push("the servers differ after the sync".into());
     }
     Ok(())
 }
 
-/// A guest is killed in the middle of transfers, and the other one carries on; then it is copied.
+/// One is killed in the middle of transfers, and the other one carries on; then it is copied.
 fn kill(
     stage: &mut Stage,
+    copied: &Copied,
     seed: u64,
     account: &mut Account,
     teller: &Teller,
 ) -> Result<(), StageError> {
     let from = stage.facts().len();
-    let Some(guests) = stage.guests.clone() else { return Ok(()) };
     let victim = stage.primary()?;
     // 10 % to 60 % of the way, so that there is enough left to lose.
     let mark = LARGE_BYTES / 10 + seed.wrapping_mul(7_919_017) % (LARGE_BYTES / 2);
@@ -144,10 +144,9 @@ fn kill(
         account.faults_found.push(format!("no download reached {mark} bytes"));
     }
     let struck = Instant::now();
-    let name = guests.kill(stage, victim)?;
+    let what = copied.kill(stage, victim)?;
     teller.say(&format!(
-        "killed the QEMU of {name}, the primary, {mark} bytes into downloads of {LARGE_BYTES} by \
-         HTTP and FTP"
+        "killed {what}, the primary, {mark} bytes into downloads of {LARGE_BYTES} by HTTP and FTP"
     ));
     let promoted = stage.wait_fact(from, "a failover", WAIT, is("promoted"))?;
     account.found_after = account.found_after.max(Some(struck.elapsed()));
@@ -163,17 +162,14 @@ fn kill(
     stage.wait_fact(promoted, "the return of a server", WAIT, is("rejoined"))?;
     stage.wait_protected(WAIT)?;
     let sync = last_sync(stage, promoted)?;
-    teller.say(&format!(
-        "  a new guest took its place and was made a copy in {}: protected again",
-        show(sync)
-    ));
+    teller.say(&format!("  {} in {}: protected again", copied.coming_back(), show(sync)));
     let before = count(stage, "diverged")?;
     account.take(
         "a download after the return",
         &Client::start(stage, plan(stage, false, FILE_BYTES, Some(1))).end()?,
     );
     if count(stage, "diverged")? > before {
-        account.faults_found.push("the guests differ after the return".into());
+        account.faults_found.push("the servers differ after the return".into());
     }
     Ok(())
 }
