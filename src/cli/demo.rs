@@ -13,7 +13,7 @@ use serde_json::json;
 use super::cast::{Death, become_user_root};
 use super::containers::Containers;
 use super::copied::Copied;
-use super::guests::Guests;
+use super::guests::{Guests, MemoryCopy};
 use super::stage::{Addressing, Stage, StageError};
 use super::{Format, exit};
 use crate::lab::{Haven, WorldOptions, world};
@@ -35,6 +35,7 @@ const SIMULATED_SEEDS: u64 = 200;
   shadowvm demo --scenario mixed --addressing vip  web and FTP, servers with addresses of their own
   shadowvm demo --servers container                two containers, which a sync copies by CRIU
   shadowvm demo --servers vm                       two guests of QEMU with Debian's nginx, vsftpd
+  shadowvm demo --servers vm --copy shared         the same; their memory is files on this host
 
 Exit status: 0 every byte was right and all was seen that should be, 1 not, 69 what the servers are
 made of is not here (the message names what brings it).")]
@@ -45,6 +46,9 @@ pub struct Args {
     /// Where the files of the virtual machines are, if not in target/guest
     #[arg(long, value_name = "DIR")]
     guest: Option<PathBuf>,
+    /// How the memory of virtual machines is copied
+    #[arg(long, value_enum, default_value_t)]
+    copy: MemoryCopy,
     /// What befalls the servers
     #[arg(long, value_enum, default_value = "kill9")]
     fault: Fault,
@@ -181,7 +185,7 @@ pub fn run(args: Args) -> ExitCode {
         seed: args.seed,
         plants_wrong_byte: args.plant == Some(Plant::WrongByteAtClient),
     };
-    if args.servers != Servers::Process {
+    if args.servers != Servers::Process || args.copy != MemoryCopy::Live {
         return with_copies(&args, &teller);
     }
     let (name, setting) = match Setting::make(args.world, args.addressing) {
@@ -252,11 +256,12 @@ fn with_copies(args: &Args, teller: &Teller) -> ExitCode {
     let is_plain = args.fault == Fault::Death(Death::Kill9)
         && (args.scenario, args.addressing) == (Scenario::Web, Addressing::Clone)
         && args.world != Kind::Sim
-        && args.plant.is_none();
+        && args.plant.is_none()
+        && (args.servers == Servers::Vm || args.copy == MemoryCopy::Live);
     if !is_plain {
         eprintln!(
             "demo: servers that are copied have a story of their own; leave out --fault, \
-             --scenario, --addressing and --world sim"
+             --scenario, --addressing and --world sim; --copy is about --servers vm"
         );
         return ExitCode::from(exit::USAGE);
     }
@@ -267,7 +272,7 @@ fn with_copies(args: &Args, teller: &Teller) -> ExitCode {
     };
     // Before a world is made: what is missing is missing in all of them.
     if args.servers == Servers::Vm
-        && let Err(error) = Guests::find(args.guest.as_deref(), Path::new("/"))
+        && let Err(error) = Guests::find(args.guest.as_deref(), Path::new("/"), args.copy)
     {
         eprintln!("demo: {error}");
         return ExitCode::from(exit::UNAVAILABLE);
@@ -286,7 +291,7 @@ fn with_copies(args: &Args, teller: &Teller) -> ExitCode {
     let stage = &mut setting.stage;
     let found = match args.servers {
         Servers::Container => Containers::find(stage.dir()).map(Copied::Containers),
-        _ => Guests::find(args.guest.as_deref(), stage.dir()).map(Copied::Guests),
+        _ => Guests::find(args.guest.as_deref(), stage.dir(), args.copy).map(Copied::Guests),
     };
     let copied = match found {
         Ok(copied) => copied,

@@ -4,6 +4,7 @@
 //! it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,8 +15,9 @@ use serde::Serialize;
 use super::door::answer;
 use super::run::agents;
 use super::{Format, config_error, exit};
-use crate::config::{self, Backend, Config, DEFAULT_FILE, Tree};
+use crate::config::{self, Backend, Config, DEFAULT_FILE, MemoryCopy, Tree};
 use crate::engine::{LegId, Source, VipPlan};
+use crate::io::writes;
 use crate::sync::agent::link::{self, AgentSetup};
 use crate::sync::container::criu;
 use crate::sync::container::space::Space;
@@ -437,7 +439,78 @@ fn guests(config: &Config) -> Vec<Finding> {
         let fix = "modprobe kvm_intel or kvm_amd; in a virtual machine, turn on nesting outside";
         findings.push(Finding::bad("guests", Verdict::Warn, what, fix));
     }
+    if let MemoryCopy::Shared(dir) = &guests.copy {
+        findings.extend([memory_dir(dir, guests.memory), notes()]);
+    }
     findings
+}
+
+/// Guests of whose memory there are files: the servers and the standby.
+const GUESTS: u64 = 3;
+
+/// Where guests' memory is, if it is files.
+fn memory_dir(dir: &Path, memory: u64) -> Finding {
+    // It is made when it is needed; then it is where the nearest folder is that there is.
+    let there = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let system = match rustix::fs::statfs(there) {
+        Ok(system) => system,
+        Err(error) => {
+            let what = format!("{}: {error}", there.display());
+            return Finding::bad("guests", Verdict::Fail, what, "correct sync.qemu.memory_dir");
+        }
+    };
+    let shown = dir.display();
+    if system.f_type != TMPFS {
+        let what = format!("{shown} is not in memory: guests would write to a disk");
+        let fix = format!("mount -t tmpfs tmpfs {shown}, or correct sync.qemu.memory_dir");
+        return Finding::bad("guests", Verdict::Fail, what, fix);
+    }
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "memory"));
+    let taken: u64 = files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512)).sum();
+    let block = u64::try_from(system.f_bsize).unwrap_or(0);
+    let free = system.f_bavail.saturating_mul(block).saturating_add(taken);
+    let mib = |bytes: u64| bytes >> 20;
+    match free >= GUESTS * memory {
+        true => Finding::good("guests", format!("{shown} has {} MiB for memory", mib(free))),
+        false => {
+            let what = format!(
+                "{shown} has {} MiB, and {GUESTS} guests (two servers and a standby) have {} MiB: a \
+                 guest that finds no room ends",
+                mib(free),
+                mib(GUESTS * memory)
+            );
+            let fix = format!("mount -o remount,size=... {}, or less memory", there.display());
+            Finding::bad("guests", Verdict::Fail, what, fix)
+        }
+    }
+}
+
+/// The file system's kind (statfs(2)).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// Whether it can be seen what guests write.
+fn notes() -> Finding {
+    let compared = "each sync compares all of the guests' memory, and stops them for that long";
+    if let Err(error) = writes::probe() {
+        let what = format!("what guests write cannot be noted: {error}; {compared}");
+        let fix = "Linux 6.7 or later with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP";
+        return Finding::bad("guests", Verdict::Warn, what, fix);
+    }
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let may_trace = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_PTRACE);
+    match matches!(scope.trim(), "" | "0") || (may_trace.unwrap_or(false) && scope.trim() != "3") {
+        true => Finding::good("guests", "what guests write can be noted"),
+        false => {
+            let what = format!(
+                "kernel.yama.ptrace_scope is {}: nobody may ask a guest's QEMU to note what it \
+                 writes; {compared}",
+                scope.trim()
+            );
+            let fix = "run as root, or sysctl kernel.yama.ptrace_scope=0";
+            Finding::bad("guests", Verdict::Warn, what, fix)
+        }
+    }
 }
 
 /// Whether a process can be copied here, and the servers are where they should be, if they are
@@ -557,6 +630,20 @@ mod tests {
         let missing = directory("a", Path::new("/nonexistent/tree"));
         assert_eq!(missing.verdict, Verdict::Fail);
         assert!(missing.fix.is_some_and(|fix| fix.contains("mkdir -p /nonexistent/tree")));
+    }
+
+    #[test]
+    fn memory_of_guests_wants_a_file_system_in_memory_with_room() {
+        let finding = memory_dir(Path::new("/proc/guests"), 1 << 20);
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(finding.what.contains("not in memory"), "{}", finding.what);
+        let shm = Path::new("/dev/shm/of-a-test-that-makes-nothing");
+        assert_eq!(memory_dir(shm, 0).verdict, Verdict::Good);
+        let full = memory_dir(shm, 1 << 60);
+        assert_eq!(full.verdict, Verdict::Fail);
+        assert!(full.what.contains("a standby") && full.fix.is_some(), "{}", full.what);
+        let notes = notes();
+        assert_eq!(notes.verdict == Verdict::Good, notes.fix.is_none(), "{notes:?}");
     }
 
     #[test]

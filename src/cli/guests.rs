@@ -34,12 +34,27 @@ pub(super) struct Guests {
     image: PathBuf,
     /// Where their sockets are.
     dir: PathBuf,
+    copy: MemoryCopy,
+}
+
+/// How their memory is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum MemoryCopy {
+    /// QEMU sends it while the guest runs on
+    #[default]
+    Live,
+    /// It is a file, and the pages that were written are copied
+    Shared,
 }
 
 impl Guests {
     /// Guests made of what is there; the image beside this program, or in ./target/guest, unless
     /// it is named.
-    pub(super) fn find(image: Option<&Path>, dir: &Path) -> Result<Self, StageError> {
+    pub(super) fn find(
+        image: Option<&Path>,
+        dir: &Path,
+        copy: MemoryCopy,
+    ) -> Result<Self, StageError> {
         let unavailable = |what: &str| {
             StageError::Unavailable(format!(
                 "vm: {what}; run {SCRIPT}, which installs QEMU and builds the guest from Debian's \
@@ -63,7 +78,7 @@ impl Guests {
         };
         let image = image.canonicalize();
         let image = image.map_err(|source| StageError::Io { what: "finding the guest", source })?;
-        Ok(Self { program, image, dir: dir.join("vm") })
+        Ok(Self { program, image, dir: dir.join("vm"), copy })
     }
 
     /// The link to a server, as in `links`.
@@ -75,6 +90,10 @@ impl Guests {
     pub(super) fn sections(&self) -> String {
         let (image, dir) = (self.image.display(), self.dir.display());
         let ((v4, v6), (router, _)) = (SERVICE, CLIENT);
+        let copy = match self.copy {
+            MemoryCopy::Live => "copy = \"live\"".to_owned(),
+            MemoryCopy::Shared => format!("copy = \"shared\"\nmemory_dir = \"{dir}/memory\""),
+        };
         // Emulation works everywhere; KVM may be there and yet not work, within another machine.
         // An emulated guest on a busy host does not answer within ten milliseconds, and a fresh one
         // has to be translated anew.
@@ -85,7 +104,7 @@ impl Guests {
              accel = [\"tcg\"]\nmemory = \"{MEMORY}\"\nkernel = \"{image}/vmlinuz\"\n\
              initrd = \"{image}/initrd.img\"\n\
              append = \"console=ttyS0 quiet oops=panic panic=-1 guest.address={v4}/24 \
-             guest.address6={v6}/64 guest.router={router}\"\ndir = \"{dir}\"\n\
+             guest.address6={v6}/64 guest.router={router}\"\ndir = \"{dir}\"\n{copy}\n\
              args = [\"-serial\", \"file:{{dir}}/{{name}}.log\", \"-serial\", \
              \"unix:{{dir}}/{{name}}.shell,server=on,wait=off\"]\n",
             self.program.display()

@@ -23,7 +23,7 @@ pub use container::ContainerBackend;
 pub use evidence::{DEFAULT_DIR as DEFAULT_EVIDENCE_DIR, Evidence};
 pub use mirror::{MirrorBackend, Tree};
 pub use problem::{Problem, Problems};
-pub use qemu::QemuBackend;
+pub use qemu::{MemoryCopy, QemuBackend};
 pub use read::parse_bytes;
 
 pub use crate::observe::describe::Level;

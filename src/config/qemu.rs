@@ -18,8 +18,19 @@ const LINK_PATH_MAX: usize = 96;
 /// Longest path of the directory: names of sockets in it come behind.
 const DIR_MAX: usize = 60;
 const DEFAULT_DIR: &str = "/run/shadowvm/guests";
+const DEFAULT_MEMORY_DIR: &str = "/dev/shm/shadowvm";
 const DEFAULT_PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 const DEFAULT_MAC: &str = "02:00:00:00:00:10";
+
+/// How a guest's memory gets to the other one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MemoryCopy {
+    /// QEMU sends it while the guest runs on.
+    #[default]
+    Live,
+    /// It is a file in this directory, and the pages that were written are copied.
+    Shared(PathBuf),
+}
 
 /// The backend whose servers are virtual machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +55,9 @@ pub struct QemuBackend {
     pub args: Vec<String>,
     /// Where sockets are; an absolute path.
     pub dir: PathBuf,
-    /// How long the source may stand still at the end of a copy, by QEMU's estimate.
+    /// How memory is copied.
+    pub copy: MemoryCopy,
+    /// How long the source may stand still at the end of a live copy, by QEMU's estimate.
     pub downtime: Duration,
     /// A copy that takes longer is given up.
     pub timeout: Duration,
@@ -124,6 +137,7 @@ pub(super) fn backend(
     if append.contains('\0') {
         reader.wrong(section.at("append"), "sync.qemu.append", "contains a zero byte");
     }
+    let copy = memory_copy(reader, section, file("memory_dir"));
     let downtime = section.duration("downtime", ms * 20, ms..=Duration::from_secs(10));
     let cpus = section.integer("cpus", 1..=255).and_then(|n| n.try_into().ok()).unwrap_or(1);
     let program = file("program").unwrap_or_else(|| DEFAULT_PROGRAM.into());
@@ -138,9 +152,30 @@ pub(super) fn backend(
         mac,
         args,
         dir,
+        copy,
         downtime,
         timeout,
     })
+}
+
+/// How memory is copied; `dir` is where it is, if that was said.
+fn memory_copy(reader: &Reader<'_>, section: &Section<'_>, dir: Option<String>) -> MemoryCopy {
+    let words = [("live", false), ("shared", true)];
+    if section.choice("copy", &words) == Some(true) {
+        let dir = dir.unwrap_or_else(|| DEFAULT_MEMORY_DIR.into());
+        if dir.contains(',') {
+            let help = "QEMU takes a comma for the end of the path";
+            let at = section.at("memory_dir");
+            reader.wrong_help(at, "sync.qemu.memory_dir", "contains a comma", help);
+        }
+        return MemoryCopy::Shared(dir.into());
+    }
+    if section.at("memory_dir").is_some() {
+        let help = "write copy = \"shared\", or remove the line";
+        let reason = "only shared memory is in a directory";
+        reader.wrong_help(section.at("memory_dir"), "sync.qemu.memory_dir", reason, help);
+    }
+    MemoryCopy::Live
 }
 
 /// Six bytes in hexadecimal, not of a group.

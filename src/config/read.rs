@@ -57,8 +57,19 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     (
         "sync.qemu",
         &[
-            "program", "accel", "memory", "cpus", "kernel", "initrd", "append", "mac", "args",
-            "dir", "downtime",
+            "program",
+            "accel",
+            "memory",
+            "cpus",
+            "kernel",
+            "initrd",
+            "append",
+            "mac",
+            "args",
+            "dir",
+            "copy",
+            "memory_dir",
+            "downtime",
         ],
     ),
     (

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::read::{show_bytes, show_duration};
-use super::{Backend, Config, Level, QemuBackend, RunAs, Tree};
+use super::{Backend, Config, Level, MemoryCopy, QemuBackend, RunAs, Tree};
 use crate::engine::{Fence, LagPolicy, Mode, Network, Reprotect, Source, UdpPolicy};
 
 /// The whole file.
@@ -216,8 +216,14 @@ fn qemu(out: &mut String, guests: &QemuBackend) {
         ("mac", quote(&guests.mac)),
         ("args", list(guests.args.iter().cloned())),
         ("dir", path(&guests.dir)),
-        ("downtime", quote(&show_duration(guests.downtime))),
     ]);
+    match &guests.copy {
+        MemoryCopy::Live => keys.push(("copy", quote("live"))),
+        MemoryCopy::Shared(dir) => {
+            keys.extend([("copy", quote("shared")), ("memory_dir", path(dir))]);
+        }
+    }
+    keys.push(("downtime", quote(&show_duration(guests.downtime))));
     section(out, "[sync.qemu]", &keys);
 }
 

@@ -429,11 +429,23 @@ fn guests_are_read_and_shown() {
     let Some(Backend::Qemu(guests)) = &config.sync.backend else { panic!("no guests") };
     assert_eq!((guests.memory, guests.cpus), (128 << 20, 1));
     assert_eq!(guests.accel, ["tcg"]);
+    assert_eq!(guests.copy, MemoryCopy::Live);
     let engine = config.engine();
     assert_eq!(engine.sync_scope, Some(SyncScope::Machine));
     assert_eq!(engine.sync_deadline, Duration::from_secs(1), "a machine is more than a file");
     assert_eq!(Links::guest_socket(&config.links.a), Some(Path::new("/run/a")));
     assert_eq!(Links::guest_socket(&config.links.client), None);
+}
+
+#[test]
+fn guests_whose_memory_is_files_say_where() {
+    for (more, dir) in [("", "/dev/shm/shadowvm"), ("memory_dir = \"/ram/g\"\n", "/ram/g")] {
+        let config = parse(&with_guests(&format!("kernel = \"/k\"\ncopy = \"shared\"\n{more}")));
+        let config = config.expect("it is valid");
+        assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+        let Some(Backend::Qemu(guests)) = &config.sync.backend else { panic!("no guests") };
+        assert_eq!(guests.copy, MemoryCopy::Shared(dir.into()));
+    }
 }
 
 #[test]
@@ -456,6 +468,20 @@ fn guests_and_their_links_belong_together() {
         ("\"/k\"\n", "\"/k\"\nmac = \"01:00:00:00:00:10\"\n", "sync.qemu.mac", "of one host"),
         ("\"/k\"\n", "\"/k\"\nmemory = 99999999\n", "sync.qemu.memory", "whole MiB"),
         ("\"/k\"\n", "\"/k\"\naccel = []\n", "sync.qemu.accel", "empty"),
+        ("\"/k\"\n", "\"/k\"\ncopy = \"moved\"\n", "sync.qemu.copy", "moved"),
+        ("\"/k\"\n", "\"/k\"\nmemory_dir = \"/m\"\n", "sync.qemu.memory_dir", "only shared"),
+        (
+            "\"/k\"\n",
+            "\"/k\"\ncopy = \"shared\"\nmemory_dir = \"/a,b\"\n",
+            "sync.qemu.memory_dir",
+            "a comma",
+        ),
+        (
+            "\"/k\"\n",
+            "\"/k\"\ncopy = \"shared\"\nmemory_dir = \"m\"\n",
+            "sync.qemu.memory_dir",
+            "not an absolute path",
+        ),
         ("\"qemu\"\n[sync.qemu]", "\"none\"\n[sync.qemu]", "sync.qemu", "only the backend"),
     ] {
         let problems = parse(&whole.replacen(from, to, 1)).expect_err(to);

@@ -3,7 +3,8 @@
 //! Reading order: [`drive()`] (the loop) · [`af_packet`] (three links as a driver) · [`socket`] (an
 //! interface's) · [`datagram`] (a virtual machine's) · [`link_monitor`] (carriers and interfaces
 //! that come and go) · [`pcap`] (captures as a driver, and a recorder around any driver) ·
-//! [`state_file`] (what outlives the process) · [`privileges`] and [`sandbox`] (what the process
+//! [`state_file`] (what outlives the process) · [`writes`] (what another process writes of its
+//! memory) · [`privileges`] and [`sandbox`] (what the process
 //! gives up) · [`clock`].
 
 pub mod af_packet;
@@ -16,6 +17,7 @@ pub mod privileges;
 pub mod sandbox;
 pub mod socket;
 pub mod state_file;
+pub mod writes;
 
 use std::io;
 use std::os::fd::OwnedFd;

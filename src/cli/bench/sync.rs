@@ -40,7 +40,7 @@ pub struct Args {
     /// By way of two agents on this machine: encrypted, and packed where that makes it smaller
     #[arg(long, conflicts_with = "machine")]
     agents: bool,
-    /// Copy virtual machines instead: live, beside stopping them first
+    /// Copy virtual machines instead: live, and by memory that is files; beside stopping them first
     #[arg(long)]
     machine: bool,
     /// Copy containers instead, by CRIU, while they serve

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use super::{RunError, run_as, system};
-use crate::config::{Backend, Config, Links, QemuBackend};
+use crate::config::{Backend, Config, Links, MemoryCopy, QemuBackend};
 use crate::engine::{Input, LegId, Link, LinkCaps, Signal, SyncId, SyncStep};
 use crate::io::af_packet::LinkSpec;
 use crate::io::datagram::Attached;
@@ -44,6 +44,10 @@ fn setup(config: &Config, guests: &QemuBackend) -> QemuSetup {
         mac: guests.mac.clone(),
         args: guests.args.clone(),
         dir: guests.dir.clone(),
+        memory_dir: match &guests.copy {
+            MemoryCopy::Live => None,
+            MemoryCopy::Shared(dir) => Some(dir.clone()),
+        },
         links: [socket(&config.links.a), socket(&config.links.b)],
         names: config.servers.each_ref().map(|server| server.name.clone()),
         downtime_ms: millis(guests.downtime),

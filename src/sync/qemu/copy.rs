@@ -1,5 +1,6 @@
-//! One sync: the source's state flows into the standby while the source runs on, until so little is
-//! left that both servers stop for it; then the standby takes the target's place.
+//! One sync: the source's state flows into the standby while the source runs on (memory that is
+//! files: [`super::twin`]), until so little is left that both servers stop for it; then the standby
+//! takes the target's place.
 //!
 //! Until [`Order::Go`] everything can be undone: the old guest of the target is stopped and not
 //! touched, and what was begun with the standby ends with it. So the target of a failed sync is
@@ -20,9 +21,9 @@ const GO_ON_WAIT: Duration = Duration::from_secs(5);
 
 /// How far a sync has come.
 #[derive(Clone, Copy, Debug, Default)]
-struct Course {
-    source: Option<Which>,
-    old: Option<Which>,
+pub(super) struct Course {
+    pub(super) source: Option<Which>,
+    pub(super) old: Option<Which>,
     standby: Option<Which>,
     /// The gateway was told that the copy is whole.
     is_told: bool,
@@ -66,16 +67,10 @@ impl<S: Stable> Keeper<S> {
         self.forget_events(source);
         self.forget_events(standby);
 
-        course.source = Some(source);
-        if way == Way::Stopped {
-            self.command(source, "stop", Value::Null, patience)?;
-        }
-        let uri = json!({ "uri": self.setup.incoming(standby) });
-        self.command(source, "migrate", uri, patience)?;
-        let stopped_at = self.event(source, patience, "STOP")?;
-        course.old = Some(old);
-        self.command(old, "stop", Value::Null, patience)?;
-        self.say(News::Frozen { id });
+        let (stopped_at, copied) = match self.setup.memory_dir.is_some() {
+            true => self.share(id, (source, old, standby), way, course)?,
+            false => (self.stream(id, (source, old, standby), way, course)?, 0),
+        };
         // While the gateway forgets the target, the last of the state is on its way.
         self.migrated(source, patience)?;
         self.migrated(standby, patience)?;
@@ -95,7 +90,34 @@ impl<S: Stable> Keeper<S> {
             .ok()
             .and_then(|done| done["ram"]["transferred"].as_u64())
             .unwrap_or(0);
-        Ok(Report { id, total_us: micros(whole), pause_us, bytes })
+        Ok(Report { id, total_us: micros(whole), pause_us, bytes: bytes + copied })
+    }
+
+    /// The source's whole state flows into the standby; when the source stopped, by QEMU's clock.
+    fn stream(
+        &mut self,
+        id: u32,
+        (source, old, standby): (Which, Which, Which),
+        way: Way,
+        course: &mut Course,
+    ) -> Result<Duration, Stop> {
+        let patience = Duration::from_millis(self.setup.timeout_ms);
+        course.source = Some(source);
+        if way == Way::Stopped {
+            self.command(source, "stop", Value::Null, patience)?;
+        }
+        let uri = json!({ "uri": self.setup.incoming(standby) });
+        self.command(source, "migrate", uri, patience)?;
+        let stopped_at = self.event(source, patience, "STOP")?;
+        course.old = Some(old);
+        self.command(old, "stop", Value::Null, patience)?;
+        self.freeze(id);
+        Ok(stopped_at)
+    }
+
+    /// Tells the gateway that both stand still.
+    pub(super) fn freeze(&mut self, id: u32) {
+        self.say(News::Frozen { id });
     }
 
     /// Both go on from one state; how long the source stood still.
@@ -149,7 +171,12 @@ impl<S: Stable> Keeper<S> {
     }
 
     /// Waits for an event of a guest that is migrated; when it happened, by QEMU's clock.
-    fn event(&mut self, which: Which, patience: Duration, name: &str) -> Result<Duration, Stop> {
+    pub(super) fn event(
+        &mut self,
+        which: Which,
+        patience: Duration,
+        name: &str,
+    ) -> Result<Duration, Stop> {
         let what = format!("{name} of {}", self.name(which));
         let failure = format!("the state of {} could not be copied", self.name(which));
         self.heard(which, patience, &what, |message| match message {

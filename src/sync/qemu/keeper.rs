@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::qmp::{Message, Monitor};
 use super::setup::{QemuSetup, Which};
 use super::stable::Stable;
+use super::twin::Twin;
 use super::words::{News, Order};
 
 /// How long QEMU may take to start, or to answer.
@@ -83,6 +84,12 @@ pub struct Keeper<S> {
     complaint: Vec<u8>,
     /// The sync under way.
     pub(super) current: Option<u32>,
+    /// What the standby's memory is made like.
+    pub(super) twin: Option<Twin>,
+    /// Of these two none could be made.
+    pub(super) twin_failed: Option<(Which, Which)>,
+    /// It was told that nobody sees what guests write.
+    pub(super) is_unwatched: bool,
 }
 
 impl<S: Stable> Keeper<S> {
@@ -105,6 +112,9 @@ impl<S: Stable> Keeper<S> {
             starting: None,
             complaint: Vec::new(),
             current: None,
+            twin: None,
+            twin_failed: None,
+            is_unwatched: false,
         })
     }
 
@@ -132,6 +142,10 @@ impl<S: Stable> Keeper<S> {
                 self.boot(leg);
             } else if has_both && self.standby_is_wanted() && is_due(&self.standby_place) {
                 self.prepare_standby();
+            } else if let Some(pair) = self.twin_is_wanted() {
+                self.begin_twin(pair);
+            } else if self.prepare_twin() {
+                // One step; orders come first.
             } else {
                 let standby = (has_both && self.standby_is_wanted())
                     .then_some(self.standby_place.not_before)
@@ -295,8 +309,12 @@ impl<S: Stable> Keeper<S> {
             _ => None,
         })?;
         self.command(which, "qmp_capabilities", Value::Null, PATIENCE)?;
-        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-        self.command(which, "migrate-set-capabilities", events, PATIENCE)?;
+        // An earlier keeper may have been told to copy otherwise.
+        let capabilities = json!({ "capabilities": [
+            { "capability": "events", "state": true },
+            { "capability": "x-ignore-shared", "state": self.setup.memory_dir.is_some() },
+        ]});
+        self.command(which, "migrate-set-capabilities", capabilities, PATIENCE)?;
         // A copy that announces itself would speak before anybody has asked it.
         let parameters = json!({
             "max-bandwidth": BANDWIDTH, "downtime-limit": self.setup.downtime_ms,
@@ -381,9 +399,7 @@ impl<S: Stable> Keeper<S> {
     ) -> Result<T, Stop> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(id) = self.current
-                && (self.is_over || self.orders.iter().any(|order| order.ends(id)))
-            {
+            if self.is_unwanted() {
                 return Err(Stop::Cancelled);
             }
             if let Some(seen) = look(self) {
@@ -394,6 +410,12 @@ impl<S: Stable> Keeper<S> {
             }
             self.turn(Some(deadline));
         }
+    }
+
+    /// Whether there is a sync under way that nobody wants any more.
+    pub(super) fn is_unwanted(&self) -> bool {
+        let ends = |id| self.is_over || self.orders.iter().any(|order| order.ends(id));
+        self.current.is_some_and(ends)
     }
 
     /// Has a guest run that stands still.
@@ -503,6 +525,7 @@ impl<S: Stable> Keeper<S> {
     pub(super) fn lose(&mut self, generation: u32) {
         let Some(guest) = self.guests.remove(&generation) else { return };
         let which = guest.which;
+        self.twin.take_if(|twin| twin.has(which));
         self.stable.end(which);
         if self.standby == Some(which) {
             self.standby = None;
@@ -524,10 +547,11 @@ impl<S: Stable> Keeper<S> {
     /// Ends a guest that is nobody's server.
     pub(super) fn end(&mut self, which: Which) {
         self.guests.remove(&which.generation);
+        self.twin.take_if(|twin| twin.has(which));
         self.stable.end(which);
     }
 
-    fn ended(&self, which: Which) -> Stop {
+    pub(super) fn ended(&self, which: Which) -> Stop {
         Stop::Failed(format!("the guest {} has ended", self.name(which)))
     }
 

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`QemuSync`] (the gateway's end) · [`words`] (what is said between it and the
 //! keeper) · [`keeper`] (the process that has the guests) · [`copy`] (one sync) · [`qmp`] (the
-//! conversation with one QEMU) · [`setup`] (what a guest is) · [`stable`] (guests on this host).
+//! conversation with one QEMU) · [`twin`] (one sync of memory that is files) · [`setup`] (what a
+//! guest is) · [`stable`] (guests on this host).
 //!
 //! The keeper is started while the gateway has its privileges, like the helper: what the sandbox
 //! takes from the gateway, the keeper has. It learns its work from its first line and does nothing
@@ -11,11 +12,13 @@
 
 mod copy;
 pub mod keeper;
+mod pages;
 pub mod qmp;
 pub mod setup;
 pub mod stable;
 #[cfg(test)]
 mod tests;
+pub mod twin;
 pub mod words;
 
 use std::io::{self, BufRead, BufReader};
@@ -26,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keeper::Keeper;
 use setup::QemuSetup;
-use stable::Host;
+use stable::{Host, Watcher};
 use words::{News, Order, Way};
 
 use super::process::{Process, write_line};
@@ -200,10 +203,10 @@ impl<G: Gate> Ear<G> {
 }
 
 /// The keeper's own life: keeps guests until `stream` ends.
-pub fn serve(mut stream: UnixStream) -> io::Result<()> {
+pub fn serve(mut stream: UnixStream, watcher: Watcher) -> io::Result<()> {
     let Some(setup) = first_line(&mut stream)? else { return Ok(()) };
     let setup: QemuSetup = serde_json::from_slice(&setup)?;
-    match Host::new(setup.clone()) {
+    match Host::new(setup.clone(), watcher) {
         Ok(host) => Keeper::new(setup, host, stream)?.run(),
         Err(error) => {
             let news = News::Said { is_warning: true, text: format!("no guests: {error}") };

@@ -30,6 +30,8 @@ pub struct QemuSetup {
     pub args: Vec<String>,
     /// Where sockets and logs are; an absolute path.
     pub dir: PathBuf,
+    /// Where guests' memory is, if it is files; an absolute path.
+    pub memory_dir: Option<PathBuf>,
     /// The gateway's ends of the links.
     pub links: [PathBuf; 2],
     /// The servers' names.
@@ -70,6 +72,11 @@ impl QemuSetup {
         path.into()
     }
 
+    /// The file that is a guest's memory, if it is one.
+    pub fn memory(&self, which: Which) -> Option<PathBuf> {
+        self.memory_dir.as_ref().map(|dir| dir.join(format!("{}.memory", self.name(which))))
+    }
+
     /// Where a standby waits for its state.
     pub fn incoming(&self, which: Which) -> String {
         format!("unix:{}", self.file(which, "state").display())
@@ -81,9 +88,18 @@ impl QemuSetup {
         let file = |kind: &str| self.file(which, kind).display().to_string();
         let mut args: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
-        add(&["-name", &name, "-no-user-config", "-nodefaults", "-display", "none", "-M", "pc"]);
+        add(&["-name", &name, "-no-user-config", "-nodefaults", "-display", "none"]);
         for accel in &self.accel {
             add(&["-accel", accel]);
+        }
+        match self.memory(which) {
+            None => add(&["-M", "pc"]),
+            Some(path) => {
+                let (size, path) = (self.memory_kib, path.display());
+                let object =
+                    format!("memory-backend-file,id=memory,size={size}K,mem-path={path},share=on");
+                add(&["-object", &object, "-M", "pc,memory-backend=memory"]);
+            }
         }
         add(&["-m", &format!("{}K", self.memory_kib), "-smp", &self.cpus.to_string()]);
         if let Some(kernel) = &self.kernel {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::qmp::Monitor;
 use super::setup::{QemuSetup, Which};
+use super::twin::Writes;
 
 /// What an emulated guest has more memory than it is said to have; QEMU takes no less.
 const ODD_KIB: u64 = 8;
@@ -30,6 +31,10 @@ pub trait Stable {
     fn start(&mut self, which: Which, is_standby: bool) -> io::Result<OwnedFd>;
     /// The monitor of a guest that stands; an error if it has failed.
     fn open(&mut self, which: Which) -> io::Result<Monitor>;
+    /// The memory of a guest that stands; an error if it is no file.
+    fn memory(&mut self, which: Which) -> io::Result<File>;
+    /// Notes from now on what of its memory a guest writes.
+    fn watch(&mut self, which: Which) -> io::Result<Box<dyn Writes>>;
     /// Kills a guest and takes its files away.
     fn end(&mut self, which: Which);
     /// Makes a guest the one in force for its server, also after the keeper's end.
@@ -40,43 +45,55 @@ pub trait Stable {
     fn tidy(&mut self, kept: &[Which]) -> u32;
 }
 
+/// Notes what a process writes of a file that it has mapped.
+pub type Watcher = fn(u32, &File) -> io::Result<Box<dyn Writes>>;
+
 /// Guests on this host.
 #[derive(Debug)]
 pub struct Host {
     setup: QemuSetup,
+    watcher: Watcher,
     /// Processes that start guests, until they have ended.
     starting: BTreeMap<u32, Child>,
     processes: BTreeMap<u32, OwnedFd>,
-    _lock: Flock<File>,
+    _locks: Vec<Flock<File>>,
 }
 
 impl Host {
-    /// Takes the directory, which no other keeper may have.
-    pub fn new(setup: QemuSetup) -> io::Result<Self> {
-        let dir = &setup.dir;
-        let named = |error: io::Error| {
-            io::Error::new(
-                error.kind(),
-                format!("the directory of guests {}: {error}", dir.display()),
-            )
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(named)?;
-        if let Some((uid, gid)) = setup.run_as {
-            chown(dir, Some(uid), Some(gid)).map_err(named)?;
+    /// Takes the directories, which no other keeper may have.
+    pub fn new(setup: QemuSetup, watcher: Watcher) -> io::Result<Self> {
+        let mut locks = Vec::new();
+        for dir in [Some(&setup.dir), setup.memory_dir.as_ref()].into_iter().flatten() {
+            locks.push(take_dir(dir, setup.run_as).map_err(|error| {
+                let what = format!("the directory of guests {}: {error}", dir.display());
+                io::Error::new(error.kind(), what)
+            })?);
         }
-        let file =
-            File::options().create(true).append(true).open(dir.join("lock")).map_err(named)?;
-        // A keeper whose gateway has just ended is about to end too.
-        let lock = Flock::lock(file, FlockArg::LockExclusive);
-        let lock = lock.map_err(|(_, errno)| named(errno.into()))?;
         let (starting, processes) = (BTreeMap::new(), BTreeMap::new());
         let setup = copies_whole(setup, has_kvm);
-        Ok(Self { setup, starting, processes, _lock: lock })
+        Ok(Self { setup, watcher, starting, processes, _locks: locks })
+    }
+
+    fn pid(&self, which: Which) -> io::Result<Pid> {
+        let pid = fs::read_to_string(self.setup.file(which, "pid"))?;
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+        pid.ok_or_else(|| io::Error::other("its file has no process in it"))
     }
 
     fn record_file(&self, leg: usize) -> PathBuf {
         self.setup.dir.join(format!("{}.guest", self.setup.names[leg]))
     }
+}
+
+/// A directory for the guests' files only, and nobody else's while the lock is held.
+fn take_dir(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<Flock<File>> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if let Some((uid, gid)) = owner {
+        chown(dir, Some(uid), Some(gid))?;
+    }
+    let file = File::options().create(true).append(true).open(dir.join("lock"))?;
+    // A keeper whose gateway has just ended is about to end too.
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 /// A guest of this kind whose live copies are whole.
@@ -146,14 +163,23 @@ impl Stable for Host {
                 return Err(io::Error::other(format!("{}: {status}", self.setup.program)));
             }
         }
-        let pid = fs::read_to_string(self.setup.file(which, "pid"))?;
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("its file has no process in it"))?;
+        let pid = self.pid(which)?;
         // The monitor is connected after this, so that the process is the one that was meant.
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         let monitor = Monitor::over(UnixStream::connect(self.setup.file(which, "qmp"))?)?;
         self.processes.insert(which.generation, process);
         Ok(monitor)
+    }
+
+    fn memory(&mut self, which: Which) -> io::Result<File> {
+        let path = self.setup.memory(which);
+        let path = path.ok_or_else(|| io::Error::other("it is no file"))?;
+        File::options().read(true).write(true).open(path)
+    }
+
+    fn watch(&mut self, which: Which) -> io::Result<Box<dyn Writes>> {
+        let pid = self.pid(which)?.as_raw_pid().unsigned_abs();
+        (self.watcher)(pid, &self.memory(which)?)
     }
 
     fn end(&mut self, which: Which) {
@@ -169,6 +195,7 @@ impl Stable for Host {
             let _ = fs::remove_file(self.setup.file(which, kind));
         }
         let _ = fs::remove_file(self.setup.link(which));
+        let _ = self.setup.memory(which).map(fs::remove_file);
     }
 
     fn record(&mut self, which: Which) -> io::Result<()> {

@@ -2,9 +2,13 @@
 //! when any of them, or the gateway, ends or refuses at any step.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,9 +19,12 @@ use super::keeper::Keeper;
 use super::qmp::Monitor;
 use super::setup::{QemuSetup, Which};
 use super::stable::{Stable, copies_whole};
+use super::twin::Writes;
 use super::words::{News, Order, Way};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Length of a scripted guest's memory, where that is a file.
+const MEMORY_LEN: usize = 3 << 20;
 
 /// What goes wrong with a guest, once.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,12 +51,46 @@ struct Yard {
     /// Where standbys wait.
     waiting: BTreeMap<String, UnixStream>,
     recorded: BTreeMap<usize, u32>,
+    /// What guests write can be noted; and what was, by generation.
+    is_watched: bool,
+    notes: BTreeMap<u32, Vec<Range<u64>>>,
+    /// Pages that a guest writes just before it stops.
+    last_words: Vec<u64>,
+}
+
+/// The kernel's notes, as the script has them.
+#[derive(Debug)]
+struct Notes {
+    yard: Arc<Mutex<Yard>>,
+    generation: u32,
+}
+
+impl Writes for Notes {
+    fn taken(&mut self) -> io::Result<Vec<Range<u64>>> {
+        let mut yard = lock(&self.yard);
+        match yard.is_watched {
+            true => Ok(yard.notes.remove(&self.generation).unwrap_or_default()),
+            false => Err(io::Error::other("no more notes")),
+        }
+    }
 }
 
 impl Yard {
     fn takes(&mut self, name: &str, fault: &Fault) -> bool {
         let at = self.faults.iter().position(|(who, what)| who == name && what == fault);
         at.map(|at| self.faults.remove(at)).is_some()
+    }
+
+    /// A guest writes, which is noted.
+    fn speak_last(&mut self, memory: &Path, name: &str) -> io::Result<()> {
+        let file = File::options().write(true).open(memory)?;
+        let generation = name.rsplit('-').next().and_then(|number| number.parse().ok());
+        for page in std::mem::take(&mut self.last_words) {
+            file.write_all_at(&[0xee; 100], page * 4096 + 7)?;
+            let notes = self.notes.entry(generation.unwrap_or(0)).or_default();
+            notes.push(page * 4096..(page + 1) * 4096);
+        }
+        Ok(())
     }
 }
 
@@ -66,6 +107,10 @@ fn lock(yard: &Mutex<Yard>) -> MutexGuard<'_, Yard> {
 impl Stable for Scripted {
     fn start(&mut self, which: Which, is_standby: bool) -> io::Result<OwnedFd> {
         let name = self.setup.name(which);
+        if let Some(path) = self.setup.memory(which) {
+            let fill = if is_standby { 0 } else { u8::try_from(which.generation).unwrap_or(9) };
+            std::fs::write(path, vec![fill; MEMORY_LEN])?;
+        }
         lock(&self.yard).running.insert(name, !is_standby);
         let (ours, theirs) = io::pipe()?;
         drop(theirs);
@@ -79,14 +124,28 @@ impl Stable for Scripted {
         }
         let (ours, theirs) = UnixStream::pair()?;
         let (yard, incoming) = (Arc::clone(&self.yard), self.setup.incoming(which));
+        let memory = self.setup.memory(which);
         std::thread::spawn(move || {
             // A keeper that hangs up is no end of a guest.
-            if play(&name, &incoming, &theirs, &yard).is_ok_and(|is_dead| is_dead) {
+            if play(&name, &incoming, memory.as_deref(), &theirs, &yard)
+                .is_ok_and(|is_dead| is_dead)
+            {
                 lock(&yard).running.remove(&name);
             }
             let _ = theirs.shutdown(std::net::Shutdown::Both);
         });
         Monitor::over(ours)
+    }
+
+    fn memory(&mut self, which: Which) -> io::Result<File> {
+        let path = self.setup.memory(which).ok_or(io::ErrorKind::Unsupported)?;
+        File::options().read(true).write(true).open(path)
+    }
+
+    fn watch(&mut self, which: Which) -> io::Result<Box<dyn Writes>> {
+        let is_watched = lock(&self.yard).is_watched;
+        is_watched.then_some(()).ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Box::new(Notes { yard: Arc::clone(&self.yard), generation: which.generation }))
     }
 
     fn end(&mut self, which: Which) {
@@ -111,7 +170,13 @@ impl Stable for Scripted {
 }
 
 /// A guest's whole life, as far as its monitor tells; whether it has ended with the conversation.
-fn play(name: &str, incoming: &str, stream: &UnixStream, yard: &Mutex<Yard>) -> io::Result<bool> {
+fn play(
+    name: &str,
+    incoming: &str,
+    memory: Option<&Path>,
+    stream: &UnixStream,
+    yard: &Mutex<Yard>,
+) -> io::Result<bool> {
     let say = |mut to: &UnixStream, line: Value| to.write_all(format!("{line}\r\n").as_bytes());
     let event = |name: &str, data: Value| {
         let timestamp = json!({ "seconds": 7, "microseconds": 0 });
@@ -154,7 +219,12 @@ fn play(name: &str, incoming: &str, stream: &UnixStream, yard: &Mutex<Yard>) -> 
                 json!({})
             }
             "stop" => {
-                yard.running.insert(name.into(), false);
+                if yard.running.insert(name.into(), false) == Some(true) {
+                    after.push(event("STOP", Value::Null));
+                    if let Some(memory) = memory.filter(|_| name.starts_with("a-")) {
+                        yard.speak_last(memory, name)?;
+                    }
+                }
                 json!({})
             }
             "cont" => {
@@ -163,8 +233,9 @@ fn play(name: &str, incoming: &str, stream: &UnixStream, yard: &Mutex<Yard>) -> 
                 json!({})
             }
             "migrate" => {
-                yard.running.insert(name.into(), false);
-                after.push(event("STOP", Value::Null));
+                if yard.running.insert(name.into(), false) == Some(true) {
+                    after.push(event("STOP", Value::Null));
+                }
                 let uri = line["arguments"]["uri"].as_str().unwrap_or_default();
                 let is_given_up = yard.takes(name, &Fault::GivesUp);
                 let target = yard.waiting.remove(uri).filter(|_| !is_given_up);
@@ -194,6 +265,9 @@ struct Bench {
     orders: UnixStream,
     news: BufReader<UnixStream>,
     keeper: Option<JoinHandle<()>>,
+    setup: QemuSetup,
+    /// Where guests' memory is, if it is files.
+    _memory: Option<tempfile::TempDir>,
 }
 
 fn setup() -> QemuSetup {
@@ -208,6 +282,7 @@ fn setup() -> QemuSetup {
         mac: "02:00:00:00:00:10".into(),
         args: vec!["-serial".into(), "file:{dir}/{name}.log".into()],
         dir: "/d".into(),
+        memory_dir: None,
         links: ["/l/a".into(), "/l/b".into()],
         names: ["a".into(), "b".into()],
         downtime_ms: 20,
@@ -222,19 +297,39 @@ impl Bench {
         let yard = Arc::new(Mutex::new(Yard::default()));
         lock(&yard).faults = faults.iter().map(|(who, f)| ((*who).to_owned(), f.clone())).collect();
         let mut bench = Self::over(yard);
-        bench.until(|news| matches!(news, News::Attached { leg: 0, generation: 1 }));
-        bench.until(|news| matches!(news, News::Attached { leg: 1, generation: 2 }));
+        bench.until_both();
         bench
     }
 
+    /// The same with guests whose memory is files.
+    fn shared(faults: &[(&str, Fault)], is_watched: bool) -> Self {
+        let yard = Arc::new(Mutex::new(Yard { is_watched, ..Yard::default() }));
+        lock(&yard).faults = faults.iter().map(|(who, f)| ((*who).to_owned(), f.clone())).collect();
+        let dir = tempfile::tempdir().expect("a directory");
+        let setup = QemuSetup { memory_dir: Some(dir.path().into()), ..setup() };
+        let mut bench = Self::with(setup, yard);
+        bench._memory = Some(dir);
+        bench.until_both();
+        bench
+    }
+
+    fn until_both(&mut self) {
+        self.until(|news| matches!(news, News::Attached { leg: 0, generation: 1 }));
+        self.until(|news| matches!(news, News::Attached { leg: 1, generation: 2 }));
+    }
+
     fn over(yard: Arc<Mutex<Yard>>) -> Self {
+        Self::with(setup(), yard)
+    }
+
+    fn with(setup: QemuSetup, yard: Arc<Mutex<Yard>>) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let stable = Scripted { setup: setup(), yard: Arc::clone(&yard) };
-        let mut keeper = Keeper::new(setup(), stable, theirs).expect("a keeper");
+        let stable = Scripted { setup: setup.clone(), yard: Arc::clone(&yard) };
+        let mut keeper = Keeper::new(setup.clone(), stable, theirs).expect("a keeper");
         ours.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let orders = ours.try_clone().expect("a socket");
         let keeper = Some(std::thread::spawn(move || keeper.run()));
-        Self { yard, orders, news: BufReader::new(ours), keeper }
+        Self { yard, orders, news: BufReader::new(ours), keeper, setup, _memory: None }
     }
 
     fn give(&mut self, order: Order) {
@@ -278,8 +373,17 @@ impl Bench {
         assert_eq!((of, leg), (id, 1 - from));
         self.give(Order::Go { id });
         let News::Done(report) = self.next() else { panic!("not done") };
-        assert_eq!((report.id, report.bytes), (id, 4711));
+        assert_eq!(report.id, id);
+        match self.setup.memory_dir {
+            None => assert_eq!(report.bytes, 4711),
+            Some(_) => assert!(report.bytes >= 4711, "{report:?}"),
+        }
         generation
+    }
+
+    fn memory(&self, leg: usize, generation: u32) -> Vec<u8> {
+        let path = self.setup.memory(Which { leg, generation }).expect("it is a file");
+        std::fs::read(path).expect("it is there")
     }
 
     fn runs(&self, name: &str) -> Option<bool> {
@@ -315,6 +419,35 @@ fn a_sync_puts_a_copy_in_the_place_of_the_target_and_back_again() {
 }
 
 #[test]
+fn memory_that_is_files_is_equal_when_the_copy_is_ready_whoever_takes_notes() {
+    // Noted to the end, no longer noted at some time, and never.
+    for (at_first, later) in [(true, true), (true, false), (false, false)] {
+        let mut bench = Bench::shared(&[], at_first);
+        // What is written last of all is what the sync has least time for.
+        lock(&bench.yard).last_words = vec![0, 3, 4, MEMORY_LEN as u64 / 4096 - 1];
+        lock(&bench.yard).is_watched = later;
+        bench.sync(1, 0);
+        bench.until(|news| *news == News::Frozen { id: 1 });
+        bench.give(Order::Overwrite { id: 1 });
+        bench.until(|news| matches!(news, News::Ready { generation: 3, .. }));
+        let (ours, theirs) = (bench.memory(0, 1), bench.memory(1, 3));
+        assert!(ours.contains(&0xee) && ours == theirs, "{at_first} {later}");
+        bench.give(Order::Go { id: 1 });
+        bench.until(|news| matches!(news, News::Done(_)));
+        let heard = lock(&bench.yard).heard.clone();
+        let at = |what: &str| heard.iter().position(|line| line == what).expect(what);
+        assert!(at("a-1 stop") < at("a-1 migrate") && at("b-2 stop") < at("a-1 migrate"));
+        // And back again, by another standby; then once more, when its copy was prepared.
+        for id in 2..5 {
+            let leg = id as usize % 2;
+            let generation = bench.good_sync(id, 1 - leg);
+            let source = lock(&bench.yard).recorded[&(1 - leg)];
+            assert!(bench.memory(leg, generation) == bench.memory(1 - leg, source));
+        }
+    }
+}
+
+#[test]
 fn nothing_is_touched_before_the_gateway_has_said_so() {
     let mut bench = Bench::new(&[]);
     bench.sync(1, 0);
@@ -344,8 +477,14 @@ fn whatever_fails_leaves_both_servers_as_they_were_and_the_next_sync_works() {
         ("b-3", Fault::CannotLoad, "b-3 gave up"),
         ("b-3", Fault::Refuses("migrate-incoming"), ""),
     ];
-    for (who, fault, why) in faults {
-        let mut bench = Bench::new(&[(who, fault.clone())]);
+    for (is_shared, (who, fault, why)) in
+        [false, true].into_iter().flat_map(|is| faults.clone().map(|fault| (is, fault)))
+    {
+        let faults = [(who, fault.clone())];
+        let mut bench = match is_shared {
+            false => Bench::new(&faults),
+            true => Bench::shared(&faults, true),
+        };
         if why.is_empty() {
             // It was found out before it was needed: another one stands ready.
             assert!(bench.good_sync(1, 0) > 3, "{who} {fault:?}");
@@ -474,6 +613,12 @@ fn the_command_line_has_what_a_guest_needs() {
         assert!(line.contains(part), "`{part}` is not in: {line}");
     }
     assert!(!setup().args(which, false).join(" ").contains("-incoming"));
+    assert!(line.contains(" -M pc ") && !line.contains("memory-backend"), "{line}");
+    let shared = QemuSetup { memory_dir: Some("/m".into()), ..setup() };
+    let line = shared.args(which, false).join(" ");
+    let want = "-object memory-backend-file,id=memory,size=65536K,mem-path=/m/b-4.memory,share=on \
+                -M pc,memory-backend=memory -m 65536K";
+    assert!(line.contains(want), "{line}");
 }
 
 #[test]
