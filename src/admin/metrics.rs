@@ -16,6 +16,7 @@ pub(super) fn render(status: &Status, counters: &Counters) -> String {
     service(&mut page, status);
     evidence(&mut page, status);
     servers(&mut page, status);
+    agents(&mut page, status);
     flows(&mut page, status);
     links(&mut page, status);
     let mut last = "";
@@ -85,6 +86,16 @@ fn servers(page: &mut Page, status: &Status) {
     for server in &status.servers {
         let labels = [("server", server.name.as_str()), ("leg", &server.leg)];
         page.sample(name, &labels, f64::from(u8::from(server.role == "primary")));
+    }
+}
+
+fn agents(page: &mut Page, status: &Status) {
+    let name = "shadowvm_agent_connected";
+    page.family(name, "gauge", "Whether the gateway is connected to a server's agent.");
+    for server in &status.servers {
+        let Some(agent) = &server.agent else { continue };
+        let labels = [("server", server.name.as_str()), ("leg", &server.leg)];
+        page.sample(name, &labels, f64::from(u8::from(agent.is_connected)));
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant as Clock, sleep_until, timeout};
 
 use super::types::{
-    Counter, Counters, Done, Events, Evidence, Failover, Flow, FlowCounts, Flows, Neighbour,
+    Agent, Counter, Counters, Done, Events, Evidence, Failover, Flow, FlowCounts, Flows, Neighbour,
     Nothing, NumberedEvent, Problem, Rejoin, Rule, Rules, Server, Service, Status, Suggestion,
     Unprotected, WaitTimes,
 };
@@ -26,6 +26,7 @@ use crate::engine::{
     self, Command, CommandError, FlowState, Instant, LegId, Link, NeighbourState, NeighbourStatus,
     RuleName, ServiceState,
 };
+use crate::observe::AgentView;
 use crate::observe::counters::WaitSummary;
 use crate::observe::describe::{command_error_text, solo_text};
 use crate::observe::json::degraded_reason;
@@ -305,6 +306,10 @@ pub(super) async fn read_status(door: &Door) -> Result<Status, Trouble> {
         state: status.servers[leg.index()].name().to_owned(),
         refused_ports: status.refused_ports[leg.index()].clone(),
         is_unanswering: status.unanswering[leg.index()],
+        agent: config.servers[leg.index()].agent.clone().map(|address| {
+            let AgentView { is_connected, text, .. } = door.board.agents.view(leg);
+            Agent { address, is_connected, text }
+        }),
     });
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

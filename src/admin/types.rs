@@ -95,6 +95,20 @@ pub struct Server {
     /// Whether it answers probes, and no client.
     #[serde(default)]
     pub is_unanswering: bool,
+    /// Its agent, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+}
+
+/// The agent beside a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Host, or address, and port.
+    pub address: String,
+    /// Whether the gateway is connected to it.
+    pub is_connected: bool,
+    /// How the service is, as the agent sees it, or why there is no connection.
+    pub text: String,
 }
 
 /// A host that the configuration names, on one of the links.

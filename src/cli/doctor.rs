@@ -18,7 +18,7 @@ use super::{Format, config_error, exit};
 use crate::config::{self, Backend, Config, DEFAULT_FILE, MemoryCopy, Tree};
 use crate::engine::{LegId, Source, VipPlan};
 use crate::io::writes;
-use crate::sync::agent::link::{self, AgentSetup};
+use crate::sync::agent::link::{self, AgentSetup, LinkError};
 use crate::sync::container::criu;
 use crate::sync::container::space::Space;
 use crate::sync::mirror::end::foreign;
@@ -395,11 +395,16 @@ fn asked(config: &Config) -> Vec<Finding> {
                 Finding::bad("agent", Verdict::Note, what, fix)
             }
             Err(error) => {
-                let fix = format!(
-                    "on that host: shadowvm agent --listen {} --key {} --dir DIR",
-                    setup.address,
-                    setup.key.display()
-                );
+                let (address, key) = (&setup.address, setup.key.display());
+                let fix = match error {
+                    LinkError::Key(_) => format!(
+                        "one key for the gateway and both agents: shadowvm agent key {key}, copied \
+                         to each host with mode 0600"
+                    ),
+                    LinkError::Connect { .. } | LinkError::Handshake { .. } => format!(
+                        "on that host: shadowvm agent --listen {address} --key {key} --dir DIR"
+                    ),
+                };
                 Finding::bad("agent", Verdict::Fail, format!("server {server}: {error}"), fix)
             }
         }

@@ -239,7 +239,8 @@ impl Outer<'_> {
         let observer = Observer::start(Arc::clone(&board), clock::to_unix_ns, self.events, level)
             .map_err(system("the event writer cannot start"))?;
         let (mailbox, inbox) = mailbox().map_err(system("no event descriptor"))?;
-        let helper = self.unheard.map(|unheard| unheard.listen(agents::gone_sink(mailbox.clone())));
+        let agents = agents::sink(mailbox.clone(), Arc::clone(&board));
+        let helper = self.unheard.map(|unheard| unheard.listen(agents));
         let helper = helper.transpose();
         let helper = helper.map_err(system("the helper cannot be heard"))?.map(Arc::new);
         let is_sandboxed = Arc::new(AtomicBool::new(false));

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::door::{DoorArgs, answer, bytes_text, refuse, say, table, time_text};
 use super::{Format, exit};
 use crate::admin::client::{self, ClientError};
-use crate::admin::types::{Events, Evidence, Status, Unprotected};
+use crate::admin::types::{Agent, Events, Evidence, Server, Status, Unprotected};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -122,6 +122,12 @@ fn text(status: &Status) -> String {
         rows.push(vec![server.name.clone(), server.role.clone(), state, link]);
     }
     out.push_str(&table(&rows));
+    for Server { name, agent, .. } in &status.servers {
+        if let Some(Agent { address, is_connected, text }) = agent {
+            let state = if *is_connected { "connected" } else { "NOT CONNECTED" };
+            let _ = writeln!(out, "agent of {name} ({address}): {state}; {text}");
+        }
+    }
     if status.servers.iter().any(|server| server.is_unanswering) {
         out.push_str(
             "a server that answers no client: does its route to the clients lead through the \

@@ -455,6 +455,13 @@ fn cut(name: &str, outgoing: bool, incoming: bool, mac: Mac) -> io::Result<()> {
         netlink.drop_outgoing(name, true)?;
     }
     netlink.set_mac(name, deaf)?;
+    // Asked whether a neighbour is still there, which is doubted after 5 s by default, it would learn
+    // the address that hears.
+    let doubted_after = if incoming { "3600" } else { "5" };
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/neigh/{name}/delay_first_probe_time");
+        std::fs::write(path, doubted_after)?;
+    }
     if !outgoing {
         netlink.drop_outgoing(name, false)?;
     }

@@ -4,6 +4,7 @@
 //! loop never waits here: it counts, and hands the event to a writer thread through a bounded
 //! queue; what does not fit is counted as lost, never waited for.
 
+pub mod agents;
 pub mod counters;
 pub mod describe;
 pub mod directory;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{CommandError, Event, Instant};
+pub use agents::{AgentView, Agents};
 pub use counters::Counters;
 pub use describe::Level;
 pub use directory::FlowDirectory;
@@ -42,6 +44,8 @@ pub struct Board {
     pub flows: FlowDirectory,
     /// What became of evidence.
     pub evidence: Arc<EvidenceCounts>,
+    /// What is known of agents.
+    pub agents: Agents,
     counters: Mutex<Counters>,
     rules: Mutex<Rules>,
     recent: Mutex<Recent>,
@@ -74,6 +78,7 @@ impl Board {
             names,
             flows: FlowDirectory::default(),
             evidence: Arc::default(),
+            agents: Agents::default(),
             counters: Mutex::default(),
             rules: Mutex::default(),
             recent: Mutex::default(),

@@ -332,9 +332,11 @@ impl Oracle {
         }
         let end = at + seg.data.len() as u64;
         let had = leg.said.end_from(1);
-        // Acks to one that is sought wait, and the first was made before this.
-        if !seg.data.is_empty() && end <= had && !self.is_sought[id.index()] {
+        if !seg.data.is_empty() && end <= had {
             leg.pending_duplicate = match leg.pending_duplicate {
+                // Acks to one that is sought wait, and the first was made before this. What was
+                // owed until now may have given its place to this.
+                _ if self.is_sought[id.index()] => None,
                 Some((f, t)) if at <= t && f <= end => Some((f.min(at), t.max(end))),
                 _ => Some((at, end)),
             };
@@ -587,8 +589,8 @@ impl Oracle {
                 let Some(mut flow) = self.flows.remove(&tuple) else {
                     return self.cookies.note_shown(&seg);
                 };
-                if has_waited {
-                    self.flows.insert(tuple, flow); // which has begun since
+                if has_waited && flow.state == FlowState::Opening {
+                    self.flows.insert(tuple, flow); // which has begun since, and shows nothing yet
                     return;
                 }
                 let had_ended = flow.shown_fin.is_some();

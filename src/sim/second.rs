@@ -74,7 +74,7 @@ impl World<'_> {
         let place = (tuple, leg.index());
         self.gateway.dropped.remove(&place);
         self.gateway.late.remove(&place);
-        let way = &self.scenario.links[1 + leg.index()][1];
+        let way = &self.scenario.links[1 + leg.index()][0];
         let under_way = (way.delay_us + way.jitter_us) * 2000;
         if self.now >= self.gateway.lost_at[leg.index()] + under_way {
             self.gateway.regained.insert(place);

@@ -74,8 +74,21 @@ pub struct AgentCommand {
     pub name: String,
 }
 
-/// Whether the service of a server (0 or 1) is known to be gone by its agent; told at each change.
-pub type GoneSink = Box<dyn Fn(usize, bool) + Send>;
+/// What is known of an agent, and by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentNews {
+    /// Beside which server, 0 or 1.
+    pub server: usize,
+    /// Whether it is connected.
+    pub is_connected: bool,
+    /// Whether it knows that the service of its server is gone.
+    pub is_gone: bool,
+    /// How the service is, or why there is no connection.
+    pub text: String,
+}
+
+/// Hears what changed.
+pub type AgentSink = Box<dyn Fn(AgentNews) + Send>;
 
 /// The mirror of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,11 +149,8 @@ enum Answer {
     Said {
         text: String,
     },
-    /// An agent knows that the service of its server is gone, or no agent does any more.
-    Gone {
-        server: usize,
-        is_gone: bool,
-    },
+    /// Something is known of an agent.
+    Agent(AgentNews),
 }
 
 type Callback = Box<dyn FnOnce(Outcome) + Send>;
@@ -177,9 +187,9 @@ impl Unheard {
         Ok(Self(process))
     }
 
-    /// Starts to listen. `gone` hears what agents know.
-    pub fn listen(self, gone: GoneSink) -> io::Result<Helper> {
-        Helper::listen_to(self.0, gone)
+    /// Starts to listen. `agents` hears what agents know.
+    pub fn listen(self, agents: AgentSink) -> io::Result<Helper> {
+        Helper::listen_to(self.0, agents)
     }
 }
 
@@ -188,15 +198,15 @@ impl Helper {
     pub fn over(stream: UnixStream, commands: &Commands) -> io::Result<Self> {
         let process = Process::over(stream)?;
         process.tell(commands)?;
-        Self::listen_to(process, Box::new(|_, _| {}))
+        Self::listen_to(process, Box::new(|_| {}))
     }
 
-    fn listen_to(process: Process, gone: GoneSink) -> io::Result<Self> {
+    fn listen_to(process: Process, agents: AgentSink) -> io::Result<Self> {
         let jobs = Arc::new(Mutex::new(Jobs::default()));
         let (said, shared) = (process.said()?, Arc::clone(&jobs));
         std::thread::Builder::new()
             .name("helper".into())
-            .spawn(move || hear(said, &shared, &gone))?;
+            .spawn(move || hear(said, &shared, &agents))?;
         Ok(Self { process, jobs })
     }
 
@@ -234,7 +244,7 @@ impl Helper {
 const GONE: &str = "the helper process is gone; restart the gateway";
 
 /// Hands each outcome to whoever waits for it.
-fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>, gone: &GoneSink) {
+fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>, agents: &AgentSink) {
     for line in stream.lines() {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
@@ -245,7 +255,7 @@ fn hear(stream: BufReader<UnixStream>, jobs: &Mutex<Jobs>, gone: &GoneSink) {
                 }
             }
             Ok(Answer::Said { text }) => tracing::info!("{text}"),
-            Ok(Answer::Gone { server, is_gone }) => gone(server, is_gone),
+            Ok(Answer::Agent(news)) => agents(news),
             Err(_) => {
                 tracing::error!(line, "the helper said something that is no answer");
                 break;
@@ -323,28 +333,29 @@ fn start_link(
 ) -> io::Result<Option<Arc<Link>>> {
     let Some(AgentCommand { setup, name }) = command else { return Ok(None) };
     let (answers, address) = (Arc::clone(answers), setup.address.clone());
-    let known = Mutex::new((false, None));
+    let last = Mutex::new(None);
     let tell = move |news| {
-        let mut known = lock(&known);
-        let (was_gone, last) = &mut *known;
-        let (is_gone, text) = match news {
-            News::Connected => (false, format!("connected to the agent at {address}")),
+        let mut last = lock(&last);
+        let is_connected = !matches!(news, News::Lost(_));
+        let (is_gone, said, text) = match news {
+            News::Connected => {
+                let said = format!("connected to the agent at {address}");
+                (false, said, "nothing is reported of the service".to_owned())
+            }
             News::Lost(why) => {
                 *last = None;
-                (false, why)
+                (false, why.clone(), why)
             }
             News::Report(report) if last.as_ref() == Some(&report) => return,
             News::Report(report) => {
-                let text = format!("its agent reports: {report}");
-                (last.insert(report).is_gone(), text)
+                let text = report.to_string();
+                (last.insert(report).is_gone(), format!("its agent reports: {text}"), text)
             }
         };
         // The gateway may be gone.
         let say = |answer| drop(write_line(&lock(&answers), &answer));
-        if is_gone != std::mem::replace(was_gone, is_gone) {
-            say(Answer::Gone { server, is_gone });
-        }
-        say(Answer::Said { text: format!("server {name}: {text}") });
+        say(Answer::Agent(AgentNews { server, is_connected, is_gone, text }));
+        say(Answer::Said { text: format!("server {name}: {said}") });
     };
     Link::start(setup, tell).map(|link| Some(Arc::new(link)))
 }

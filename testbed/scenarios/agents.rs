@@ -271,8 +271,10 @@ fn evidence(at: &Path, content: &Content) -> Result<String, Failure> {
     for server in ["a", "b"] {
         wait_logged(&bed, &format!("server {server}: its agent reports"), 1)?;
     }
+    told(&bed, [(true, "accepts"), (true, "accepts")])?;
     a.0.kill().and_then(|()| a.0.wait()).map_err(|e| e.to_string())?;
     wait_logged(&bed, "server a: the connection to the agent", 1)?;
+    told(&bed, [(false, "the agent at"), (true, "accepts")])?;
     bed.connect(false)?.get(&content.big, &Progress::default())?;
     let _a = agent(&bed, LegId::A, &at.join("agent.key"))?;
     wait_logged(&bed, "server a: its agent reports", 2)?;
@@ -304,6 +306,17 @@ fn evidence(at: &Path, content: &Content) -> Result<String, Failure> {
     Ok(format!(
         "at rest promoted {idle}, without agents {idle_alone}; at work {busy}, without {busy_alone}"
     ))
+}
+
+/// What `shadowvm status` tells of both agents: whether they are connected, and a part of the rest.
+fn told(bed: &Bed<'_>, expected: [(bool, &str); 2]) -> Result<(), Failure> {
+    for (server, (is_connected, text)) in bed.status()?.servers.into_iter().zip(expected) {
+        let agent = server.agent.ok_or_else(|| "status knows of no agent".to_owned())?;
+        if agent.is_connected != is_connected || !agent.text.contains(text) {
+            return Err(Failure::Broken(format!("status of {}: {agent:?}", server.name)));
+        }
+    }
+    Ok(())
 }
 
 /// Kills the primary's processes while nobody speaks with it. Somebody has: in clone addressing

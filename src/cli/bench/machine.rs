@@ -132,6 +132,10 @@ impl Drop for Room {
         // The keeper closes its end when both guests are gone.
         let _ = self.give(&Order::End);
         let _ = io::copy(&mut self.news, &mut io::sink());
+        // The next one has its links at the same place.
+        for link in &self.setup.links {
+            let _ = std::fs::remove_file(link);
+        }
     }
 }
 

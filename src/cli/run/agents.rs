@@ -1,10 +1,13 @@
 //! The gateway's part in agents: where they are, and what the loop is told of what they know.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::engine::{Input, LegId, Link, Signal};
 use crate::io::{Mailbox, Request};
+use crate::observe::{AgentView, Board};
 use crate::sync::agent::link::AgentSetup;
-use crate::sync::helper::{AgentCommand, GoneSink};
+use crate::sync::helper::{AgentCommand, AgentNews, AgentSink};
 
 /// The agents as the helper needs them.
 pub(super) fn commands(config: &Config) -> [Option<AgentCommand>; 2] {
@@ -20,12 +23,18 @@ pub(in crate::cli) fn setup(config: &Config, leg: LegId) -> Option<AgentSetup> {
     Some(AgentSetup { address, key: config.agent.key.clone(), limit: config.agent.limit })
 }
 
-/// Tells the engine: a service whose processes are gone and that refuses is one that has exited.
-pub(super) fn gone_sink(mailbox: Mailbox) -> GoneSink {
-    Box::new(move |server, is_gone| {
-        let Some(leg) = LegId::ALL.get(server) else { return };
+/// Notes what agents know for the status, and tells the engine: a service whose processes are gone
+/// and that refuses is one that has exited.
+pub(super) fn sink(mailbox: Mailbox, board: Arc<Board>) -> AgentSink {
+    Box::new(move |news| {
+        let Some(&leg) = LegId::ALL.get(news.server) else { return };
+        let AgentNews { is_connected, is_gone, text, .. } = news;
+        let before = board.agents.note(leg, AgentView { is_connected, is_gone, text });
+        if is_gone == before.is_gone {
+            return;
+        }
         let signal = if is_gone { Signal::Exited } else { Signal::Running };
         // A loop that has ended needs to know nothing.
-        let _ = mailbox.send(Request::Input(Input::Signal(Link::Server(*leg), signal)));
+        let _ = mailbox.send(Request::Input(Input::Signal(Link::Server(leg), signal)));
     })
 }

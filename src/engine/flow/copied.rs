@@ -27,9 +27,10 @@ impl Flow {
             self.primary = from;
             self.send_syn(cx);
         } else if self.visible.reset.is_some() || !self.leg(from).is_open() {
-            // Nothing to go on with: what the target has of it is reset, exactly.
+            // Nothing to go on with, also where only the target was left and not yet the primary:
+            // what it has of it is reset, exactly.
             self.drop_copy(cx, to);
-            if was_primary && !is_over {
+            if !is_over {
                 self.reset_client(cx);
             }
         } else if !is_known {

@@ -295,26 +295,55 @@ impl Flow {
                 return cx.reject(link, RejectReason::OutOfWindow);
             }
             // It still lives in an older connection of this 4-tuple (RFC 9293 3.5.2, RFC 5961 4).
-            self.leg_mut(id).stale_iss = Some(seg.seq.wrapping_sub(1));
-            match id == self.primary && self.promise.is_none() {
-                true => self.pass_challenge(cx, seg),
-                false => self.ask_again(cx, id, seg.ack),
+            match self.may_end_older(id) {
+                true => self.end_older(cx, id, seg.seq, seg.ack),
+                false => {
+                    self.leg_mut(id).stale_iss = Some(seg.seq.wrapping_sub(1));
+                    self.pass_challenge(cx, seg);
+                }
             }
             return;
         }
         cx.reject(link, RejectReason::OldGeneration);
     }
 
+    /// Whether an older connection of `id` is the gateway's to end. In the primary's the client may
+    /// live, too, and would not end it (RFC 9293 3.10.7.3).
+    fn may_end_older(&self, id: LegId) -> bool {
+        id != self.primary || self.promise.is_some()
+    }
+
     /// Whether `id`, which acknowledges this very SYN without one of its own, lives in an older
     /// connection that the client began with the same number; else its SYN-ACK is still on its way.
-    /// Of the primary's the client may live in it, too, and would not end it (RFC 9293 3.10.7.3).
     fn is_of_older(&mut self, now: Instant, id: LegId, number: u32) -> bool {
-        let may_end = id != self.primary || self.promise.is_some();
         let leg = self.leg_mut(id);
         let known = leg.bare_ack.filter(|&(known, _)| known == number);
-        let (_, since) = known.unwrap_or((number, now));
-        leg.bare_ack = Some((number, since));
-        may_end && now.since(since) >= limits::OVERTAKING_MAX
+        leg.bare_ack = Some(known.unwrap_or((number, now)));
+        self.older_at(id).is_some_and(|at| now >= at)
+    }
+
+    /// When `id`, if no SYN-ACK has come until then, is known to live in an older connection: it
+    /// may say so once only in half a second (RFC 5961 7).
+    fn older_at(&self, id: LegId) -> Option<Instant> {
+        let leg = self.leg(id);
+        let (_, since) = leg.bare_ack.filter(|_| leg.state == LegState::SynSent)?;
+        self.may_end_older(id).then_some(since + limits::OVERTAKING_MAX)
+    }
+
+    /// See [`Self::older_at`].
+    pub(super) fn end_known_older(&mut self, cx: &mut Cx<'_>) {
+        for id in LegId::ALL {
+            let is_due = self.older_at(id).is_some_and(|at| cx.now >= at);
+            if let Some((number, _)) = self.leg(id).bare_ack.filter(|_| is_due) {
+                let expected = self.client.iss.at(self.first_heard(id)).raw();
+                self.end_older(cx, id, number, expected);
+            }
+        }
+    }
+
+    /// When [`Self::end_known_older`] has something to do.
+    pub(super) fn older_deadline(&self) -> Option<Instant> {
+        LegId::ALL.into_iter().filter_map(|id| self.older_at(id)).min()
     }
 
     /// The primary may live in a connection that is not protected, and the SYN may be anybody's: it
@@ -340,14 +369,18 @@ impl Flow {
         let is_it = self.challenge == Some(seg.seq);
         if is_it {
             self.challenge = None;
-            self.ask_again(cx, self.primary, seg.seq);
+            self.send_leg_reset(cx, self.primary, seg.seq);
+            self.send_syn_to(cx, self.primary);
         }
         is_it
     }
 
-    /// Ends an older connection of `id` exactly, and says the SYN again.
-    fn ask_again(&mut self, cx: &mut Cx<'_>, id: LegId, older: u32) {
-        self.send_leg_reset(cx, id, older);
+    /// Ends an older connection of `id`, which stands at `number` there and expects `expected`, and
+    /// says the SYN again.
+    fn end_older(&mut self, cx: &mut Cx<'_>, id: LegId, number: u32, expected: u32) {
+        let leg = self.leg_mut(id);
+        (leg.stale_iss, leg.bare_ack) = (Some(number.wrapping_sub(1)), None);
+        self.send_leg_reset(cx, id, expected);
         self.send_syn_to(cx, id);
     }
 
@@ -419,6 +452,9 @@ impl Flow {
             }
             _ => {}
         }
+        if self.state == FlowState::Opening {
+            self.end_known_older(cx);
+        }
         self.resend_syn(cx);
     }
 
@@ -468,7 +504,7 @@ impl Flow {
         };
         let first = self.first_answer_at.filter(|_| !on(Bug::HandshakeNoTimer));
         let hold = first.map(|at| at + hold);
-        self.next_syn_at().into_iter().chain(hold).min()
+        self.next_syn_at().into_iter().chain(hold).chain(self.older_deadline()).min()
     }
 
     /// Freezes the constants and answers the client.

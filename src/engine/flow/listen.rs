@@ -136,7 +136,7 @@ impl Flow {
             Value::Open => {
                 let is_over = self.client.fin == Some(self.request.contiguous());
                 // Where nobody waits for the rest all hear it as it is, and it is gone with that.
-                let is_awaited = LegId::ALL.into_iter().any(|id| cx.pairs.is_foreign_to(id));
+                let is_awaited = LegId::ALL.into_iter().any(|id| self.awaits_value(cx, id, at));
                 if is_awaited && !is_over && cx.now < since + limits::VALUE_WAIT {
                     return false;
                 }
@@ -184,10 +184,18 @@ impl Flow {
         self.persist(cx); // before anything of it is sent
     }
 
+    /// Whether `id` could be told another value than the client's at `at`: it has heard nothing of
+    /// it, not even ahead of what is missing before it.
+    fn awaits_value(&self, cx: &Cx<'_>, id: LegId, at: Offset) -> bool {
+        let leg = self.leg(id);
+        let is_part = matches!(leg.state, LegState::Open | LegState::SynSent);
+        is_part && leg.sent <= at && cx.pairs.is_foreign_to(id)
+    }
+
     /// The client does not go on with the value at `at`. Who waited for that has it only now.
     fn keep_value(&mut self, cx: &mut Cx<'_>, rule: &RuleName, at: Offset) {
         for id in LegId::ALL {
-            if self.leg(id).is_open() && self.leg(id).sent <= at && cx.pairs.is_foreign_to(id) {
+            if self.leg(id).is_open() && self.awaits_value(cx, id, at) {
                 let (flow, rule, why) = (self.key, rule.clone(), KeptWhy::Late);
                 cx.event(Event::ValueKept { flow, to: id, rule, at, why });
                 self.leg_mut(id).given_at = cx.now;

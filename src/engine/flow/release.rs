@@ -56,9 +56,10 @@ impl Flow {
         let (from, mut ahead) = (self.visible.released, 0);
         while self.visible.released < limit {
             let at = self.visible.released;
-            let seen = self.visible.ahead.run_end(at).min(limit);
+            let seen = self.visible.ahead.run_end(at);
             if seen > at {
-                // Shown ahead of the hole that was just filled.
+                // Shown ahead of the hole that was just filled. The client has it, whatever the
+                // limit: an end stands behind it.
                 self.visible.released = seen;
                 self.visible.ahead.trim(seen);
                 ahead += seen.since(at);

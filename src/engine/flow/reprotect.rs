@@ -162,6 +162,7 @@ impl Flow {
         } else if cx.now >= self.syn_at + limits::REPROTECT_WAIT {
             self.let_second_go(cx, NotReprotected::Silent);
         } else {
+            self.end_known_older(cx);
             while self.next_second_syn_at().is_some_and(|at| cx.now >= at) {
                 self.syn_resent += 1;
                 let id = self.backup();
@@ -179,7 +180,8 @@ impl Flow {
     /// When [`Self::settle_second`] has something to do.
     pub(super) fn second_deadline(&self) -> Option<Instant> {
         let limit = self.syn_at + limits::REPROTECT_WAIT;
-        self.awaits_second().then(|| self.next_second_syn_at().unwrap_or(limit).min(limit))
+        let next = self.next_second_syn_at().into_iter().chain(self.older_deadline());
+        self.awaits_second().then(|| next.fold(limit, Instant::min))
     }
 
     /// The flow goes on with one server; what the other one may have of it is reset exactly.

@@ -242,6 +242,28 @@ fn a_connection_of_the_target_alone_ends_with_it() {
     assert_eq!((shown[0].seg.flags, shown[0].seg.seq), (RST, P + 10));
 }
 
+/// The same where it is late, and so not yet the primary: nobody is left.
+#[test]
+fn a_connection_that_only_a_late_target_could_carry_on_ends_with_it() {
+    let mut kit = equal();
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.leg(A, say(ACK, P, R + 3).data("0123456789"));
+    kit.wait_ms(200);
+    assert_eq!((state(&kit), shown(&kit)), (FlowState::Lagging, b"0123456789".to_vec()));
+    kit.leg(A, say(RST, P + 10, 0));
+    kit.wait_ms(60);
+    assert_eq!((state(&kit), kit.engine.flows(1)[0].primary), (FlowState::Lagging, A));
+    kit.command(Command::SyncNow);
+    kit.wait_ms(1);
+    kit.step(SyncStep::Frozen);
+    kit.forget();
+    kit.step(SyncStep::TargetReady);
+    let shown = kit.on(Link::Client);
+    assert_eq!((shown[0].seg.flags, shown[0].seg.seq), (RST, P + 10));
+    assert_eq!(kit.engine.status().held_bytes, 0);
+}
+
 #[test]
 fn a_handshake_under_way_is_answered_by_both() {
     let mut kit = equal();

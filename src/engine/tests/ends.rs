@@ -58,3 +58,24 @@ fn beside_a_late_backup_the_primarys_end_is_shown_after_a_second_of_doubt() {
     kit.wait_ms(100);
     assert!(has_fin(&kit));
 }
+
+/// What was shown ahead of a hole is behind the end that a survivor's reset makes: the client has it
+/// (RFC 5961 3), although the survivor, whose bytes are paced, has filled no more than the hole.
+#[test]
+fn a_reset_stands_behind_what_was_shown_ahead() {
+    let mut kit = Kit::new(config());
+    kit.establish();
+    kit.client(say(ACK, R, P).data("GET"));
+    for (leg, from) in [(A, P), (B, Q)] {
+        for n in 1..20 {
+            kit.leg(leg, say(ACK, from + n * 1000, R + 3).data([b'x'; 1000]));
+        }
+    }
+    assert_eq!(kit.on(Link::Client).iter().filter(|h| !h.data.is_empty()).count(), 19);
+    kit.command(Command::Failover { to: None, is_planned: false });
+    kit.leg(B, say(ACK, Q, R + 3).data([b'x'; 1000]));
+    kit.forget();
+    kit.leg(B, say(RST, Q + 20_000, 0));
+    let shown = kit.on(Link::Client);
+    assert_eq!((shown[0].seg.flags, shown[0].seg.seq), (RST, P + 20_000));
+}

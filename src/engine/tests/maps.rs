@@ -410,6 +410,25 @@ fn a_value_of_which_a_server_has_heard_a_part_stays_what_it_is() {
 }
 
 #[test]
+fn a_value_of_which_both_have_heard_a_part_ahead_of_its_turn_is_read_over() {
+    let mut world = World::with(["aaaa", "aaaa"]);
+    world.open(SECOND);
+    let text = returns("aaaa");
+    let cut = text.find("aaaa").expect("it has it") + 2;
+    world.say(SECOND, 5, &text[5..cut]);
+    world.ask(FIRST, GET);
+    world.answer(FIRST, ["aaaa", "bbbb"].map(sets));
+    world.say(SECOND, 0, &text[..5]);
+    world.ack(SECOND, A);
+    world.ack(SECOND, B);
+    world.ask(SECOND, &text[cut..]);
+    assert_eq!(world.heard(SECOND, B), text);
+    assert_eq!(world.kept(), [], "nobody waited for it");
+    world.ask(SECOND, &text);
+    assert_eq!(world.heard(SECOND, B), format!("{text}{}", returns("bbbb")));
+}
+
+#[test]
 fn what_was_said_before_the_pair_was_known_and_what_is_ambiguous_is_left_alone() {
     for text in [
         returns("aaaa").replace("HTTP/1.1", "HTTP/2"),

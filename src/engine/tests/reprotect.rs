@@ -524,6 +524,28 @@ fn an_older_connection_of_the_server_is_ended() {
     talk.exchange(OK);
 }
 
+/// The same where the old connection stands just there, so that what it says could have overtaken a
+/// SYN-ACK; and it is said once, since a kernel challenges seldom.
+#[test]
+fn an_older_connection_of_the_server_at_the_same_place_is_ended() {
+    let mut talk = Talk::asked_for();
+    talk.kit.forget();
+    let here = C + 1 + talk.asked;
+    talk.kit.leg(A, say(ACK, ISS[0] + 1, here));
+    talk.kit.wait_ms(19);
+    assert!(talk.resets().is_empty());
+    talk.kit.wait_ms(2);
+    assert_eq!(talk.resets(), [here]);
+    let to_a = talk.kit.on(TO_A);
+    assert_eq!(to_a.last().expect("both").seg.flags, SYN, "asked again behind the reset");
+    talk.kit.wait_ms(100);
+    assert_eq!(talk.resets().len(), 1);
+    let place = (talk.asked, talk.answered);
+    talk.accept(place, |s| s);
+    assert!(talk.is_paired());
+    talk.exchange(OK);
+}
+
 /// An option is a matter of one leg: who agrees to less takes part all the same.
 #[test]
 fn a_server_that_agrees_to_less_takes_part() {

@@ -136,6 +136,7 @@ fn signal(world: &mut World, leg: LegId, what: u8) {
     let signal = match what % 6 {
         0 => Signal::CarrierDown,
         1 => Signal::LinkGone,
+        2 if what & 0x40 != 0 => Signal::Running,
         2 => Signal::Exited,
         3 => Signal::CarrierUp(LinkCaps::default()),
         other => return world.is_dead[leg.index()] = other == 4,

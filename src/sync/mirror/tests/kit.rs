@@ -188,6 +188,16 @@ pub fn edit(dir: &Path, edit: &Edit) {
         let names = names.iter().map(|name| format!("n{name}"));
         names.fold(dir.to_owned(), |path, name| path.join(name))
     };
+    let (places, follows): (Vec<&Vec<u8>>, bool) = match edit {
+        Edit::Write { at, .. } | Edit::Poke { at, .. } | Edit::Cut { at, .. } => (vec![at], true),
+        Edit::Mkdir(at) => (vec![at], true),
+        Edit::HardLink { from, to } | Edit::Rename { from, to } => (vec![from, to], false),
+        Edit::Fifo(at) | Edit::Remove(at) | Edit::Symlink { at, .. } => (vec![at], false),
+        Edit::Chmod { at, .. } | Edit::Age { at, .. } | Edit::Xattr { at, .. } => (vec![at], false),
+    };
+    if places.into_iter().any(|names| leads_out(dir, &path(names), follows)) {
+        return; // it would be an edit of the other tree, from which the link was copied
+    }
     let _ = match edit {
         Edit::Write { at, byte, len } => opening()
             .create(true)
@@ -220,6 +230,13 @@ pub fn edit(dir: &Path, edit: &Edit) {
             rustix::fs::lsetxattr(path(at), "user.test", &[*byte], flags).map_err(Into::into)
         }
     };
+}
+
+/// Whether `path` passes a link out of `dir`; if it `follows`, also whether it is one.
+fn leads_out(dir: &Path, path: &Path, follows: bool) -> bool {
+    let is_out = |place: &Path| fs::read_link(place).is_ok_and(|to| !to.starts_with(dir));
+    let above = path.ancestors().skip(usize::from(!follows));
+    above.take_while(|place| *place != dir).any(is_out)
 }
 
 /// To write, and without waiting for somebody who reads a pipe.
