@@ -65,8 +65,8 @@ pub(super) fn run(runs: u32, image: Option<&Path>, dir: &Path) -> Result<Table, 
         for (measure, what) in [(0, "pause"), (1, "total")] {
             let [live, stopped, shared] =
                 [live, stopped, shared].map(|way| row(load, way, measure));
-            table.ratio(&format!("{name}, {what}: stopped first / live"), stopped, live);
-            table.ratio(&format!("{name}, {what}: live / shared"), live, shared);
+            table.ratio(format!("{name}, {what}: stopped first / live"), stopped, live);
+            table.ratio(format!("{name}, {what}: live / shared"), live, shared);
         }
     }
     Ok(table)
