@@ -120,6 +120,8 @@ struct Room {
     attached: [Option<u32>; 2],
     last_id: u32,
     setup: QemuSetup,
+    /// A standby is ready.
+    is_prepared: bool,
     /// Whether the next copy is compared with its source, where memory is files.
     is_looking: bool,
     /// A page of the last copy that is not what it should be.
@@ -148,9 +150,19 @@ impl Room {
         std::thread::spawn(move || qemu::serve(theirs, watch));
         orders.set_read_timeout(Some(WAIT))?;
         let news = BufReader::new(orders.try_clone()?);
-        let (attached, last_id, is_looking, difference) = ([None; 2], 0, false, None);
-        let mut room =
-            Self { orders, news, attached, last_id, setup, is_looking, difference, _links: links };
+        let (attached, last_id, difference) = ([None; 2], 0, None);
+        let (is_prepared, is_looking) = (false, false);
+        let mut room = Self {
+            orders,
+            news,
+            attached,
+            last_id,
+            setup,
+            is_prepared,
+            is_looking,
+            difference,
+            _links: links,
+        };
         room.give(&room.setup.clone())?;
         Ok(room)
     }
@@ -169,6 +181,7 @@ impl Room {
             News::Exited { leg } => {
                 return Err(io::Error::other(format!("guest {leg} has ended")));
             }
+            News::Prepared { .. } => self.is_prepared = true,
             News::Failed { message, .. } => return Err(io::Error::other(message.clone())),
             News::Said { is_warning: true, text } => return Err(io::Error::other(text.clone())),
             _ => {}
@@ -196,6 +209,10 @@ impl Room {
 
     /// One copy of the first guest in the place of the second.
     fn copy(&mut self, way: Way) -> io::Result<Report> {
+        // A standby that stands ready is what a sync finds that does not come at once.
+        while !std::mem::take(&mut self.is_prepared) {
+            self.next()?;
+        }
         self.last_id += 1;
         let id = self.last_id;
         self.give(&Order::Sync { id, from: 0, to: 1, way })?;

@@ -258,6 +258,9 @@ impl<S: Stable> Keeper<S> {
             Ok(which) => {
                 self.standby = Some(which);
                 self.standby_place = Place::default();
+                if self.setup.memory_dir.is_none() {
+                    self.say(News::Prepared { generation: which.generation });
+                }
             }
             Err(stop) => {
                 let place = &mut self.standby_place;

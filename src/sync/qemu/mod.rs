@@ -164,6 +164,7 @@ impl<G: Gate> Ear<G> {
             News::Exited { leg } => {
                 let _ = server(leg).map(|server| self.gate.went(server));
             }
+            News::Prepared { generation } => tracing::debug!(generation, "a standby is ready"),
             News::Frozen { id } => self.gate.step(SyncId(id), SyncStep::Frozen),
             News::Ready { id, leg, generation } => {
                 let is_wanted = self.take(id);

@@ -343,7 +343,7 @@ impl Bench {
             let mut line = String::new();
             self.news.read_line(&mut line).expect("news");
             let news = serde_json::from_str(&line).expect("news");
-            if !matches!(news, News::Said { .. }) {
+            if !matches!(news, News::Said { .. } | News::Prepared { .. }) {
                 return news;
             }
         }

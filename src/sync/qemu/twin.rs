@@ -18,7 +18,7 @@ use super::keeper::{Keeper, Stop};
 use super::pages::{PAGE, Pages};
 use super::setup::Which;
 use super::stable::Stable;
-use super::words::Way;
+use super::words::{News, Way};
 
 /// Rounds while the source runs.
 const ROUNDS_MAX: usize = 8;
@@ -130,11 +130,15 @@ impl<S: Stable> Keeper<S> {
         let Some(twin) = self.twin.as_mut().filter(|twin| twin.pages.left() > 0) else {
             return false;
         };
-        if let Err(error) = twin.pages.step() {
-            let pair = (twin.source, twin.standby);
-            self.twin = None;
-            self.twin_failed = Some(pair);
-            self.warn(format!("{} is not prepared: {error}", self.name(pair.1)));
+        let pair = (twin.source, twin.standby);
+        match twin.pages.step() {
+            Ok(true) => {}
+            Ok(false) => self.say(News::Prepared { generation: pair.1.generation }),
+            Err(error) => {
+                self.twin = None;
+                self.twin_failed = Some(pair);
+                self.warn(format!("{} is not prepared: {error}", self.name(pair.1)));
+            }
         }
         self.turn(Some(Instant::now()));
         true

@@ -63,6 +63,11 @@ pub enum News {
         /// The server.
         leg: usize,
     },
+    /// A standby is ready for the next sync.
+    Prepared {
+        /// Its generation.
+        generation: u32,
+    },
     /// Source and target stand still.
     Frozen {
         /// The sync's number.
