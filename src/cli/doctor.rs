@@ -480,8 +480,8 @@ fn memory_dir(dir: &Path, memory: u64) -> Finding {
         true => Finding::good("guests", format!("{shown} has {} MiB for memory", mib(free))),
         false => {
             let what = format!(
-                "{shown} has {} MiB, and {GUESTS} guests (two servers and a standby) have {} MiB: a \
-                 guest that finds no room ends",
+                "{shown} has {} MiB, and {GUESTS} guests (two servers and a standby) have {} MiB: \
+                 a guest that finds no room ends",
                 mib(free),
                 mib(GUESTS * memory)
             );
