@@ -188,6 +188,22 @@ impl<S: Stable> Keeper<S> {
         })
     }
 
+    /// Waits until the source, which has stopped, waits for the word to go on with its devices.
+    pub(super) fn waits(&mut self, source: Which, patience: Duration) -> Result<(), Stop> {
+        let what = format!("the memory of {}", self.name(source));
+        let failure = format!("the state could not be copied: {} gave up", self.name(source));
+        self.heard(source, patience, &what, |message| match message {
+            Message::Event(event, data, _) if event == "MIGRATION" => {
+                match data["status"].as_str() {
+                    Some("pre-switchover") => Some(Ok(())),
+                    Some("failed" | "cancelled") => Some(Err(failure.clone())),
+                    _ => None,
+                }
+            }
+            _ => None,
+        })
+    }
+
     /// Waits until a guest has given, or taken, its whole state.
     fn migrated(&mut self, which: Which, patience: Duration) -> Result<(), Stop> {
         let what = format!("the end of the migration of {}", self.name(which));

@@ -316,6 +316,7 @@ impl<S: Stable> Keeper<S> {
         let capabilities = json!({ "capabilities": [
             { "capability": "events", "state": true },
             { "capability": "x-ignore-shared", "state": self.setup.memory_dir.is_some() },
+            { "capability": "pause-before-switchover", "state": self.setup.memory_dir.is_some() },
         ]});
         self.command(which, "migrate-set-capabilities", capabilities, PATIENCE)?;
         // A copy that announces itself would speak before anybody has asked it.

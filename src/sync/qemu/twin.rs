@@ -166,11 +166,14 @@ impl<S: Stable> Keeper<S> {
             self.rounds(&mut twin, deadline)?;
         }
         (course.source, course.old) = (Some(source), Some(old));
-        let stops = [source, old].map(|which| (which, self.order(which, "stop", Value::Null)));
-        let stopped_at = self.event(source, patience, "STOP")?;
-        for (which, id) in stops {
-            self.answer(which, id?, "stop", patience)?;
+        let uri = json!({ "uri": self.setup.incoming(standby) });
+        if way == Way::Stopped {
+            self.command(source, "stop", Value::Null, patience)?;
         }
+        // All that QEMU does before it stops the source is done when it stops it.
+        self.command(source, "migrate", uri, patience)?;
+        let stopped_at = self.event(source, patience, "STOP")?;
+        self.command(old, "stop", Value::Null, patience)?;
         self.freeze(id);
         match way {
             Way::Live => self.note_writes(&mut twin),
@@ -178,10 +181,12 @@ impl<S: Stable> Keeper<S> {
         }
         self.through(&mut twin, deadline)?;
         let copied = twin.pages.copied() - before;
+        // Devices look into the memory when they are loaded, so they come when it is whole.
+        self.waits(source, patience)?;
+        let state = json!({ "state": "pre-switchover" });
+        self.command(source, "migrate-continue", state, patience)?;
         // The end of the notes is the end of what they cost the source.
         drop(twin);
-        let uri = json!({ "uri": self.setup.incoming(standby) });
-        self.command(source, "migrate", uri, patience)?;
         Ok((stopped_at, copied))
     }
 
