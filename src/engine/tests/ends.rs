@@ -59,8 +59,8 @@ fn beside_a_late_backup_the_primarys_end_is_shown_after_a_second_of_doubt() {
     assert!(has_fin(&kit));
 }
 
-/// What was shown ahead of a hole is behind the end that a survivor's reset makes: the client has it
-/// (RFC 5961 3), although the survivor, whose bytes are paced, has filled no more than the hole.
+/// A survivor's reset stands behind what was shown ahead of a hole: the client has it (RFC 5961 3),
+/// although the survivor, whose bytes are paced, has filled no more than the hole.
 #[test]
 fn a_reset_stands_behind_what_was_shown_ahead() {
     let mut kit = Kit::new(config());

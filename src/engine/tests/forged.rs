@@ -285,7 +285,8 @@ fn an_ack_that_overtakes_the_syn_ack_is_no_challenge() {
     assert_eq!(state(&kit), FlowState::Paired);
 }
 
-/// One that no SYN-ACK follows has overtaken nothing: that server lives in a connection with this number.
+/// One that no SYN-ACK follows has overtaken nothing: that server lives in a connection with this
+/// number.
 #[test]
 fn a_backup_that_lives_in_an_older_attempt_with_the_same_number_is_asked_anew() {
     let mut kit = Kit::new(config());
