@@ -455,8 +455,8 @@ fn cut(name: &str, outgoing: bool, incoming: bool, mac: Mac) -> io::Result<()> {
         netlink.drop_outgoing(name, true)?;
     }
     netlink.set_mac(name, deaf)?;
-    // Asked whether it is still there, which is doubted after 5 s by default, a neighbour would learn
-    // the address that hears.
+    // Asked whether it is still there, which is doubted after 5 s by default, a neighbour would
+    // learn the address that hears.
     let doubted_after = if incoming { "3600" } else { "5" };
     for family in ["ipv4", "ipv6"] {
         let path = format!("/proc/sys/net/{family}/neigh/{name}/delay_first_probe_time");
