@@ -313,6 +313,7 @@ fn server(listener: TcpListener) -> Child {
 struct Heard {
     _orders: UnixStream,
     lines: BufReader<UnixStream>,
+    was_gone: bool,
 }
 
 impl Heard {
@@ -323,10 +324,12 @@ impl Heard {
         line.push(b'\n');
         (&ours).write_all(&line).expect("it is taken");
         ours.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Self { lines: BufReader::new(ours.try_clone().expect("a socket")), _orders: ours }
+        let lines = BufReader::new(ours.try_clone().expect("a socket"));
+        Self { lines, _orders: ours, was_gone: false }
     }
 
-    /// The next time that it is said whether the service is gone; or a line with these words.
+    /// The next time that it is said otherwise than before whether the service is gone; or a line
+    /// with these words.
     fn next(&mut self, words: Option<&str>) -> Option<bool> {
         loop {
             let mut line = String::new();
@@ -335,9 +338,12 @@ impl Heard {
                 return None;
             }
             let said: Value = serde_json::from_str(&line).expect("JSON");
-            if let Some(gone) = said.get("gone") {
-                assert_eq!(gone["server"], 1);
-                return gone["is_gone"].as_bool();
+            if let Some(agent) = said.get("agent") {
+                assert_eq!(agent["server"], 1);
+                let is_gone = agent["is_gone"].as_bool().expect("it is said");
+                if is_gone != std::mem::replace(&mut self.was_gone, is_gone) {
+                    return Some(is_gone);
+                }
             }
         }
     }
