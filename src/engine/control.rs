@@ -655,7 +655,9 @@ impl Control {
         let never = self.states.iter().all(|&s| s == ServerState::Unknown);
         let to = if never {
             ServiceState::Starting
-        } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l, config)) {
+        } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l, config))
+            && self.resync.still_since().is_none()
+        {
             ServiceState::Down
         } else {
             match self.state(backup) {

@@ -305,10 +305,14 @@ pub struct SyncRequest {
     pub deadline: Instant,
 }
 
-/// What a backend tells the engine, in this order. The first and the last step belong to syncs of
-/// scope Machine only.
+/// What a backend tells the engine, in this order. The first two and the last step belong to syncs
+/// of scope Machine only.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SyncStep {
+    /// What is said to source and target waits from now on, for [`EngineConfig::sync_deadline`] at
+    /// most: that they do not answer is not their fault. Only where they are kept from hearing
+    /// before they stand still.
+    Hushed,
     /// Source and target stand still, and what they said before has been heard. The target is not
     /// touched before [`Output::Overwrite`].
     Frozen,

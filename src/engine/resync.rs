@@ -16,6 +16,8 @@ const STORM_SYNCS: usize = 5;
 const STORM_WINDOW: Duration = Duration::from_secs(10);
 /// Distance of syncs in a storm, and of attempts after a failure.
 const SPACED: Duration = Duration::from_secs(5);
+/// How much longer than they may servers are excused that are kept from hearing.
+const STILL_MARGIN: Duration = Duration::from_millis(250);
 
 /// What the flows that wait should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,18 @@ struct Flight {
     started: Instant,
     deadline: Instant,
     is_overdue: bool,
-    /// Since when source and target stand still.
-    frozen: Option<Instant>,
+    /// Source and target stand still, and the target's state is being replaced.
+    is_frozen: bool,
+    still: Option<Still>,
+}
+
+/// Nobody hears the servers, or they do not hear anybody.
+#[derive(Clone, Copy, Debug)]
+struct Still {
+    since: Instant,
+    /// How long that excuses them.
+    until: Instant,
+    is_overdue: bool,
 }
 
 /// What became of a sync's target.
@@ -58,7 +70,9 @@ pub struct Ended {
     /// What it is now.
     pub target: Target,
     /// Since when both have stood still.
-    pub frozen: Option<Instant>,
+    pub still: Option<Instant>,
+    /// The target was told nothing from some time on.
+    pub was_frozen: bool,
 }
 
 /// The state of synchronization.
@@ -95,12 +109,13 @@ impl Resync {
 
     /// The server whose state is being replaced: nothing is said to it, and nothing of it counts.
     pub fn overwritten(&self) -> Option<LegId> {
-        self.flight.as_ref().filter(|f| f.frozen.is_some()).map(|f| f.to)
+        self.flight.as_ref().filter(|f| f.is_frozen).map(|f| f.to)
     }
 
     /// Since when the servers stand still for a sync, as long as that is waited for.
     pub fn still_since(&self) -> Option<Instant> {
-        self.flight.as_ref().filter(|f| !f.is_overdue).and_then(|f| f.frozen)
+        let still = self.flight.as_ref().and_then(|f| f.still);
+        still.filter(|still| !still.is_overdue).map(|still| still.since)
     }
 
     /// The backup's content is known to differ: new flows do not pair.
@@ -180,8 +195,10 @@ impl Resync {
     pub fn next_timer(&self) -> Option<Instant> {
         let in_time = |f: &&Flight| !f.is_overdue && !on(Bug::DivergedNoTimer);
         let flight = self.flight.as_ref().filter(in_time).map(|f| f.deadline);
+        let still = self.flight.as_ref().and_then(|f| f.still);
+        let still = still.filter(|still| !still.is_overdue).map(|still| still.until);
         let wanted = self.wanted.filter(|_| self.flight.is_none()).map(|(at, _)| at);
-        flight.into_iter().chain(wanted).min()
+        flight.into_iter().chain(still).chain(wanted).min()
     }
 
     /// Starts what is due; tells whether waiting flows have waited long enough.
@@ -194,6 +211,9 @@ impl Resync {
         out: &mut VecDeque<Output>,
     ) -> Decision {
         if let Some(flight) = &mut self.flight {
+            if let Some(still) = flight.still.as_mut().filter(|still| now >= still.until) {
+                still.is_overdue = true;
+            }
             if now >= flight.deadline && !flight.is_overdue && !on(Bug::DivergedNoTimer) {
                 flight.is_overdue = true;
                 self.is_stale = true;
@@ -229,9 +249,11 @@ impl Resync {
         if self.started.len() > 2 * STORM_SYNCS {
             self.started.pop_front();
         }
-        let (is_overdue, frozen) = (false, None);
-        self.flight =
-            Some(Flight { id, reason, from, to, started: now, deadline, is_overdue, frozen });
+        let (is_overdue, is_frozen, still) = (false, false, None);
+        let started = now;
+        let flight =
+            Flight { id, reason, from, to, started, deadline, is_overdue, is_frozen, still };
+        self.flight = Some(flight);
         out.push_back(Output::Event(Event::SyncStarted { id, reason, from, to }));
         let epoch: Epoch = roles.epoch;
         out.push_back(Output::Sync(SyncRequest { id, epoch, from, to, reason, deadline }));
@@ -248,9 +270,16 @@ impl Resync {
         out: &mut VecDeque<Output>,
     ) -> Option<Ended> {
         let is_machine = config.sync_scope == Some(SyncScope::Machine);
+        let still = |until| Still { since: now, until, is_overdue: until <= now };
+        if *step == SyncStep::Hushed {
+            let flight = self.flight.as_mut().filter(|f| f.id == id && is_machine)?;
+            flight.still.get_or_insert(still(now + config.sync_deadline + STILL_MARGIN));
+            return None;
+        }
         if *step == SyncStep::Frozen {
             let flight = self.flight.as_mut().filter(|f| f.id == id && is_machine)?;
-            flight.frozen.get_or_insert(now);
+            flight.is_frozen = true;
+            flight.still.get_or_insert(still(flight.deadline));
             let (from, to) = (flight.from, flight.to);
             out.push_back(Output::Event(Event::SyncFrozen { id, from, to }));
             out.push_back(Output::Overwrite(id));
@@ -259,9 +288,11 @@ impl Resync {
         let flight = self.flight.take_if(|f| f.id == id)?;
         let (target, message) = match step {
             SyncStep::TargetReady if !is_machine => (Target::Kept, ""),
-            SyncStep::TargetReady if flight.frozen.is_some() => (Target::Copied, ""),
+            SyncStep::TargetReady if flight.is_frozen => (Target::Copied, ""),
             // What it still hears of an old connection would be taken for news of its new one.
-            SyncStep::TargetReady | SyncStep::Frozen => (Target::Lost, "it was not frozen"),
+            SyncStep::TargetReady | SyncStep::Frozen | SyncStep::Hushed => {
+                (Target::Lost, "it was not frozen")
+            }
             SyncStep::Failed { message } => (Target::Kept, message.as_str()),
             SyncStep::TargetLost { message } => (Target::Lost, message.as_str()),
         };
@@ -277,7 +308,8 @@ impl Resync {
         if !ok {
             self.wanted.get_or_insert((now + SPACED, SyncReason::Periodic));
         }
-        Some(Ended { to: flight.to, target, frozen: flight.frozen })
+        let (still, was_frozen) = (flight.still.map(|still| still.since), flight.is_frozen);
+        Some(Ended { to: flight.to, target, still, was_frozen })
     }
 
     /// The source or the target is gone: whatever is under way is worth nothing.
@@ -299,5 +331,6 @@ impl Resync {
     }
 }
 
-fields!(Flight { id, reason, from, to, started, deadline, is_overdue, frozen });
+fields!(Still { since, until, is_overdue });
+fields!(Flight { id, reason, from, to, started, deadline, is_overdue, is_frozen, still });
 fields!(Resync { flight, wanted, ended_at, mended, started, last_id, is_stale, has_failed });

@@ -379,6 +379,7 @@ impl Entry {
             },
             What::SyncStep(id, step) => {
                 let (step, message) = match step {
+                    SyncStep::Hushed => ("hushed", String::new()),
                     SyncStep::Frozen => ("frozen", String::new()),
                     SyncStep::TargetReady => ("ready", String::new()),
                     SyncStep::Failed { message } => ("failed", message.clone()),
@@ -420,6 +421,7 @@ impl Entry {
             Self::SyncStep { at, id, step, message } => {
                 let message = message.clone();
                 let step = match step.as_str() {
+                    "hushed" => SyncStep::Hushed,
                     "frozen" => SyncStep::Frozen,
                     "ready" => SyncStep::TargetReady,
                     "failed" => SyncStep::Failed { message },

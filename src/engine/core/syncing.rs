@@ -38,8 +38,9 @@ impl Engine {
                     self.carry_out(orders);
                 }
             }
-            if let Some(since) = ended.frozen {
-                self.thaw(since, (ended.target == Target::Kept).then_some(ended.to));
+            if let Some(since) = ended.still {
+                let is_kept = ended.was_frozen && ended.target == Target::Kept;
+                self.thaw(since, is_kept.then_some(ended.to));
             }
             self.decide(Decision::Resolve);
         }

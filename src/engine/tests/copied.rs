@@ -3,7 +3,7 @@
 use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
     Command, Duration, EngineConfig, Event, FlowState, Input, LegId, Link, Rules, ServerState,
-    Signal, SyncReason, SyncScope, SyncStep,
+    ServiceState, Signal, SyncReason, SyncScope, SyncStep,
 };
 use LegId::{A, B};
 
@@ -97,7 +97,7 @@ fn an_old_flow_has_two_servers_again_and_survives_the_next_failover() {
 /// A has failed, is silent, and B has a connection that was both's.
 fn lost() -> Kit {
     let mut kit = answered();
-    kit.silent = Some(A);
+    kit.silent = vec![A];
     kit.command(Command::Failover { to: None, is_planned: false });
     kit.syncs.clear();
     kit
@@ -125,7 +125,7 @@ fn a_server_that_does_not_come_back_is_replaced_by_a_copy_with_its_connections()
     assert!(at(&ended) < at(&rejoined));
     assert_eq!((state_of_a(&kit), state(&kit)), (ServerState::Up, FlowState::Paired));
     // The copy answers, and can carry on alone.
-    kit.silent = None;
+    kit.silent.clear();
     kit.wait_ms(20);
     kit.client(say(ACK, R + 3, P + 5).data("two"));
     for leg in [A, B] {
@@ -180,7 +180,7 @@ fn an_operators_sync_mends_a_failed_server_if_it_replaces_the_machine() {
     let sync_scope = Some(SyncScope::Content);
     let mut kit = Kit::new(EngineConfig { sync_scope, ..config() });
     kit.mend();
-    kit.silent = Some(A);
+    kit.silent = vec![A];
     kit.command(Command::Failover { to: None, is_planned: false });
     kit.wait_ms(1000);
     kit.command(Command::SyncNow);
@@ -221,6 +221,43 @@ fn a_copy_of_a_connection_that_has_ended_is_reset_exactly() {
     kit.step(SyncStep::TargetReady);
     let resets: Vec<u32> = kit.on(TO_B).iter().map(|h| h.seg.seq).collect();
     assert_eq!((resets, kit.on(TO_B)[0].seg.flags), (vec![R + 3], RST));
+}
+
+/// A backend may keep both from hearing long before they stand still: they answer nobody, which
+/// says nothing about them, for as long as that may last.
+#[test]
+fn servers_that_are_kept_from_hearing_have_not_failed() {
+    let mut kit = equal();
+    kit.establish();
+    kit.command(Command::SyncNow);
+    kit.wait_ms(900);
+    kit.step(SyncStep::Hushed);
+    kit.silent = LegId::ALL.to_vec();
+    kit.client(say(ACK, R, P).data("GET"));
+    kit.events.clear();
+    kit.wait_ms(1200);
+    assert_eq!(state(&kit), FlowState::Paired);
+    let is_judged =
+        |e: &&Event| matches!(e, Event::ServerChanged { .. } | Event::ServiceChanged { .. });
+    assert_eq!(kit.events.iter().find(is_judged), None);
+    kit.step(SyncStep::Failed { message: "too late".into() });
+    kit.silent.clear();
+    for (leg, iss) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, iss, R + 3).data("yes"));
+    }
+    kit.wait_ms(3000);
+    assert_eq!((state(&kit), shown(&kit)), (FlowState::Paired, b"yes".to_vec()));
+    assert!(!kit.events.iter().any(|e| matches!(e, Event::ServerChanged { .. })));
+
+    // Nobody is excused without end.
+    kit.command(Command::SyncNow);
+    kit.wait_ms(1);
+    kit.step(SyncStep::Hushed);
+    kit.silent = LegId::ALL.to_vec();
+    kit.client(say(ACK, R + 3, P + 3).data("GET"));
+    kit.wait_ms(4000);
+    let is_down = |e: &Event| matches!(e, Event::ServiceChanged { to: ServiceState::Down, .. });
+    assert!(kit.events.iter().any(is_down));
 }
 
 #[test]

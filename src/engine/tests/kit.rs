@@ -97,7 +97,7 @@ pub(super) struct Kit {
     pub syncs: Vec<SyncRequest>,
     pub records: Vec<Record>,
     /// It answers no probe.
-    pub silent: Option<LegId>,
+    pub silent: Vec<LegId>,
 }
 
 pub(super) fn config() -> EngineConfig {
@@ -120,7 +120,7 @@ impl Kit {
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
-            silent: None,
+            silent: Vec::new(),
         };
         for leg in LegId::ALL {
             kit.input(Input::Signal(Link::Server(leg), Signal::CarrierUp(LinkCaps::default())));
@@ -141,7 +141,7 @@ impl Kit {
             events: Vec::new(),
             syncs: Vec::new(),
             records: Vec::new(),
-            silent: None,
+            silent: Vec::new(),
         };
         kit.input(Input::Restore(records));
         for leg in LegId::ALL {
@@ -185,7 +185,7 @@ impl Kit {
                 }
                 Packet::Arp(arp) if arp.sender.is_unspecified() && link != Link::Client => {
                     let Link::Server(leg) = link else { continue };
-                    if self.silent == Some(leg) {
+                    if self.silent.contains(&leg) {
                         continue;
                     }
                     let l2 = L2 { dst: arp.l2.src, src: server_mac(), vlans: Vlans::default() };

@@ -158,6 +158,7 @@ impl<G: Gate> Ear<G> {
     fn act_on(&self, news: News) {
         match news {
             News::Begun { id } => {
+                self.gate.step(SyncId(id), SyncStep::Hushed);
                 LegId::ALL.iter().for_each(|&server| self.gate.hush(server));
                 self.answer(Order::Hushed { id });
             }

@@ -56,6 +56,9 @@ struct Yard {
     notes: BTreeMap<u32, Vec<Range<u64>>>,
     /// Pages that a guest writes just before it stops.
     last_words: Vec<u64>,
+    /// A disk goes on when the processors have stopped; and who waits for it.
+    is_disk_busy: bool,
+    switching: Option<UnixStream>,
 }
 
 /// The kernel's notes, as the script has them.
@@ -169,6 +172,20 @@ impl Stable for Scripted {
     }
 }
 
+fn say(mut to: &UnixStream, line: Value) -> io::Result<()> {
+    to.write_all(format!("{line}\r\n").as_bytes())
+}
+
+fn event(name: &str, data: Value) -> Value {
+    let timestamp = json!({ "seconds": 7, "microseconds": 0 });
+    json!({ "event": name, "data": data, "timestamp": timestamp })
+}
+
+/// Told when nothing of a source moves any more.
+fn pre_switchover() -> Value {
+    event("MIGRATION", json!({ "status": "pre-switchover" }))
+}
+
 /// A guest's whole life, as far as its monitor tells; whether it has ended with the conversation.
 fn play(
     name: &str,
@@ -177,11 +194,6 @@ fn play(
     stream: &UnixStream,
     yard: &Mutex<Yard>,
 ) -> io::Result<bool> {
-    let say = |mut to: &UnixStream, line: Value| to.write_all(format!("{line}\r\n").as_bytes());
-    let event = |name: &str, data: Value| {
-        let timestamp = json!({ "seconds": 7, "microseconds": 0 });
-        json!({ "event": name, "data": data, "timestamp": timestamp })
-    };
     if lock(yard).takes(name, &Fault::IsNoQemu) {
         { stream }.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")?;
         return Ok(true);
@@ -240,7 +252,10 @@ fn play(
                     uri.clone_into(&mut target_uri);
                 }
                 if memory.is_some() && command == "migrate" {
-                    after.push(event("MIGRATION", json!({ "status": "pre-switchover" })));
+                    match yard.is_disk_busy {
+                        true => yard.switching = Some(stream.try_clone()?),
+                        false => after.push(pre_switchover()),
+                    }
                 } else {
                     let is_given_up = yard.takes(name, &Fault::GivesUp);
                     let target = yard.waiting.remove(&target_uri).filter(|_| !is_given_up);
@@ -451,6 +466,26 @@ fn memory_that_is_files_is_equal_when_the_copy_is_ready_whoever_takes_notes() {
             assert!(bench.memory(leg, generation) == bench.memory(1 - leg, source));
         }
     }
+}
+
+#[test]
+fn what_a_disk_writes_when_the_processors_have_stopped_is_copied() {
+    let mut bench = Bench::shared(&[], true);
+    lock(&bench.yard).is_disk_busy = true;
+    bench.sync(1, 0);
+    bench.until(|news| *news == News::Frozen { id: 1 });
+    bench.give(Order::Overwrite { id: 1 });
+    {
+        let mut yard = lock(&bench.yard);
+        yard.last_words = vec![5];
+        let memory = bench.setup.memory(Which { leg: 0, generation: 1 }).expect("it is a file");
+        yard.speak_last(&memory, "a-1").expect("a page");
+        let source = yard.switching.take().expect("it has stopped");
+        say(&source, pre_switchover()).expect("the keeper listens");
+    }
+    bench.until(|news| matches!(news, News::Ready { generation: 3, .. }));
+    let (ours, theirs) = (bench.memory(0, 1), bench.memory(1, 3));
+    assert!(ours.contains(&0xee) && ours == theirs);
 }
 
 #[test]

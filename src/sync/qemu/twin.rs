@@ -175,14 +175,15 @@ impl<S: Stable> Keeper<S> {
         let stopped_at = self.event(source, patience, "STOP")?;
         self.command(old, "stop", Value::Null, patience)?;
         self.freeze(id);
+        // Its processors have stopped, but a disk may still write what was read; then nothing does.
+        // Devices look into the memory when they are loaded, so they come when it is whole.
+        self.waits(source, patience)?;
         match way {
             Way::Live => self.note_writes(&mut twin),
             Way::Stopped => twin.pages.doubt(),
         }
         self.through(&mut twin, deadline)?;
         let copied = twin.pages.copied() - before;
-        // Devices look into the memory when they are loaded, so they come when it is whole.
-        self.waits(source, patience)?;
         let state = json!({ "state": "pre-switchover" });
         self.command(source, "migrate-continue", state, patience)?;
         // The end of the notes is the end of what they cost the source.
