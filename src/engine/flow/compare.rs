@@ -25,7 +25,7 @@ impl Flow {
             return; // which takes part from here on
         }
         if self.state == FlowState::Solo && self.comparison.is_following {
-            self.follow(cx);
+            self.follow(cx, false);
             return self.note_call(cx);
         }
         if !matches!(self.state, FlowState::Paired | FlowState::Lagging) || !self.is_comparable() {
@@ -445,7 +445,7 @@ impl Flow {
     /// Everything that the primary has said counts as said by both: the other leg is its copy.
     pub(super) fn vouch(&mut self, cx: &mut Cx<'_>) {
         self.read_request();
-        self.follow(cx);
+        self.follow(cx, true);
         let c = &mut self.comparison;
         c.is_following = false;
         if c.normalizer.is_none() {
@@ -456,15 +456,16 @@ impl Flow {
         }
     }
 
-    /// Reads on in the primary's bytes, without comparing them.
-    fn follow(&mut self, cx: &mut Cx<'_>) {
-        while self.comparison.normalizer.is_some() && self.follow_step(cx) {}
+    /// Reads on in the primary's bytes, without comparing them. They are `both`'s where the other
+    /// leg is its copy.
+    fn follow(&mut self, cx: &mut Cx<'_>, both: bool) {
+        while self.comparison.normalizer.is_some() && self.follow_step(cx, both) {}
         if self.comparison.normalizer.as_ref().is_some_and(|n| n.raw().is_some()) {
             self.comparison.stop();
         }
     }
 
-    fn follow_step(&mut self, cx: &mut Cx<'_>) -> bool {
+    fn follow_step(&mut self, cx: &mut Cx<'_>, both: bool) -> bool {
         if self.comparison.is_reframed {
             return self.reframe(cx);
         }
@@ -474,7 +475,7 @@ impl Flow {
                 Value::Open => return false,
                 Value::TooLong => self.comparison.stop(),
                 Value::Whole(value) => {
-                    self.note_offer(cx, rule, &value, None);
+                    self.note_offer(cx, rule, &value, both.then_some(&value));
                     let text = self.text_instead(cx, rule, at, &value);
                     let text = text.filter(|_| self.state == FlowState::Solo);
                     let mut len = value.len();

@@ -1,6 +1,7 @@
 //! Syncs of scope Machine: the target goes on from the source's state, its connections included.
 
-use super::kit::{ACK, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
+use super::ftp::{PASSIVE, ftp, reply};
+use super::kit::{ACK, CLIENT, CLIENT_ISS as C, ISS, Kit, RST, SYN, SYN_ACK, Say, config, say};
 use crate::engine::{
     Command, Duration, EngineConfig, Event, FlowState, Input, LegId, Link, Rules, ServerState,
     ServiceState, Signal, SyncReason, SyncScope, SyncStep,
@@ -258,6 +259,28 @@ fn servers_that_are_kept_from_hearing_have_not_failed() {
     kit.wait_ms(4000);
     let is_down = |e: &Event| matches!(e, Event::ServiceChanged { to: ServiceState::Down, .. });
     assert!(kit.events.iter().any(is_down));
+}
+
+/// What the source has said of a data connection, and its copy with it, holds for both.
+#[test]
+fn a_data_connection_that_was_offered_when_the_copy_was_made_is_both_servers() {
+    let mut kit = equal_with(ftp());
+    kit.establish();
+    for (leg, iss) in [(A, P), (B, Q)] {
+        kit.leg(leg, say(ACK, iss, R).data("220 hi\r\n"));
+    }
+    kit.client(say(ACK, R, P + 8).data(PASSIVE));
+    kit.forget();
+    kit.leg(A, say(ACK, P + 8, R + 6).data(reply("4,1")));
+    assert!(!shown(&kit).contains(&b','), "the backup has not said it");
+    kit.command(Command::SyncNow);
+    kit.wait_ms(1);
+    copy(&mut kit);
+    assert!(shown(&kit).ends_with(reply("4,1").as_bytes()));
+    let begin = say(SYN, 7, 0).mss(1460);
+    let heard = kit.say_at(Link::Client, begin, (CLIENT, 50_000), 1025);
+    let asked: Vec<_> = heard.iter().map(|h| (h.link, h.seg.flags, h.seg.dst_port)).collect();
+    assert_eq!(asked, [(TO_A, SYN, 1025), (TO_B, SYN, 1025)]);
 }
 
 #[test]
