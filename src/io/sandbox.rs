@@ -132,7 +132,8 @@ fn checked() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         (libc::SYS_mprotect, vec![not_executable()?]),
         (libc::SYS_fcntl, {
             let command = |n: i32| all([(1, SeccompCmpOp::Eq, of(n))]);
-            vec![command(libc::F_DUPFD_CLOEXEC)?, command(libc::F_GETFL)?]
+            // A debug build asks for F_GETFD before it closes anything.
+            vec![command(libc::F_DUPFD_CLOEXEC)?, command(libc::F_GETFL)?, command(libc::F_GETFD)?]
         }),
         (libc::SYS_prctl, vec![all([(0, SeccompCmpOp::Eq, of(libc::PR_SET_NAME))])?]),
         // A panic that cannot unwind ends this process and no other.
