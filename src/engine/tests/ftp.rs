@@ -15,7 +15,7 @@ const GREETINGS: [&str; 2] = ["220 (vsFTPd 3.0.5)\r\n", "220-Hi\r\n220 it is 04:
 pub(super) const PASSIVE: &str = "PASV\r\n";
 
 /// Replies to PASV with ports of one to three digits.
-const PORTS: [(&str, &str); 4] =
+pub(super) const PORTS: [(&str, &str); 4] =
     [("4,1", "156,65"), ("200,113", "8,7"), ("4,1", "4,1"), ("1,2", "34,5")];
 
 pub(super) fn reply(port: &str) -> String {
@@ -25,10 +25,19 @@ pub(super) fn reply(port: &str) -> String {
 /// The client has the greeting, and has asked for `request`; the servers have these replies to it.
 /// With the world comes the length of both greetings.
 pub(super) fn asked(request: &'static str, replies: [&str; 2]) -> (World, [usize; 2]) {
+    asked_with(ftp(), request, replies)
+}
+
+/// The same with another configuration.
+pub(super) fn asked_with(
+    config: EngineConfig,
+    request: &'static str,
+    replies: [&str; 2],
+) -> (World, [usize; 2]) {
     let greetings =
         [GREETINGS[0], GREETINGS[0].replace("3.0.5", "3.0.10").as_str()].map(str::to_owned);
     let scripts = [0, 1].map(|i| format!("{}{}", greetings[i], replies[i]).into_bytes());
-    let mut world = World::speaking(ftp(), scripts, 60_000);
+    let mut world = World::speaking(config, scripts, 60_000);
     (world.request, world.last, world.may_detach) = (request, b"200 ok\r\n".to_vec(), true);
     let begun = greetings.map(|text| text.len());
     for id in LegId::ALL {

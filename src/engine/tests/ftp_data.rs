@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::ftp::{PASSIVE, answered, asked, ftp, reply};
+use super::ftp::{self, PASSIVE, answered, asked, asked_with, ftp, reply};
 use super::kit::{ACK, CLIENT, CLIENT_ISS, FIN, Heard, ISS, Kit, RST, SYN, SYN_ACK, Say, say};
 use super::splices::World;
-use crate::engine::{Event, FlowState, Input, LegId, Link, OfferOutcome, Signal};
+use crate::engine::{
+    EngineConfig, Event, FlowState, Input, LegId, Link, OfferOutcome, Signal, SyncScope,
+};
 use crate::wire::{Addressed, build};
 use LegId::{A, B};
 
@@ -266,6 +268,40 @@ fn a_port_that_was_not_shown_any_more_is_the_survivors() {
     let kit = &mut world.kit;
     kit.forget();
     assert_eq!(syns(&begin(kit, PORTS[1])), [(Link::Server(B), PORTS[1])]);
+}
+
+/// The backup becomes a copy of the primary when both have said any part of their replies (of the
+/// backup's own every fourth is enough). From then on both have the primary's port, and the copy
+/// carries on alone.
+#[test]
+fn a_copy_at_any_byte_of_both_replies_has_the_primarys_port() {
+    for ((ours, theirs), port) in ftp::PORTS.into_iter().zip([1025, 51_313, 1025]) {
+        let replies = [reply(ours), reply(theirs)];
+        for said in 0..=replies[0].len() {
+            for heard in (0..=replies[1].len()).step_by(4) {
+                let at = format!("{ours} {theirs} {said} {heard}");
+                let config = EngineConfig { sync_scope: Some(SyncScope::Machine), ..ftp() };
+                let (mut world, begun) = asked_with(config, PASSIVE, [&replies[0], &replies[1]]);
+                world.say(A, begun[0], begun[0] + said);
+                world.say(B, begun[1], begun[1] + heard);
+                world.ack();
+                world.copy(B);
+                for id in LegId::ALL {
+                    let (from, end) = (world.server(id).acked, world.server(id).script.len());
+                    world.say(id, from, end);
+                }
+                world.ack();
+                assert!(world.text().ends_with(replies[0].as_bytes()), "{at}");
+                let control = world.kit.engine.flows(1)[0].state;
+                assert_eq!(control, FlowState::Paired, "{at}");
+                let asked = syns(&begin(&mut world.kit, port));
+                assert_eq!(asked, LegId::ALL.map(|id| (Link::Server(id), port)), "{at}");
+                world.hear();
+                world.kill(A);
+                world.goes_on(B);
+            }
+        }
+    }
 }
 
 /// One session of the primary ends, the server lives: what the other server offers next on this

@@ -1,11 +1,12 @@
 //! Values that the two servers say at different length: a naive client and naive servers, and the
 //! primary's end, or the gateway's, at every byte of a small exchange.
 
+use super::copied::equal_with;
 use super::kit::{ACK, CLIENT_ISS, FIN, ISS, Kit, RST, SYN, SYN_ACK, config, say};
 use crate::engine::limits::SPLICES_MAX;
 use crate::engine::{
     Command, EngineConfig, Event, FlowState, Input, LegId, Link, RawReason, Record, Rules, Signal,
-    SoloReason,
+    SoloReason, SyncScope, SyncStep,
 };
 use crate::protocol::SPAN_BYTES_MAX;
 use LegId::{A, B};
@@ -40,6 +41,8 @@ pub(super) fn n(len: usize) -> u32 {
 /// A server that says bytes and hears acks, all in its own numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
+    /// The number of its first byte.
+    first: u32,
     /// All that it says.
     pub script: Vec<u8>,
     pub sent: usize,
@@ -87,14 +90,19 @@ impl World {
 
     /// One whose servers say these scripts; the client has not asked for anything yet.
     pub(super) fn speaking(config: EngineConfig, scripts: [Vec<u8>; 2], window: u16) -> Self {
-        let mut kit = Kit::new(config);
+        let mut kit = match config.sync_scope {
+            Some(SyncScope::Machine) => equal_with(config),
+            _ => Kit::new(config),
+        };
         kit.client(say(SYN, CLIENT_ISS, 0).mss(1460).sack_ok().window(window));
         for id in LegId::ALL {
             kit.leg(id, say(SYN_ACK, ISS[id.index()], R).mss(1460).sack_ok());
         }
         kit.client(say(ACK, R, P).window(window));
         kit.forget();
+        let mut firsts = ISN.into_iter();
         let servers = scripts.map(|script| Server {
+            first: firsts.next().expect("two of them"),
             script,
             sent: 0,
             acked: 0,
@@ -149,7 +157,7 @@ impl World {
         let server = &mut self.servers[id.index()];
         server.sent = server.sent.max(to);
         let data = server.script[from..to].to_vec();
-        let seq = ISN[id.index()].wrapping_add(n(from));
+        let seq = server.first.wrapping_add(n(from));
         self.kit.leg(id, say(ACK, seq, R + server.taken).data(data));
         self.hear();
     }
@@ -162,7 +170,7 @@ impl World {
             let may = self.may_detach && heard.link != Link::Client;
             assert!(may || !heard.seg.flags.has(RST), "nobody is reset: {heard:?}");
             match heard.link {
-                Link::Client if heard.seg.dst_port < 61_000 => {
+                Link::Client if heard.seg.dst_port == 40_000 => {
                     let at = heard.seg.seq.wrapping_sub(P) as usize;
                     for (i, &byte) in heard.data.iter().enumerate() {
                         self.keep(at + i, byte);
@@ -171,9 +179,9 @@ impl World {
                         self.fin = Some(at + heard.data.len());
                     }
                 }
-                Link::Server(id) if heard.seg.src_port < 61_000 && !heard.seg.flags.has(RST) => {
+                Link::Server(id) if heard.seg.src_port == 40_000 && !heard.seg.flags.has(RST) => {
                     let server = &mut self.servers[id.index()];
-                    let ack = heard.seg.ack.wrapping_sub(ISN[id.index()]) as usize;
+                    let ack = heard.seg.ack.wrapping_sub(server.first) as usize;
                     assert!(ack <= server.sent + 1, "I6: {ack} of {} to {id:?}", server.sent);
                     server.acked = server.acked.max(ack);
                     server.edge = server.edge.max(ack + usize::from(heard.seg.window));
@@ -205,6 +213,17 @@ impl World {
 
     pub(super) fn kill(&mut self, id: LegId) {
         self.kit.input(Input::Signal(Link::Server(id), Signal::CarrierDown));
+        self.hear();
+    }
+
+    /// `to` becomes a copy of the other server, its connections included.
+    pub(super) fn copy(&mut self, to: LegId) {
+        self.kit.command(Command::SyncNow);
+        self.kit.wait_ms(1);
+        self.kit.step(SyncStep::Frozen);
+        self.hear();
+        self.servers[to.index()] = self.server(to.other()).clone();
+        self.kit.step(SyncStep::TargetReady);
         self.hear();
     }
 
@@ -240,7 +259,7 @@ impl World {
         self.ack();
         let server = self.server(id);
         assert_eq!(server.acked, server.script.len());
-        let seq = ISN[id.index()].wrapping_add(n(server.script.len()));
+        let seq = server.first.wrapping_add(n(server.script.len()));
         self.kit.leg(id, say(FIN, seq, R + self.asked));
         self.hear();
         assert_eq!(self.fin, Some(self.text().len()), "the end is where it is");

@@ -1,6 +1,8 @@
 //! The reader of FTP finds the same values however the same bytes are cut, and those that a naive
 //! reader finds which has the whole text before it.
 
+use std::net::Ipv4Addr;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -467,7 +469,15 @@ impl Naive {
             match asked.take() {
                 None if code != "421" => return,
                 Some(asked) if asked.starts_with("AUTH") && code == "234" => return,
-                Some(asked) if asked.starts_with("EPRT |3") && code == "200" => return,
+                Some(asked) if asked.starts_with("EPRT ") && code == "200" => {
+                    let parts: Vec<&str> = asked[5..].trim_start().split('|').collect();
+                    let is_read = |ip: &str, port: &str| {
+                        ip.parse::<Ipv4Addr>().is_ok() && port.parse::<u16>().is_ok()
+                    };
+                    if !matches!(parts[..], ["", "1", ip, port, ""] if is_read(ip, port)) {
+                        return;
+                    }
+                }
                 _ => {}
             }
         }
