@@ -261,7 +261,8 @@ fn machine(scenario: &mut Scenario, mut rng: Rng) {
         ends[rng.below(2) as usize] = rng.pick(&[SyncEnd::Kept, SyncEnd::Lost]);
     }
     let still_us = rng.pick(&[200, 200, 200, 3_000, 20_000, 120_000, 1_200_000]);
-    gateway.machine = Some(MachinePlan { still_us, ends });
+    let hush_us = if rng.chance(400) { rng.pick(&[500, 20_000, 700_000]) } else { 0 };
+    gateway.machine = Some(MachinePlan { hush_us, still_us, ends });
     scenario.faults = machine_faults(rng);
     let last = scenario.faults.iter().filter_map(|f| match f.trigger {
         Trigger::At(us) => Some(us),

@@ -611,8 +611,9 @@ impl World<'_> {
         let waits = |tuple: &Tuple| self.waits_for_client(*tuple, server);
         let is_excused = finding == Finding::H3 && self.oracle.flows.keys().any(waits);
         // One that stands still for longer than its sync may take is as good as silent.
-        let is_excused = is_excused || self.truth[server.index()].is_still;
-        if !self.truth[server.index()].is_faulted && !self.is_rough(server) && !is_excused {
+        let truth = &self.truth[server.index()];
+        let is_excused = is_excused || truth.is_still;
+        if !truth.is_faulted && !self.is_rough(server) && !is_excused {
             let what = format!("{server:?} was {what} by {finding:?}, nothing was wrong with it");
             self.gateway.unjustified.get_or_insert(what);
         }

@@ -3,14 +3,15 @@
 //!
 //! It keeps a backend's promises: what the source has said is heard before the freeze is told, the
 //! target is not touched before the engine allows it, and nothing that was on its way to the old
-//! target, or from it, arrives afterwards.
+//! target, or from it, arrives afterwards. Before the freeze it may let both go on for a while
+//! without hearing anybody, as long as a sync may take.
 
 use std::collections::VecDeque;
 
 use super::rng::mix;
 use super::scenario::SyncEnd;
 use super::world::{Happening, Truth, WARM_UP, World};
-use crate::engine::{Input, LegId, SyncId, SyncReason, SyncRequest, SyncStep};
+use crate::engine::{Input, LegId, Link, SyncId, SyncReason, SyncRequest, SyncStep};
 
 /// A step that comes while the gateway does not run waits so long (ns).
 const AGAIN: u64 = 1_000_000;
@@ -30,18 +31,19 @@ struct Copying {
 #[derive(Debug, Default)]
 pub(super) struct Backend {
     copying: Option<Copying>,
-    /// Frames at the door of the source.
-    waiting: VecDeque<Vec<u8>>,
+    /// Frames at the doors.
+    waiting: [VecDeque<Vec<u8>>; 2],
     syncs: usize,
     /// A target that was lost because nobody waited for its sync any more, and when (ns).
     abandoned: Option<(LegId, u64)>,
 }
 
 impl Backend {
-    /// A frame for a server that stands still. The target's is not for what it will be.
+    /// A frame for a server that stands still, or hears nothing. The target's is not for what it
+    /// will be.
     pub fn wait(&mut self, leg: LegId, frame: Vec<u8>) {
-        if self.copying.is_some_and(|c| c.from == leg) {
-            self.waiting.push_back(frame);
+        if self.copying.is_some_and(|c| c.from == leg || !c.is_still) {
+            self.waiting[leg.index()].push_back(frame);
         }
     }
 
@@ -69,7 +71,25 @@ impl World<'_> {
         let (id, from, to) = (request.id, request.from, request.to);
         let (is_still, may_overwrite) = (false, false);
         self.backend.copying = Some(Copying { id, from, to, end, is_still, may_overwrite });
-        self.at(self.now + us * 1000, Happening::Freeze(id));
+        let hush_us = self.scenario.machine().map_or(0, |plan| plan.hush_us);
+        if hush_us > 0 {
+            self.at(self.now + us * 1000, Happening::Hush(id));
+        }
+        self.at(self.now + (us + hush_us) * 1000, Happening::Freeze(id));
+    }
+
+    /// Neither hears anything any more.
+    pub fn hush(&mut self, id: SyncId) {
+        let Some(copying) = self.backend.of(id) else { return };
+        if self.gateway.is_stalled() {
+            return; // it begins with the freeze
+        }
+        for leg in [copying.from, copying.to] {
+            self.truth[leg.index()].is_hushed = true;
+        }
+        self.say(|| "neither server hears anything".into());
+        self.oracle.on_hushed();
+        self.input(Input::SyncStep(id, SyncStep::Hushed));
     }
 
     /// Both servers are stopped. What the source has said before arrives first.
@@ -77,7 +97,7 @@ impl World<'_> {
         let Some(copying) = self.backend.of(id) else { return };
         let (from, to) = (copying.from, copying.to);
         if ![from, to].iter().all(|l| self.truth[l.index()].is_on) {
-            self.backend.copying = None;
+            self.release();
             return self.input(Input::SyncStep(id, failed()));
         }
         for leg in [from, to] {
@@ -139,6 +159,7 @@ impl World<'_> {
         let Some(copy) = self.hosts[source].copy(salt) else { return };
         self.hosts[target] = copy;
         self.cut(to); // what is under way is for the generation before
+        self.backend.waiting[to.index()].clear();
         let source = self.servers[from.index()].clone();
         self.servers[to.index()].copy(&source);
         let is_cut = self.pipes[1 + to.index()].iter().any(|p| p.cut_until > self.now);
@@ -149,20 +170,23 @@ impl World<'_> {
 
     fn lose(&mut self, leg: LegId) {
         self.truth[leg.index()].is_faulted = true;
+        self.backend.waiting[leg.index()].clear();
         self.renew(leg);
     }
 
     /// Whoever stands still goes on; the source finds at its door what came meanwhile.
     fn release(&mut self) {
-        let Some(copying) = self.backend.copying.take() else { return };
-        for leg in LegId::ALL {
-            self.truth[leg.index()].is_still = false;
-        }
-        let host = self.server_host(copying.from);
-        for frame in std::mem::take(&mut self.backend.waiting) {
-            self.hosts[host].deliver(self.now, frame);
+        if self.backend.copying.take().is_none() {
+            return;
         }
         for leg in LegId::ALL {
+            let truth = &mut self.truth[leg.index()];
+            (truth.is_still, truth.is_hushed) = (false, false);
+        }
+        for leg in LegId::ALL {
+            for frame in std::mem::take(&mut self.backend.waiting[leg.index()]) {
+                self.at_hosts(Link::Server(leg), frame);
+            }
             self.serve(self.server_host(leg));
         }
     }

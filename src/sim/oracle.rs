@@ -83,6 +83,8 @@ pub struct Oracle {
     is_restoring: bool,
     /// Source and target of a sync of scope Machine, while they stand still.
     still: Option<(LegId, LegId)>,
+    /// Nor does anybody hear before that.
+    is_hushed: bool,
     used: BTreeSet<Tuple>,
     /// The first violation.
     pub violation: Option<String>,
@@ -112,6 +114,7 @@ impl Oracle {
             limits,
             is_restoring: false,
             still: None,
+            is_hushed: false,
             used: BTreeSet::new(),
             violation: None,
         }
@@ -126,6 +129,11 @@ impl Oracle {
         if self.violation.is_none() {
             self.violation = Some(format!("port {}: {what}", tuple.1));
         }
+    }
+
+    /// What is said to the servers waits, until their sync ends.
+    pub fn on_hushed(&mut self) {
+        self.is_hushed = true;
     }
 
     /// Source and target of a sync, while they stand still.
@@ -461,6 +469,9 @@ impl Oracle {
             }
             Event::SyncFrozen { from, to, .. } => self.still = Some((*from, *to)),
             Event::SyncEnded { ok, .. } => {
+                if std::mem::take(&mut self.is_hushed) {
+                    self.forgive();
+                }
                 if let Some((from, to)) = self.still.take() {
                     self.forgive();
                     if *ok {
@@ -529,7 +540,7 @@ impl Oracle {
     pub fn on_restart(&mut self, is_restoring: bool, flows: &[FlowSnapshot]) {
         self.is_restoring = is_restoring;
         if is_restoring {
-            self.still = None;
+            (self.still, self.is_hushed) = (None, false);
             self.fenced = [false; 2];
             self.shown.forget();
             self.flows.values_mut().for_each(|flow| flow.cookies.forget());
@@ -636,7 +647,7 @@ impl Oracle {
 
     /// Deadlines: what should have left the gateway by now (LV1, LV3, LV5).
     pub fn on_time(&mut self, now: u64) {
-        if self.still.is_some() {
+        if self.still.is_some() || self.is_hushed {
             return self.forgive(); // nobody can be late
         }
         let mut failed = None;

@@ -278,6 +278,9 @@ pub enum SyncEnd {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachinePlan {
+    /// For how long before that nothing is said to either.
+    #[serde(default)]
+    pub hush_us: u64,
     /// How long both servers stand still, the time for what is on its way aside.
     pub still_us: u64,
     /// How its syncs end, one after the other and from the beginning again; the first one of all,

@@ -269,6 +269,11 @@ const GATEWAY_CUTS: &[fn(&mut GatewayPlan)] = &[
             (plan.still_us, plan.ends) = (200, vec![SyncEnd::Copied]);
         }
     },
+    |g| {
+        if let Some(plan) = &mut g.machine {
+            plan.hush_us = 0;
+        }
+    },
     |g| g.has_partial_csum = false,
     |g| g.hold_hard_ms = 150,
     |g| g.probe_every_ms = 10,

@@ -49,6 +49,7 @@ pub(super) enum Happening {
     Fault(usize),
     SyncDone(SyncId, bool, LegId, LegId),
     FenceDone(Epoch, bool),
+    Hush(SyncId),
     Freeze(SyncId),
     Frozen(SyncId),
     Copy(SyncId),
@@ -70,6 +71,8 @@ pub(super) struct Truth {
     pub is_dead: bool,
     /// The whole machine stands still.
     pub is_still: bool,
+    /// What is said to it waits.
+    pub is_hushed: bool,
 }
 
 /// A frame that came to the gateway or left it.
@@ -363,6 +366,7 @@ impl<'a> World<'a> {
             Happening::Fault(fault) => self.fire(fault),
             Happening::SyncDone(id, ok, from, to) => self.on_sync_done(id, ok, from, to),
             Happening::FenceDone(epoch, ok) => self.on_fence_done(epoch, ok),
+            Happening::Hush(id) => self.hush(id),
             Happening::Freeze(id) => self.freeze(id),
             Happening::Frozen(id) => self.on_frozen(id),
             Happening::Copy(id) => self.end_copy(id),
@@ -415,7 +419,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn at_hosts(&mut self, link: Link, frame: Vec<u8>) {
+    pub fn at_hosts(&mut self, link: Link, frame: Vec<u8>) {
         let is_group = frame.first().is_some_and(|b| b & 1 == 1);
         match link {
             Link::Client => {
@@ -427,7 +431,8 @@ impl<'a> World<'a> {
                 }
             }
             Link::Server(leg) => {
-                if self.truth[leg.index()].is_still {
+                let truth = &self.truth[leg.index()];
+                if truth.is_still || truth.is_hushed {
                     return self.backend.wait(leg, frame);
                 }
                 if self.truth[leg.index()].is_on {
