@@ -63,6 +63,9 @@ pub const OPENING_MAX: Duration = ms(3000);
 
 /// How long a server that is to take part in a connection again has to answer.
 pub const REPROTECT_WAIT: Duration = ms(3000);
+/// The same as [`OVERTAKING_MAX`] where a server is to come back to the place at which its former
+/// connection may have stood: segments of that may be on their way for as long as a path is.
+pub const FORMER_MAX: Duration = ms(400);
 /// It is not asked sooner after it was reset: frames may overtake each other.
 pub const REPROTECT_AFTER_RESET: Duration = ms(20);
 /// How often it is asked for one flow before it comes back the next time.

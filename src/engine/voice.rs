@@ -397,9 +397,13 @@ impl Voice {
         Self { iss: Seq::new(iss), ..Self::default() }
     }
 
-    /// Nothing was heard of it before `at`, and nothing is known of the room that it was told.
+    /// Nothing counts that it said before `at`, and nothing is known of the room that it was told.
     pub fn restart(&mut self, at: Offset) {
-        self.stream.restart(self.own(at, Round::Down).0);
+        let at = self.own(at, Round::Down).0;
+        match at < self.stream.base() {
+            true => self.stream.restart(at),
+            false => self.stream.trim(at),
+        }
         self.room_to = None;
     }
 

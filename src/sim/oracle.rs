@@ -222,6 +222,7 @@ impl Oracle {
         let Some(flow) = self.flows.get_mut(&tuple) else { return };
         let seg = &flow.hear_client(seg);
         flow.c_heard_at = now;
+        flow.c_last_number = seg.has(ACK).then_some(seg.ack);
         if seg.has(SYN) {
             // A late copy of it says nothing any more.
             if seg.seq == flow.iss && flow.v_iss.is_none() {

@@ -87,6 +87,8 @@ pub struct FlowTrack {
     pub(super) c_una: u64,
     /// The ack of its latest segment, old ones included.
     pub(super) c_last_ack: u64,
+    /// The same as a number, whatever it is near to.
+    pub(super) c_last_number: Option<u32>,
     pub(super) c_edge: u64,
     pub(super) c_scale: Option<u8>,
     pub(super) c_mss: u16,
@@ -183,6 +185,7 @@ impl FlowTrack {
             c_nxt: 1,
             c_una: 0,
             c_last_ack: 0,
+            c_last_number: None,
             c_edge: 0,
             c_scale: None,
             c_mss: 536,
@@ -392,6 +395,9 @@ impl FlowTrack {
             return self.check_syn_ack(seg);
         }
         let Some(v_iss) = self.v_iss else { return Ok(()) };
+        if seg.has(RST) && self.c_last_number == Some(seg.seq) {
+            return Ok(()); // what the client asks for by a challenge (RFC 5961 3.2)
+        }
         let released = self.released();
         let Some(at) = rel(v_iss, seg.seq, released) else {
             return Err(format!("a segment to the client before its SYN: {}", seg.seq));

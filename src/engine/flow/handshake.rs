@@ -327,7 +327,11 @@ impl Flow {
     fn older_at(&self, id: LegId) -> Option<Instant> {
         let leg = self.leg(id);
         let (_, since) = leg.bare_ack.filter(|_| leg.state == LegState::SynSent)?;
-        self.may_end_older(id).then_some(since + limits::OVERTAKING_MAX)
+        let wait = match self.awaits_second() {
+            true => limits::FORMER_MAX,
+            false => limits::OVERTAKING_MAX,
+        };
+        self.may_end_older(id).then_some(since + wait)
     }
 
     /// See [`Self::older_at`].
