@@ -11,6 +11,8 @@ const fn ms(n: u64) -> u64 {
 
 /// How long an answer that is due at once may take (ns).
 const AT_ONCE: u64 = ms(20);
+/// How long a server that is asked to take part again may go on with a former connection (ns).
+const FORMER: u64 = ms(400);
 /// How much longer than `hold_hard` a hold may last (ns): a server without room for a segment is
 /// late only when its own probe of the window is, which counts round trips of up to a second.
 const HOLD_SLACK: u64 = ms(3_400);
@@ -101,7 +103,8 @@ impl FlowTrack {
 
     /// LV6: a server that speaks on a flow that goes on without it is reset.
     fn check_detached(&self, now: u64) -> Result<(), String> {
-        let lingers = |l: &LegTrack| l.lingers_since.is_some_and(|at| now - at > AT_ONCE);
+        let due = |l: &LegTrack| if l.is_asked_again { FORMER + AT_ONCE } else { AT_ONCE };
+        let lingers = |l: &LegTrack| l.lingers_since.is_some_and(|at| now - at > due(l));
         match self.state == FlowState::Solo && self.legs.iter().any(lingers) {
             true => Err("LV6: a detached server speaks and is not reset".into()),
             false => Ok(()),

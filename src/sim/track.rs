@@ -64,6 +64,8 @@ pub struct LegTrack {
     pub(super) unanswered: Option<u64>,
     /// It speaks although the flow goes on without it, and was not reset since.
     pub(super) lingers_since: Option<u64>,
+    /// It was asked to take part again: what it says may be long on its way.
+    pub(super) is_asked_again: bool,
     /// It ended the connection by a reset in its right place.
     pub(super) has_reset: bool,
     /// The largest window that it told.
@@ -689,6 +691,9 @@ impl FlowTrack {
             leg.lingers_since = None;
             leg.is_answer_void = self.state == FlowState::Opening;
             leg.stale_iss = leg.older_iss.take().or(leg.stale_iss);
+        }
+        if seg.has(SYN) {
+            self.legs[id.index()].is_asked_again |= self.state == FlowState::Solo;
         }
         if seg.has(RST) || seg.has(SYN) {
             return Ok(());
