@@ -528,7 +528,7 @@ case $(cat FOLDER/fault 2>/dev/null):$1 in
 dump-refused:dump | restore-refused:restore) exit 1 ;;
 dump-late:dump | restore-half:restore) CRIU \"$@\"; exit 1 ;;
 dump-slow:dump) exec CRIU \"$@\" --action-script FOLDER/slow ;;
-files-away:dump) shift; exec CRIU dump --action-script FOLDER/away \"$@\" ;;
+files-away:dump) exec CRIU \"$@\" --action-script FOLDER/away ;;
 dump-hangs:dump | restore-hangs:restore) sleep 1000 ;;
 esac
 exec CRIU \"$@\"
