@@ -156,8 +156,6 @@ fn refused(at: &Path, content: &Content) -> Result<String, Failure> {
     }
     write_dated(&a.join("www/page"), &page(PAGES[1])).map_err(|e| e.to_string())?;
     until(REPAIR_MAX, "the sync that repairs it", || {
-        // The next one begins by itself; it may be on its way already.
-        let _ = sync_now(&bed);
         ended(&bed).ok()?.iter().skip(before + 1).any(|event| event["ok"] == true).then_some(())
     })?;
     wait_paired(&bed, CONNECTIONS)?;
