@@ -1,5 +1,5 @@
-//! Two containers, each with a folder of its own, and the backend `container` with the mirror beside
-//! it: a copy of processes finds the files that its source had.
+//! Two containers, each with a folder of its own, and the backend `container` with the mirror
+//! beside it: a copy of processes finds the files that its source had.
 //!
 //! nginx has its pages, its log and what is being uploaded there. CRIU itself is a judge of it: it
 //! opens each file that the source had open, and refuses one of another length.

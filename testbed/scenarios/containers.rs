@@ -2,8 +2,8 @@
 //! backup's processes by a copy of the primary's, connections included.
 //!
 //! A container is made of `unshare` and a first process that reaps; CRIU is what `testbed/criu` has
-//! brought. The servers' files are one folder, as with a shared volume: what differs is memory. Where
-//! each has a folder of its own, both see it at one path ([`super::container_files`]).
+//! brought. The servers' files are one folder, as with a shared volume: what differs is memory.
+//! Where each has a folder of its own, both see it at one path ([`super::container_files`]).
 
 use std::fs::{self, File};
 use std::io;

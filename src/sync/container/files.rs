@@ -1,7 +1,7 @@
 //! The servers' directories, where each container has its own: the helper's mirror makes them equal
 //! twice in each sync.
 //!
-//! Ahead of it, while both servers run, with all that a mirror looks at. What the source has written
+//! Ahead of it, while both servers run, with all that a mirror looks at. What the source wrote
 //! since then, or was just writing, is little: it follows when the processes stand still, and the
 //! watches know where it is. So the copy finds the files as they were when its memory was written.
 

@@ -234,7 +234,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until the target's files are the source's. Both stand still for that: what the target's
+    /// Waits until the target's files are the source's. Both stand still: what the target's
     /// own processes write would be found by the copy.
     fn mirrored(&mut self, id: u32, deadline: Instant, target: &Space) -> Result<Stopped, Stop> {
         let stopped = target.stop()?;

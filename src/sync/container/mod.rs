@@ -71,8 +71,8 @@ impl Unheard {
         Ok(Self { process: Process::spawn(program, VERB)?, setup })
     }
 
-    /// Has CRIU probed, and listens. `files` makes the servers' directories equal, if the setup says
-    /// that each has its own.
+    /// Has CRIU probed, and listens. `files` makes the servers' directories equal, if the setup
+    /// says that each has its own.
     pub fn listen(
         self,
         files: Option<Files>,

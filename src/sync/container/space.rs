@@ -213,7 +213,8 @@ fn all_children(pid: i32) -> Vec<i32> {
 }
 
 fn is_dead(pid: i32) -> bool {
-    !matches!(state(Path::new(&format!("/proc/{pid}"))), Some(state) if state != 'Z' && state != 'X')
+    let state = state(Path::new(&format!("/proc/{pid}")));
+    !matches!(state, Some(state) if state != 'Z' && state != 'X')
 }
 
 /// Whether no thread of a process runs, or it is gone.

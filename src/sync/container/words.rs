@@ -1,9 +1,9 @@
 //! What the gateway and its keeper of containers say to each other: lines of JSON.
 //!
 //! A sync is `Sync` -> `Begun` -> `Hushed` -> (the source freezes) `Frozen` -> `Overwrite` -> (it
-//! goes on; the target's tree is killed) `Gone` -> `Emptied` -> (restore) `Ready`, `Done`. Where the
-//! files are mirrored, `Overwrite` -> (the target's tree is stopped) `Stopped` -> `Mirrored` -> (the
-//! source goes on).
+//! goes on; the target's tree is killed) `Gone` -> `Emptied` -> (restore) `Ready`, `Done`. Where
+//! files are mirrored, `Overwrite` -> (the target's tree is stopped) `Stopped` -> `Mirrored` ->
+//! (the source goes on).
 
 use serde::{Deserialize, Serialize};
 

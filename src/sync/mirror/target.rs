@@ -2,8 +2,8 @@
 //!
 //! Owns the order of a sync. Rounds: look at what either side doubts (or at everything), make it
 //! equal, look again at what changed meanwhile. A round with nothing to do ends it. What never
-//! stood still, and what could not be done, is named, and then the sync has failed; ahead of another
-//! sync, what never stood still is left to that one.
+//! stood still, and what could not be done, is named, and then the sync has failed; ahead of
+//! another sync, what never stood still is left to that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
