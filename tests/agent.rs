@@ -15,7 +15,7 @@ use shadowvm::sync::agent::key::Key;
 use shadowvm::sync::agent::link::{AgentSetup, Link, News, ask};
 use shadowvm::sync::agent::serve::{GATEWAYS_MAX, STRANGERS_OF_ONE_MAX};
 use shadowvm::sync::helper::{self, AgentCommand, Commands};
-use shadowvm::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair};
+use shadowvm::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair, Wish};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -105,7 +105,7 @@ impl Bed {
 }
 
 fn sync(pair: &mut Pair, from: usize) -> Result<Done, String> {
-    pair.sync(from, false, || false, |_| {})
+    pair.sync(from, Wish::default(), || false, |_| {})
 }
 
 /// Bytes that do not pack.

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use shadowvm::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair};
+use shadowvm::sync::mirror::message::VERSION;
+use shadowvm::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair, Wish};
 
 struct Bed {
     _dir: tempfile::TempDir,
@@ -55,7 +56,7 @@ fn shell(script: &str) -> Vec<String> {
 }
 
 fn sync(pair: &mut Pair, from: usize) -> Result<Done, String> {
-    pair.sync(from, false, || false, |_| {})
+    pair.sync(from, Wish::default(), || false, |_| {})
 }
 
 #[test]
@@ -78,6 +79,24 @@ fn both_directions_and_only_what_changed() {
     assert!(back.sent < 50_000, "{} bytes for one block", back.sent);
     let idle = sync(&mut pair, 1).expect("it works");
     assert!(idle.report.paths == 0 && idle.sent < 1000, "{idle:?}");
+}
+
+#[test]
+fn after_a_pass_that_looks_at_everything_the_next_one_looks_at_what_changed() {
+    let bed = Bed::new();
+    let mut pair = bed.pair();
+    for i in 0..50 {
+        bed.write(0, &format!("f{i}"), &vec![b'x'; 10_000]);
+    }
+    for text in [b"one", b"two"] {
+        let ahead = Wish { is_full: true, is_ahead: true };
+        let whole = pair.sync(0, ahead, || false, |_| {}).expect("it works");
+        assert!(whole.report.is_full, "{whole:?}");
+        bed.write(0, "f7", text);
+        let rest = sync(&mut pair, 0).expect("it works");
+        assert_eq!((rest.report.is_full, rest.report.written), (false, 1));
+        assert_eq!(bed.read(1, "f7").as_deref(), Some(&text[..]));
+    }
 }
 
 #[test]
@@ -108,7 +127,8 @@ fn an_end_that_is_none_is_told_by_its_server_and_the_next_sync_works() {
 fn an_end_that_says_nothing_is_given_up() {
     let bed = Bed::new();
     // It stands by, with the right version, and then only listens.
-    let mute = shell("printf '\\004\\000\\000\\000\\001\\001\\000\\000'; cat > /dev/null");
+    let ready = format!("\\004\\000\\000\\000\\001\\{VERSION:03o}\\000\\000");
+    let mute = shell(&format!("printf '{ready}'; cat > /dev/null"));
     let setup = MirrorSetup {
         ends: [EndSetup::Command(end(&bed.trees[0])), EndSetup::Command(mute)],
         exclude: Vec::new(),
@@ -122,7 +142,7 @@ fn an_end_that_says_nothing_is_given_up() {
     assert!(failed.contains("nothing moved"), "{failed}");
     // It does not even stand by: it can be given up at any time.
     let mut pair = bed.pair_with([end(&bed.trees[0]), shell("cat > /dev/null")]);
-    let failed = pair.sync(0, false, || true, |_| {});
+    let failed = pair.sync(0, Wish::default(), || true, |_| {});
     assert_eq!(failed.expect_err("nobody stands by"), "given up");
 }
 
@@ -165,7 +185,7 @@ fn a_sync_that_is_given_up_ends_at_once_and_the_next_one_works() {
     let bed = Bed::new();
     bed.write(0, "f", &vec![b'x'; 1 << 20]);
     let mut pair = bed.pair();
-    let failed = pair.sync(0, false, || true, |_| {});
+    let failed = pair.sync(0, Wish::default(), || true, |_| {});
     // It may have been faster than the first look whether to stop.
     assert!(failed.is_ok() || failed == Err("given up".into()), "{failed:?}");
     sync(&mut pair, 0).expect("it works");

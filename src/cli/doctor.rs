@@ -346,7 +346,7 @@ fn address_of(entry: &InterfaceAddress) -> Option<String> {
 
 /// What the directories of a mirror are like.
 fn mirror(config: &Config) -> Vec<Finding> {
-    let Some(Backend::Mirror(backend)) = &config.sync.backend else { return Vec::new() };
+    let Some(backend) = config.sync.mirror() else { return Vec::new() };
     let mut findings = Vec::new();
     let mut is_watched = backend.is_watching;
     for server in &config.servers {

@@ -257,7 +257,8 @@ impl Outer<'_> {
         })
         .map_err(system("the admin thread cannot start"))?;
         let containers = self.containers.map(|unheard| {
-            let sync = unheard.listen(containers::Door(mailbox.clone()));
+            let files = containers::files(&self.config, helper.as_ref());
+            let sync = unheard.listen(files, containers::Door(mailbox.clone()));
             sync.map_err(system("the keeper of containers cannot be heard"))
         });
         let sync: Option<Box<dyn StateSync>> = match (self.guests, &self.config.sync.backend) {
@@ -322,10 +323,7 @@ fn start_helper(config: &Config) -> Result<Option<Unheard>, RunError> {
             }
             Some(Backend::Mirror(_) | Backend::Qemu(_) | Backend::Container(_)) | None => None,
         },
-        mirror: match &config.sync.backend {
-            Some(Backend::Mirror(mirror)) => mirror_command(config, mirror),
-            Some(Backend::Exec(_) | Backend::Qemu(_) | Backend::Container(_)) | None => None,
-        },
+        mirror: config.sync.mirror().and_then(|mirror| mirror_command(config, mirror)),
         fence: failover.fence_command.as_ref().map(|command| HookCommand {
             argv: command.clone(),
             timeout_ms: millis(failover.fence_timeout),

@@ -1,4 +1,5 @@
-//! The backend `container`: where the servers' containers and CRIU are.
+//! The backend `container`: where the servers' containers and CRIU are, and whether their files are
+//! mirrored.
 //!
 //! Owns the section `[sync.container]` and the key of a server's container. Whether CRIU works here
 //! is `doctor`'s question.
@@ -7,8 +8,9 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use super::mirror::{self, MirrorBackend};
 use super::read::{Reader, Section};
-use super::{Backend, Config};
+use super::{Backend, Config, Server, Tree};
 use crate::engine::Duration;
 
 const DEFAULT_DIR: &str = "/run/shadowvm/containers";
@@ -23,12 +25,15 @@ pub struct ContainerBackend {
     pub dir: PathBuf,
     /// A sync that takes longer is given up.
     pub timeout: Duration,
+    /// How the servers' directories are made equal in each sync; none if both see the same files.
+    pub files: Option<MirrorBackend>,
 }
 
 /// The backend, from the section `[sync]`.
 pub(super) fn backend(
     reader: &Reader<'_>,
     sync: &Section<'_>,
+    servers: Option<&[Server; 2]>,
     timeout: Duration,
 ) -> ContainerBackend {
     if sync.at("command").is_some() {
@@ -46,6 +51,7 @@ pub(super) fn backend(
         criu: path("criu", DEFAULT_PROGRAM).to_string_lossy().into_owned(),
         dir: path("dir", DEFAULT_DIR),
         timeout,
+        files: mirror::beside(reader, sync, servers, timeout),
     }
 }
 
@@ -85,6 +91,19 @@ pub(super) fn check_containers(reader: &Reader<'_>, root: &DeTable<'_>, config: 
         && a == b
     {
         let reason = format!("both servers have the container {}", a.display());
-        reader.wrong(at, "sync.backend", reason);
+        reader.wrong(at.clone(), "sync.backend", reason);
+    }
+    let Some(Backend::Container(ContainerBackend { dir, .. })) = &config.sync.backend else {
+        return;
+    };
+    for server in &config.servers {
+        if let Some(Tree::Dir(tree)) = &server.tree
+            && dir.starts_with(tree)
+        {
+            let (name, dir) = (&server.name, dir.display());
+            let reason = format!("checkpoints, in {dir}, would be files of the server `{name}`");
+            let help = "name a directory outside of server.dir: sync.container.dir";
+            reader.wrong_help(at.clone(), "sync.container.dir", reason, help);
+        }
     }
 }

@@ -109,7 +109,7 @@ pub struct Server {
     pub name: String,
     /// Whether it is primary at the first start.
     pub is_primary: bool,
-    /// Its directory, for the backend `mirror`.
+    /// Its directory, for the backend `mirror`, or beside its container.
     pub tree: Option<Tree>,
     /// Host and port of its agent.
     pub agent: Option<String>,
@@ -164,7 +164,8 @@ pub enum Backend {
     Mirror(MirrorBackend),
     /// QEMU: the servers are virtual machines, and are copied whole.
     Qemu(QemuBackend),
-    /// CRIU: the servers are process trees, and are copied with their connections.
+    /// CRIU: the servers are process trees, and are copied with their connections, and with their
+    /// directories, if they have any.
     Container(ContainerBackend),
 }
 
@@ -174,6 +175,17 @@ impl Backend {
         match self {
             Self::Exec(_) | Self::Mirror(_) => SyncScope::Content,
             Self::Qemu(_) | Self::Container(_) => SyncScope::Machine,
+        }
+    }
+}
+
+impl Sync {
+    /// The mirror of the servers' directories, alone or beside their containers.
+    pub fn mirror(&self) -> Option<&MirrorBackend> {
+        match self.backend.as_ref()? {
+            Backend::Mirror(mirror) => Some(mirror),
+            Backend::Container(containers) => containers.files.as_ref(),
+            Backend::Exec(_) | Backend::Qemu(_) => None,
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
     });
     let compare = compare(&reader, root, &service.ports);
     let agent = agent::agent(&reader, root, servers.as_ref());
+    let sync = sync(&reader, root, servers.as_ref());
     let config = Config {
         mode: mode.unwrap_or_default(),
         links: links.unwrap_or_else(Links::nowhere),
@@ -61,7 +62,7 @@ pub(super) fn parse(source: &str) -> Result<Config, Vec<Problem>> {
         servers: servers.unwrap_or_else(Server::nobody),
         agent,
         compare,
-        sync: sync(&reader, root),
+        sync,
         failover: failover(&reader, root),
         limits: limits(&reader, root),
         record: Section::top(&reader, root, "capture").path("record"),
@@ -505,7 +506,7 @@ fn is_twice(masks: &[String], maps: &[Rule], header: &str, name: Option<&str>) -
         || maps.iter().any(|map| map.header() == header && covers(map))
 }
 
-fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
+fn sync(reader: &Reader<'_>, root: &DeTable<'_>, servers: Option<&[Server; 2]>) -> Sync {
     let defaults = EngineConfig::default();
     let section = Section::top(reader, root, "sync");
     let backend = backend(&section);
@@ -523,7 +524,7 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
         let help = "the command is killed at `timeout`; output waits until `deadline`";
         reader.wrong_help(section.at(key), &section.full(key), reason, help);
     }
-    if backend != Word::Mirror {
+    if !matches!(backend, Word::Mirror | Word::Container) {
         mirror::refuse_keys(reader, &section);
     }
     if backend != Word::Qemu && section.at("qemu").is_some() {
@@ -540,7 +541,10 @@ fn sync(reader: &Reader<'_>, root: &DeTable<'_>) -> Sync {
         Word::Unclear => None,
         Word::Mirror => Some(Backend::Mirror(mirror::backend(reader, &section, timeout))),
         Word::Qemu => qemu::backend(reader, &section, timeout).map(Backend::Qemu),
-        Word::Container => Some(Backend::Container(container::backend(reader, &section, timeout))),
+        Word::Container => {
+            let backend = container::backend(reader, &section, servers, timeout);
+            Some(Backend::Container(backend))
+        }
         Word::None | Word::Exec => {
             exec(reader, &section, backend == Word::Exec, timeout).map(Backend::Exec)
         }

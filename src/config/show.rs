@@ -172,14 +172,9 @@ fn sync(out: &mut String, config: &Config) {
             ("command", list(exec.command.iter().cloned())),
             ("timeout", quote(&show_duration(exec.timeout))),
         ],
-        Some(Backend::Mirror(mirror)) => vec![
-            ("backend", quote("mirror")),
-            ("exclude", list(mirror.exclude.iter().cloned())),
-            ("watch", mirror.is_watching.to_string()),
-            ("compare", quote(if mirror.by_content { "content" } else { "times" })),
-            ("fsync", mirror.is_durable.to_string()),
-            ("timeout", quote(&show_duration(mirror.timeout))),
-        ],
+        Some(Backend::Mirror(mirror)) => {
+            vec![("backend", quote("mirror")), ("timeout", quote(&show_duration(mirror.timeout)))]
+        }
         Some(Backend::Qemu(guests)) => {
             vec![("backend", quote("qemu")), ("timeout", quote(&show_duration(guests.timeout)))]
         }
@@ -188,6 +183,14 @@ fn sync(out: &mut String, config: &Config) {
             vec![("backend", quote("container")), ("timeout", timeout)]
         }
     };
+    if let Some(mirror) = sync.mirror() {
+        keys.extend([
+            ("exclude", list(mirror.exclude.iter().cloned())),
+            ("watch", mirror.is_watching.to_string()),
+            ("compare", quote(if mirror.by_content { "content" } else { "times" })),
+            ("fsync", mirror.is_durable.to_string()),
+        ]);
+    }
     keys.push(("deadline", quote(&show_duration(sync.deadline))));
     keys.push(("min_gap", quote(&show_duration(sync.min_gap))));
     section(out, "[sync]", &keys);

@@ -413,6 +413,46 @@ fn containers_are_read_and_shown() {
     }
 }
 
+#[test]
+fn containers_have_a_mirror_beside_them_where_both_servers_have_a_directory() {
+    let servers = BASE
+        .replace("\"primary\"", "\"primary\"\ncontainer = \"/run/a.pid\"\ndir = \"/srv/a\"")
+        .replace("\"backup\"", "\"backup\"\ncontainer = \"/run/b.pid\"\ndir = \"/srv/b\"");
+    let sync = "[sync]\nbackend = \"container\"\nexclude = [\"log\"]\ncompare = \"content\"\n\
+                watch = false\nfsync = true\ntimeout = \"9s\"\n";
+    let config = parse(&format!("{servers}{sync}")).expect("it is valid");
+    assert_eq!(parse(&config.to_toml()).expect("it is valid"), config);
+    let mirror = MirrorBackend {
+        exclude: vec!["log".into()],
+        is_watching: false,
+        by_content: true,
+        is_durable: true,
+        timeout: Duration::from_secs(9),
+    };
+    assert_eq!(config.sync.mirror(), Some(&mirror));
+    assert_eq!(config.engine().sync_scope, Some(SyncScope::Machine));
+    let only = "the other one has";
+    for (from, to, words) in [
+        ("dir = \"/srv/a\"\n", "", format!("the server `one` has no directory, but {only}")),
+        ("dir = \"/srv/b\"\n", "", format!("the server `two` has no directory, but {only}")),
+        ("/srv/b", "/srv/a/b", "are not apart".into()),
+        ("/srv/b", "/run/shadowvm", "checkpoints, in /run/shadowvm/containers,".into()),
+    ] {
+        assert!(servers.contains(from), "{from:?}");
+        let text = format!("{}{sync}", servers.replace(from, to));
+        let problems = parse(&text).expect_err(&words);
+        assert_eq!(problems.list.len(), 1, "{problems}");
+        assert!(problems.to_string().contains(&words), "{problems}");
+    }
+    // Without any directory there is nothing to mirror, and its keys say nothing.
+    let servers = servers.replace("dir = \"/srv/a\"\n", "").replace("dir = \"/srv/b\"\n", "");
+    let problems = parse(&format!("{servers}{sync}")).expect_err("keys of a mirror");
+    assert_eq!(problems.list.len(), 4, "{problems}");
+    assert!(problems.to_string().contains("no server has a directory"), "{problems}");
+    let config = parse(&format!("{servers}[sync]\nbackend = \"container\"\n"));
+    assert_eq!(config.expect("it is valid").sync.mirror(), None);
+}
+
 /// The base file with guests as servers.
 fn with_guests(section: &str) -> String {
     let links = BASE.replace("\"a0\"", "\"unix:/run/a\"").replace("\"b0\"", "\"unix:/run/b\"");

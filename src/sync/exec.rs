@@ -73,7 +73,8 @@ pub fn fence(
     helper.run(Hook::Fence, env, Box::new(done));
 }
 
-fn sync_env(request: &SyncRequest, names: &[String; 2]) -> Vec<(&'static str, String)> {
+/// What the helper has to know of a sync.
+pub(super) fn sync_env(request: &SyncRequest, names: &[String; 2]) -> Vec<(&'static str, String)> {
     let (reason, flow) = match request.reason {
         SyncReason::First => ("first", String::new()),
         SyncReason::Divergence(flow) => ("divergence", flow.to_string()),

@@ -22,11 +22,15 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::agent::link::{AgentSetup, Link, News};
-use super::mirror::pair::{MirrorSetup, Pair, Progress};
+use super::mirror::pair::{MirrorSetup, Pair, Progress, Wish};
 use super::process::{Process, write_line};
 
 /// The hidden verb under which the program is its own helper.
 pub const VERB: &str = "helper";
+/// A sync in two passes: the first one, while servers run.
+pub const AHEAD: &str = "ahead";
+/// The second one, while they stand still.
+pub const FROZEN: &str = "frozen";
 /// Longest part of a command's last line that is told.
 const MESSAGE_CHARS_MAX: usize = 400;
 /// How long a last line on its way is waited for, after the command has ended.
@@ -128,6 +132,7 @@ const ENV: &[&str] = &[
     "SHADOWVM_FROM",
     "SHADOWVM_TO",
     "SHADOWVM_FLOW",
+    "SHADOWVM_PASS",
     "SHADOWVM_SERVER",
 ];
 
@@ -385,8 +390,8 @@ struct Mirror {
     names: [String; 2],
 }
 
-/// One sync by the mirror. After a divergence the watches know what to look at; on every other
-/// occasion everything is looked at.
+/// One sync by the mirror. After a divergence, and where processes stand still for it, the watches
+/// know what to look at; on every other occasion everything is looked at.
 fn run_mirror(
     mirror: &Mutex<Mirror>,
     env: &[(String, String)],
@@ -397,7 +402,11 @@ fn run_mirror(
     let mut mirror = lock(mirror);
     let from = mirror.names.iter().position(|name| Some(name.as_str()) == of("SHADOWVM_FROM"));
     let from = from.ok_or("no such server")?;
-    let is_full = of("SHADOWVM_REASON") != Some("divergence");
+    let pass = of("SHADOWVM_PASS");
+    let wish = Wish {
+        is_full: of("SHADOWVM_REASON") != Some("divergence") && pass != Some(FROZEN),
+        is_ahead: pass == Some(AHEAD),
+    };
     let begun = std::time::Instant::now();
     let is_stopped = || matches!(stopped.try_recv(), Ok(Stop::Killed));
     let tell = |at: Progress| {
@@ -405,7 +414,7 @@ fn run_mirror(
         let sent = sent as f64 / 1e6;
         say(format!("mirror: {files} of {files_all} files, {sent:.1} MB between the ends"));
     };
-    let done = mirror.pair.sync(from, is_full, is_stopped, tell)?;
+    let done = mirror.pair.sync(from, wish, is_stopped, tell)?;
     let (report, took) = (done.report, begun.elapsed().as_secs_f64() * 1e3);
     say(format!(
         "mirror: {} paths looked at{}, {} files written, {} removed, {} otherwise mended; {} bytes \

@@ -51,7 +51,7 @@ pub struct GatewayOptions {
     pub ports: Option<&'static str>,
     /// Further lines of the configuration.
     pub more: String,
-    /// The folder in each server's own one that `[sync] backend = "mirror"` keeps equal.
+    /// The folder in each server's own one that the gateway keeps equal.
     pub mirrored: Option<&'static str>,
     /// Each server has an agent; see [`super::agents::address`].
     pub has_agents: bool,
@@ -191,21 +191,27 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
-    /// The line that says what of a server is copied, if the gateway does that itself.
+    /// The lines that say what of a server is copied, if the gateway does that itself.
     fn tree(&self, leg: LegId) -> String {
-        if self.options.contained {
-            return format!("container = \"{}\"\n", self.container(leg).display());
-        }
         if self.options.has_agents {
             return format!("agent = \"{}\"\n", super::agents::address(leg));
         }
-        let line = |inside| format!("dir = \"{}\"\n", self.own(leg).join(inside).display());
-        self.options.mirrored.map(line).unwrap_or_default()
+        let dir = self.mirrored(leg).map(|dir| format!("dir = \"{}\"\n", dir.display()));
+        let dir = dir.unwrap_or_default();
+        match self.options.contained {
+            true => format!("container = \"{}\"\n{dir}", self.container(leg).display()),
+            false => dir,
+        }
     }
 
     /// The file that says which process is the first one of a server's container.
     pub fn container(&self, leg: LegId) -> PathBuf {
         self.folder.join(format!("{}.pid", leg_name(leg)))
+    }
+
+    /// The folder that the gateway keeps equal to the other server's, if it does.
+    pub fn mirrored(&self, leg: LegId) -> Option<PathBuf> {
+        self.options.mirrored.map(|inside| self.own(leg).join(inside))
     }
 
     /// The folder of a server's own.

@@ -3,11 +3,12 @@
 //!
 //! A container is made of `unshare` and a first process that reaps; CRIU is what `testbed/criu` has
 //! brought. The servers' files are one folder, as with a shared volume: what differs is memory.
+//! Where each has a folder of its own, both see it at one path ([`super::container_files`]).
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -29,9 +30,9 @@ const SAYING: [&str; 2] = ["said from memory by both", "said from memory by one!
 const CONNECTIONS: usize = 4;
 /// More in so short a time would be a storm, in which syncs are spaced out.
 const SYNCS: usize = 4;
-const WAIT_MAX: Duration = Duration::from_secs(20);
+pub const WAIT_MAX: Duration = Duration::from_secs(20);
 /// After a failed sync the next one begins by itself after some seconds.
-const REPAIR_MAX: Duration = Duration::from_secs(30);
+pub const REPAIR_MAX: Duration = Duration::from_secs(30);
 /// How CRIU fails, and whether the backup is untouched by that; the usual run has the first four.
 const FAULTS: [(&str, bool); 7] = [
     ("dump-late", true),
@@ -60,7 +61,7 @@ pub fn scenarios(content: &Content, is_long: bool) -> Vec<Scenario<'_>> {
 
 /// Both containers and the gateway, the first sync done, and connections that are protected.
 fn begin<'a>(at: &Path, content: &'a Content) -> Result<(Bed<'a>, Vec<Connection>), String> {
-    let bed = started(at, content, "[80]", start_nginx)?;
+    let bed = started(at, content, options(at), start_nginx)?;
     let mut open = Vec::new();
     for n in 0..CONNECTIONS {
         let mut connection = bed.connect(n % 2 == 1)?;
@@ -72,13 +73,12 @@ fn begin<'a>(at: &Path, content: &'a Content) -> Result<(Bed<'a>, Vec<Connection
 }
 
 /// Both containers with a server in each, and the gateway; the first sync is done.
-fn started<'a>(
+pub fn started<'a>(
     at: &Path,
     content: &'a Content,
-    ports: &'static str,
+    options: GatewayOptions,
     start: impl Fn(&Bed<'_>, LegId) -> Result<(), String>,
 ) -> Result<Bed<'a>, String> {
-    let options = GatewayOptions { ports: Some(ports), ..options(at) };
     let mut bed = Bed::new(at, content, &WorldOptions::default(), options)?;
     write_wrapper(&bed)?;
     for leg in LegId::ALL {
@@ -94,7 +94,8 @@ fn started<'a>(
 /// A sync in the middle of each of two transfers, and then each server in turn is killed in it: one
 /// session all the time.
 fn vsftpd(at: &Path, content: &Content) -> Result<String, Failure> {
-    let mut bed = started(at, content, "[21]", start_vsftpd)?;
+    let options = GatewayOptions { ports: Some("[21]"), ..options(at) };
+    let mut bed = started(at, content, options, start_vsftpd)?;
     let data = bytes(77, FTP_BYTES);
     let part = FTP_BYTES as u64 / 4;
     let mut session = Session::open(&bed, false)?;
@@ -264,7 +265,7 @@ fn nginx(at: &Path, content: &Content) -> Result<String, Failure> {
 }
 
 /// The gateway's options.
-fn options(at: &Path) -> GatewayOptions {
+pub fn options(at: &Path) -> GatewayOptions {
     let more = format!(
         "[sync]\nbackend = \"container\"\ndeadline = \"2s\"\ntimeout = \"4s\"\nmin_gap = \"0ms\"\n\
          [sync.container]\ncriu = \"{0}/criu\"\ndir = \"{0}/images\"\n",
@@ -283,7 +284,8 @@ fn write_wrapper(bed: &Bed<'_>) -> Result<(), String> {
     let text = WRAPPER
         .replace("CRIU", String::from_utf8_lossy(&brought.stdout).trim())
         .replace("FOLDER", &bed.folder.display().to_string());
-    for (name, text) in [("criu", &*text), ("slow", SLOW)] {
+    let away = AWAY.replace("FOLDER", &bed.folder.display().to_string());
+    for (name, text) in [("criu", &*text), ("slow", SLOW), ("away", &away)] {
         let path = bed.folder.join(name);
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
@@ -298,7 +300,14 @@ fn start_container(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
     let netns = File::from(bed.world.netns(HostId::Server(leg)).map_err(|e| e.to_string())?);
     let mark = format!("container-{}", leg_name(leg));
     // CRIU keeps what it has learnt of the kernel in /run, if that is in memory.
-    let start = format!("mount -t tmpfs run /run && exec perl -e '{INIT}' {mark}");
+    let mut start = format!("mount -t tmpfs run /run && exec perl -e '{INIT}' {mark}");
+    if let Some(dir) = bed.mirrored(leg) {
+        let seen = own(bed);
+        for dir in [&dir, &seen] {
+            fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+        }
+        start = format!("mount --bind {} {} && {start}", dir.display(), seen.display());
+    }
     let program = Program::new("nsenter")
         .args(["--net=/proc/self/fd/0", "unshare", "--pid", "--mount", "--ipc", "--fork"])
         .args(["--mount-proc", "--propagation", "private", "/bin/sh", "-c", &start])
@@ -312,6 +321,11 @@ fn start_container(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
         processes.into_iter().find(|(_, line)| is_it(line)).map(|(pid, _)| pid)
     })?;
     fs::write(bed.container(leg), pid.to_string()).map_err(|e| e.to_string())
+}
+
+/// Where a container finds the folder of its server's own.
+pub fn own(bed: &Bed<'_>) -> PathBuf {
+    bed.folder.join("own")
 }
 
 /// nginx below the container's first process.
@@ -341,7 +355,7 @@ fn start_vsftpd(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
 }
 
 /// Starts a server below the container's first process.
-fn start_below(bed: &Bed<'_>, leg: LegId, command: &str) -> Result<(), String> {
+pub fn start_below(bed: &Bed<'_>, leg: LegId, command: &str) -> Result<(), String> {
     let pid = fs::read_to_string(bed.container(leg)).map_err(|e| e.to_string())?;
     // A session of its own, and nothing open that is not of the container.
     let start = format!("setsid {command} </dev/null >/dev/null 2>&1 &");
@@ -355,7 +369,7 @@ fn start_below(bed: &Bed<'_>, leg: LegId, command: &str) -> Result<(), String> {
 }
 
 /// The processes of a container but its first one, as we number them.
-fn tree(bed: &Bed<'_>, leg: LegId) -> io::Result<Vec<i32>> {
+pub fn tree(bed: &Bed<'_>, leg: LegId) -> io::Result<Vec<i32>> {
     let mark = format!("container-{}", leg_name(leg));
     let (mut spaces, mut first) = (Vec::new(), None);
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -378,7 +392,7 @@ fn netns_of(bed: &Bed<'_>, leg: LegId) -> Option<std::path::PathBuf> {
     fs::read_link(bed.world.netns_path(HostId::Server(leg)).ok()?).ok()
 }
 
-fn kill_tree(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
+pub fn kill_tree(bed: &Bed<'_>, leg: LegId) -> Result<(), String> {
     let tree = tree(bed, leg).map_err(|e| e.to_string())?;
     for pid in &tree {
         // It may have ended with another one.
@@ -435,7 +449,7 @@ fn say(open: &mut [Connection]) -> Result<(), String> {
     Ok(())
 }
 
-fn sync_now(bed: &Bed<'_>) -> Result<(), String> {
+pub fn sync_now(bed: &Bed<'_>) -> Result<(), String> {
     let program = Program::new(env!("CARGO_BIN_EXE_shadowvm"))
         .args(["sync", "now", "--socket"])
         .arg(bed.folder.join("admin.sock"));
@@ -447,7 +461,7 @@ fn sync_now(bed: &Bed<'_>) -> Result<(), String> {
 }
 
 /// Syncs that ended well.
-fn syncs(bed: &Bed<'_>) -> Result<usize, String> {
+pub fn syncs(bed: &Bed<'_>) -> Result<usize, String> {
     let ended = ended(bed)?;
     match ended.iter().find(|event| event["ok"] != true) {
         Some(bad) => Err(format!("a sync failed: {bad}")),
@@ -456,20 +470,20 @@ fn syncs(bed: &Bed<'_>) -> Result<usize, String> {
 }
 
 /// What the event log says of syncs that have ended.
-fn ended(bed: &Bed<'_>) -> Result<Vec<serde_json::Value>, String> {
+pub fn ended(bed: &Bed<'_>) -> Result<Vec<serde_json::Value>, String> {
     let mut events = bed.events()?;
     events.retain(|event| event["event"] == "sync_ended");
     Ok(events)
 }
 
-fn wait_syncs(bed: &Bed<'_>, count: usize) -> Result<(), String> {
+pub fn wait_syncs(bed: &Bed<'_>, count: usize) -> Result<(), String> {
     until(WAIT_MAX, "a sync", || match syncs(bed) {
         Ok(so_far) => (so_far >= count).then_some(Ok(())),
         Err(why) => Some(Err(why)),
     })?
 }
 
-fn wait_paired(bed: &Bed<'_>, open: usize) -> Result<(), String> {
+pub fn wait_paired(bed: &Bed<'_>, open: usize) -> Result<(), String> {
     let mut last = Vec::new();
     let waited = until(WAIT_MAX, "connections with two servers", || {
         last = bed.flows().ok()?;
@@ -481,7 +495,7 @@ fn wait_paired(bed: &Bed<'_>, open: usize) -> Result<(), String> {
 }
 
 /// How long the source stood still in each sync, and how long each took; in ms, sorted.
-fn times(bed: &Bed<'_>) -> Result<(Vec<f64>, Vec<f64>), String> {
+pub fn times(bed: &Bed<'_>) -> Result<(Vec<f64>, Vec<f64>), String> {
     let log = fs::read_to_string(bed.folder.join("gateway.log")).map_err(|e| e.to_string())?;
     let after = |line: &str, word: &str| -> Option<f64> {
         line.split_once(word)?.1.split_whitespace().next()?.parse().ok()
@@ -504,11 +518,17 @@ const SLOW: &str = "#!/bin/sh
 [ $CRTOOLS_SCRIPT_ACTION != post-dump ] || sleep 3
 ";
 
+/// Takes the backup's folder away while the source stands still.
+const AWAY: &str = "#!/bin/sh
+[ $CRTOOLS_SCRIPT_ACTION != post-dump ] || mv FOLDER/b/own FOLDER/b/away
+";
+
 const WRAPPER: &str = "#!/bin/sh
 case $(cat FOLDER/fault 2>/dev/null):$1 in
 dump-refused:dump | restore-refused:restore) exit 1 ;;
 dump-late:dump | restore-half:restore) CRIU \"$@\"; exit 1 ;;
 dump-slow:dump) exec CRIU \"$@\" --action-script FOLDER/slow ;;
+files-away:dump) exec CRIU \"$@\" --action-script FOLDER/away ;;
 dump-hangs:dump | restore-hangs:restore) sleep 1000 ;;
 esac
 exec CRIU \"$@\"

@@ -13,6 +13,7 @@ mod agents;
 mod bed;
 mod chunks;
 mod client;
+mod container_files;
 mod containers;
 mod content;
 mod daemons;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
     scenarios.extend(smuggling::scenarios(&content, seed, is_long));
     scenarios.extend(chunks::scenarios(&content, seed, is_long));
     scenarios.extend(containers::scenarios(&content, is_long));
+    scenarios.extend(container_files::scenarios(&content));
     scenarios.extend(reprotect::scenarios(&content, is_long));
     // Last: the others would hardly move beside a full load.
     scenarios.push(load::full(&content, is_long));

@@ -20,7 +20,7 @@ use crate::sync::agent::key::Key;
 use crate::sync::agent::link::{AgentSetup, Link};
 use crate::sync::agent::serve::{Agent, Setup};
 use crate::sync::agent::service::Watched;
-use crate::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair};
+use crate::sync::mirror::pair::{Done, EndSetup, MirrorSetup, Pair, Wish};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -187,7 +187,7 @@ fn agents(dir: &Path, trees: [&Path; 2]) -> io::Result<[Option<Arc<Link>>; 2]> {
 /// One sync, and its seconds.
 fn sync(pair: &mut Pair, is_full: bool) -> Result<(Done, f64), StageError> {
     let begun = Instant::now();
-    let done = pair.sync(0, is_full, || false, |_| {});
+    let done = pair.sync(0, Wish { is_full, ..Wish::default() }, || false, |_| {});
     let done = done.map_err(|why| io_error("a sync")(io::Error::other(why)))?;
     Ok((done, begun.elapsed().as_secs_f64()))
 }

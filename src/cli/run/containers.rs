@@ -1,13 +1,16 @@
 //! The gateway's part in the backend `container`: its keeper, and what the loop is told of it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{RunError, system};
 use crate::config::{Backend, Config};
 use crate::engine::{Input, LegId, Link, SyncId, SyncStep};
 use crate::io::{Barrier, Mailbox, Request};
+use crate::sync::container::files::Files;
 use crate::sync::container::setup::ContainerSetup;
 use crate::sync::container::{Gate, Unheard};
+use crate::sync::helper::Helper;
 
 /// Starts the process that copies the containers, if the servers are containers.
 pub(super) fn start_keeper(config: &Config) -> Result<Option<Unheard>, RunError> {
@@ -29,7 +32,15 @@ fn setup_of(config: &Config) -> Option<ContainerSetup> {
         names: [a.name.clone(), b.name.clone()],
         timeout_ms: millis(containers.timeout),
         still_ms: millis(config.sync.deadline),
+        has_files: containers.files.is_some(),
     })
+}
+
+/// Who makes the servers' directories equal, if each has its own.
+pub(super) fn files(config: &Config, helper: Option<&Arc<Helper>>) -> Option<Files> {
+    config.sync.mirror()?;
+    let names = config.servers.each_ref().map(|server| server.name.clone());
+    helper.map(|helper| Files::new(Arc::clone(helper), names))
 }
 
 /// The way from the keeper to the packet loop.

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::criu::{self, Images, Run};
 use super::setup::ContainerSetup;
-use super::space::Space;
+use super::space::{Space, Stopped};
 use super::words::{News, Order, Report};
 
 /// Enough for every line of the gateway's at once; more is kept by nobody.
@@ -145,6 +145,11 @@ impl Keeper {
         self.told(id, deadline, &mut images, &mut dump, "post-dump")?;
         self.say(News::Frozen { id, from });
         self.ordered(id, deadline, Order::Overwrite { id })?;
+        // It goes on if the sync fails before its end.
+        let _stopped = match self.setup.has_files {
+            true => Some(self.mirrored(id, deadline, &target)?),
+            false => None,
+        };
         images.go().map_err(shown)?;
         self.done(id, deadline, &mut dump, &images, "dump.log")?;
 
@@ -224,6 +229,24 @@ impl Keeper {
             if let Some(at) = self.orders.iter().position(|given| *given == order) {
                 self.orders.remove(at);
                 return Ok(());
+            }
+            self.turn(Some(deadline), None);
+        }
+    }
+
+    /// Waits until the target's files are the source's. Both stand still: what the target's
+    /// own processes write would be found by the copy.
+    fn mirrored(&mut self, id: u32, deadline: Instant, target: &Space) -> Result<Stopped, Stop> {
+        let stopped = target.stop()?;
+        self.say(News::Stopped { id });
+        loop {
+            self.check(id, deadline)?;
+            let is_it =
+                |order: &Order| matches!(order, Order::Mirrored { id: of, .. } if *of == id);
+            let at = self.orders.iter().position(is_it);
+            if let Some(Order::Mirrored { outcome, .. }) = at.and_then(|at| self.orders.remove(at))
+            {
+                return outcome.map(|()| stopped).map_err(Stop::Failed);
             }
             self.turn(Some(deadline), None);
         }

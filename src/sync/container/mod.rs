@@ -4,28 +4,36 @@
 //! Reading order: [`ContainerSync`] (the gateway's end) · [`words`] (what is said between it and
 //! the keeper) · [`keeper`] (the process that has CRIU, and one sync) · [`setup`] (what it is told)
 //! · [`space`] (a container and the tree in it) · [`criu`] (one run of CRIU, and the probe) ·
-//! [`trial`] (the process that the probe copies).
+//! [`trial`] (the process that the probe copies) · [`files`] (the servers' directories, if each has
+//! its own) · [`under_way`] (the sync that is wanted).
 //!
 //! A kernel answers for processes that stand still. So it is the gateway that keeps the servers
 //! from hearing and from being heard, link by link ([`Gate`]): from before the checkpoint until
 //! after the restore. Nothing is installed in the servers' packet filters.
 
 pub mod criu;
+pub mod files;
 pub mod keeper;
 pub mod setup;
 pub mod space;
+#[cfg(test)]
+mod tests;
 pub mod trial;
+pub mod under_way;
 pub mod words;
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use files::{Files, Pass};
 use keeper::Keeper;
 use setup::ContainerSetup;
+use under_way::UnderWay;
 use words::{News, Order};
 
+use super::helper::Outcome;
 use super::process::{Process, write_line};
 use super::{StateSync, SyncSink};
 use crate::engine::{LegId, SyncId, SyncRequest, SyncScope, SyncStep};
@@ -63,29 +71,30 @@ impl Unheard {
         Ok(Self { process: Process::spawn(program, VERB)?, setup })
     }
 
-    /// Has CRIU probed, and listens.
-    pub fn listen(self, gate: impl Gate + 'static) -> io::Result<ContainerSync> {
+    /// Has CRIU probed, and listens. `files` makes the servers' directories equal, if the setup
+    /// says that each has its own.
+    pub fn listen(
+        self,
+        files: Option<Files>,
+        gate: impl Gate + 'static,
+    ) -> io::Result<ContainerSync> {
         self.process.tell(&self.setup)?;
-        let running = Arc::default();
+        let under_way = Arc::new(UnderWay::new(files));
         let orders = Arc::new(self.process.stream()?);
-        let ear = Ear { orders, running: Arc::clone(&running), gate };
+        let ear = Ear { orders: Arc::clone(&orders), under_way: Arc::clone(&under_way), gate };
         let said = self.process.said()?;
         std::thread::Builder::new().name("containers".into()).spawn(move || ear.hear(said))?;
-        Ok(ContainerSync { process: self.process, running })
+        Ok(ContainerSync { _process: self.process, orders, under_way })
     }
 }
 
 /// The gateway's end.
 #[derive(Debug)]
 pub struct ContainerSync {
-    process: Process,
-    running: Arc<Mutex<Option<SyncId>>>,
-}
-
-impl ContainerSync {
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<SyncId>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// It ends with this.
+    _process: Process,
+    orders: Arc<UnixStream>,
+    under_way: Arc<UnderWay>,
 }
 
 impl StateSync for ContainerSync {
@@ -94,24 +103,38 @@ impl StateSync for ContainerSync {
     }
 
     fn start(&mut self, request: SyncRequest, sink: SyncSink) {
-        *self.running() = Some(request.id);
-        let (from, to) = (request.from.index(), request.to.index());
-        let order = Order::Sync { id: request.id.0, from, to };
-        if let Err(error) = self.process.tell(&order) {
-            *self.running() = None;
-            let message = format!("{GONE} ({error})");
-            sink(request.id, SyncStep::Failed { message });
+        if let Some(before) = self.under_way.end_any() {
+            self.cancel(before);
+        }
+        let (id, from, to) = (request.id, request.from.index(), request.to.index());
+        self.under_way.set(request);
+        let (orders, under_way) = (Arc::clone(&self.orders), Arc::clone(&self.under_way));
+        let begin = move |outcome: Outcome| {
+            let tell = || {
+                let order = Order::Sync { id: id.0, from, to };
+                write_line(&orders, &order).map_err(|error| format!("{GONE} ({error})"))
+            };
+            let told = outcome.and_then(|()| under_way.if_wanted(id, tell).unwrap_or(Ok(())));
+            if let Err(message) = told
+                && under_way.end(id)
+            {
+                sink(id, SyncStep::Failed { message });
+            }
+        };
+        match self.under_way.has_files() {
+            true => self.under_way.mirror(id, Pass::Ahead, begin),
+            false => begin(Ok(())),
         }
     }
 
     fn overwrite(&mut self, id: SyncId) {
         // A keeper that does not hear this is gone, and that is told by its ear.
-        let _ = self.process.tell(&Order::Overwrite { id: id.0 });
+        let _ = write_line(&self.orders, &Order::Overwrite { id: id.0 });
     }
 
     fn cancel(&mut self, id: SyncId) {
-        self.running().take_if(|running| *running == id);
-        let _ = self.process.tell(&Order::Cancel { id: id.0 });
+        self.under_way.end(id);
+        let _ = write_line(&self.orders, &Order::Cancel { id: id.0 });
     }
 }
 
@@ -120,7 +143,7 @@ const GONE: &str = "the keeper of the containers is gone; restart the gateway";
 /// Hears the keeper.
 struct Ear<G> {
     orders: Arc<UnixStream>,
-    running: Arc<Mutex<Option<SyncId>>>,
+    under_way: Arc<UnderWay>,
     gate: G,
 }
 
@@ -141,8 +164,7 @@ impl<G: Gate> Ear<G> {
             };
             self.act_on(news);
         }
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(id) = running {
+        if let Some(id) = self.under_way.end_any() {
             let message = GONE.to_owned();
             self.gate.step(
                 id,
@@ -165,6 +187,13 @@ impl<G: Gate> Ear<G> {
             News::Frozen { id, from } => {
                 let _ = server(from).map(|from| self.gate.still(from));
                 self.gate.step(SyncId(id), SyncStep::Frozen);
+            }
+            News::Stopped { id } => {
+                let orders = Arc::clone(&self.orders);
+                self.under_way.mirror(SyncId(id), Pass::Frozen, move |outcome| {
+                    // A keeper that cannot be told is gone, and that is seen.
+                    let _ = write_line(&orders, &Order::Mirrored { id, outcome });
+                });
             }
             News::Gone { id, to } => {
                 let _ = server(to).map(|to| self.gate.empty(to));
@@ -200,10 +229,7 @@ impl<G: Gate> Ear<G> {
 
     /// The last step: the engine learns of it before anything is heard again.
     fn end(&self, id: u32, step: SyncStep) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_wanted = running.take_if(|running| running.0 == id).is_some();
-        drop(running);
-        if is_wanted {
+        if self.under_way.end(SyncId(id)) {
             self.gate.step(SyncId(id), step);
         }
         LegId::ALL.iter().for_each(|&server| self.gate.open(server));

@@ -22,4 +22,6 @@ pub struct ContainerSetup {
     pub timeout_ms: u64,
     /// So is one for which clients wait longer.
     pub still_ms: u64,
+    /// Each server has files of its own, which the gateway has made equal while both stand still.
+    pub has_files: bool,
 }

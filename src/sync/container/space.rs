@@ -15,6 +15,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// How long the first process may take to reap them.
 const REAP_WAIT: Duration = Duration::from_secs(1);
+/// How long processes may take to stand still.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How long killed processes may take to end.
 const KILL_WAIT_MS: u16 = 2000;
 /// A tree has fewer processes than this, or something is wrong.
@@ -88,7 +90,8 @@ impl Space {
                 self.wait_reaped()?;
                 return self.destroy_sockets();
             }
-            let killed: Vec<_> = processes.into_iter().filter_map(kill).collect();
+            let killed: Vec<_> =
+                processes.into_iter().filter_map(|pid| signal(pid, Signal::KILL)).collect();
             for process in &killed {
                 let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
                 // Interrupted or late, the next look tells.
@@ -96,6 +99,29 @@ impl Space {
             }
         }
         Err(format!("processes below {} cannot be killed", self.init))
+    }
+
+    /// Has the whole tree stand still until it is killed, or what is returned is dropped.
+    pub fn stop(&self) -> Result<Stopped, String> {
+        let begun = Instant::now();
+        let (mut stopped, mut before) = (Stopped::default(), Vec::new());
+        loop {
+            let processes = self.processes();
+            let moving = processes.iter().find(|&&pid| !stands_still(pid)).copied();
+            // What was started just before by one that stands still now is seen by a second look.
+            if moving.is_none() && processes == before {
+                return Ok(stopped);
+            }
+            stopped.add(processes.iter().copied().filter(|&pid| !stands_still(pid)));
+            if let Some(pid) = moving.filter(|_| begun.elapsed() > STOP_WAIT) {
+                return Err(format!("process {pid} below {} does not stand still", self.init));
+            }
+            if moving.is_some() {
+                // Nothing tells when a process stands still but to its parent.
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            before = if moving.is_none() { processes } else { Vec::new() };
+        }
     }
 
     /// The copy gets the numbers of the source's processes: no dead one may have them still.
@@ -143,6 +169,31 @@ impl Space {
     }
 }
 
+/// Processes that stand still; with this they go on.
+#[derive(Debug, Default)]
+pub struct Stopped(Vec<(i32, OwnedFd)>);
+
+impl Stopped {
+    /// Stops these as well. One that has just ended needs no signal.
+    fn add(&mut self, processes: impl Iterator<Item = i32>) {
+        for pid in processes {
+            if self.0.iter().all(|(known, _)| *known != pid)
+                && let Some(process) = signal(pid, Signal::STOP)
+            {
+                self.0.push((pid, process));
+            }
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for (_, process) in &self.0 {
+            let _ = pidfd_send_signal(process, Signal::CONT);
+        }
+    }
+}
+
 /// The living children of a process.
 fn children(pid: i32) -> Vec<i32> {
     let mut found = all_children(pid);
@@ -162,10 +213,22 @@ fn all_children(pid: i32) -> Vec<i32> {
 }
 
 fn is_dead(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = state(Path::new(&format!("/proc/{pid}")));
+    !matches!(state, Some(state) if state != 'Z' && state != 'X')
+}
+
+/// Whether no thread of a process runs, or it is gone.
+fn stands_still(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    // One that ended after the look has no state.
+    tasks.filter_map(|task| state(&task.path())).all(|state| "TtZX".contains(state))
+}
+
+/// The state of a process, or of a thread, with this directory.
+fn state(dir: &Path) -> Option<char> {
+    let stat = fs::read_to_string(dir.join("stat")).ok()?;
     // The name before the state may have anything in it.
-    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().chars().next());
-    !matches!(state, Some(Some(state)) if state != 'Z' && state != 'X')
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// The number of a process in the innermost of its pid namespaces.
@@ -177,9 +240,58 @@ fn inner(pid: i32) -> Result<i32, String> {
     number.ok_or_else(|| format!("process {pid} has no number of its own in its container"))
 }
 
-fn kill(pid: i32) -> Option<OwnedFd> {
+fn signal(pid: i32, signal: Signal) -> Option<OwnedFd> {
     let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     // One that has just ended needs no signal.
-    let _ = pidfd_send_signal(&process, Signal::KILL);
+    let _ = pidfd_send_signal(&process, signal);
     Some(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+
+    use super::*;
+
+    /// A first process, and below it one that says again what it is told, below a shell.
+    #[test]
+    fn a_tree_stands_still_and_goes_on() {
+        let mut init = Command::new("/bin/sh")
+            .args(["-c", "/bin/sh -c 'cat; :'; :"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let (mut into, from) = (init.stdin.take().expect("a pipe"), init.stdout.take());
+        let mut from = BufReader::new(from.expect("a pipe"));
+        let mut is_answered = || {
+            let mut line = String::new();
+            writeln!(into, "said").expect("it listens");
+            from.read_line(&mut line).expect("it answers");
+            line == "said\n"
+        };
+        assert!(is_answered());
+        let space = Space { init: i32::try_from(init.id()).expect("a number") };
+        let tree = space.processes();
+        assert_eq!(tree.len(), 2);
+        let stopped = space.stop().expect("it can be stopped");
+        assert!(tree.iter().all(|&pid| stands_still(pid)));
+        assert!(!stands_still(space.init), "what is never copied is let alone");
+        drop(stopped);
+        assert!(is_answered());
+        // What stands still can be killed.
+        let _stopped = space.stop().expect("it can be stopped");
+        tree.iter().for_each(|&pid| drop(signal(pid, Signal::KILL)));
+        assert!(init.wait().is_ok());
+    }
+
+    #[test]
+    fn an_empty_container_stands_still() {
+        let mut init = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+        let space = Space { init: i32::try_from(init.id()).expect("a number") };
+        assert_eq!(space.stop().expect("nobody moves").0.len(), 0);
+        drop(init.stdin.take());
+        assert!(init.wait().is_ok());
+    }
 }

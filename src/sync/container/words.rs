@@ -1,12 +1,16 @@
 //! What the gateway and its keeper of containers say to each other: lines of JSON.
 //!
 //! A sync is `Sync` -> `Begun` -> `Hushed` -> (the source freezes) `Frozen` -> `Overwrite` -> (it
-//! goes on; the target's tree is killed) `Gone` -> `Emptied` -> (restore) `Ready`, `Done`.
+//! goes on; the target's tree is killed) `Gone` -> `Emptied` -> (restore) `Ready`, `Done`. Where
+//! files are mirrored, `Overwrite` -> (the target's tree is stopped) `Stopped` -> `Mirrored` ->
+//! (the source goes on).
 
 use serde::{Deserialize, Serialize};
 
+use crate::sync::helper::Outcome;
+
 /// From the gateway. The first line it says is the setup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Make the tree of `to` a copy of the tree of `from`.
@@ -28,6 +32,13 @@ pub enum Order {
         /// The sync's number.
         id: u32,
     },
+    /// The target's files are the source's, or why not.
+    Mirrored {
+        /// The sync's number.
+        id: u32,
+        /// Whether.
+        outcome: Outcome,
+    },
     /// What the old tree has said is dropped; what is said from here on is the new one's.
     Emptied {
         /// The sync's number.
@@ -46,7 +57,10 @@ impl Order {
         match self {
             Self::Cancel { id: given } => *given == id,
             Self::Sync { id: next, .. } => *next != id,
-            Self::Hushed { .. } | Self::Overwrite { .. } | Self::Emptied { .. } => false,
+            Self::Hushed { .. }
+            | Self::Overwrite { .. }
+            | Self::Mirrored { .. }
+            | Self::Emptied { .. } => false,
         }
     }
 }
@@ -66,6 +80,11 @@ pub enum News {
         id: u32,
         /// The source.
         from: usize,
+    },
+    /// The target's tree stands still too, so that nobody writes files.
+    Stopped {
+        /// The sync's number.
+        id: u32,
     },
     /// The target's tree is gone.
     Gone {

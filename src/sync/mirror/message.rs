@@ -20,7 +20,7 @@ use super::entry::{Entry, Rel};
 use super::wire::{Cursor, Garbled, put_bytes, put_entry, put_flag, put_number};
 
 /// Version of all of this. Ends of different versions are not paired.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A longer frame is refused. The longest are the hashes of a file's blocks: these are those of
 /// 16 TiB.
 pub const FRAME_LEN_MAX: usize = (64 << 20) + (8 << 10);
@@ -42,6 +42,8 @@ pub struct Order {
     pub by_content: bool,
     /// What is written is brought to the disk before it takes its name.
     pub is_durable: bool,
+    /// Another sync follows: what does not stand still now is left to that one.
+    pub is_ahead: bool,
 }
 
 /// What a sync did.
@@ -173,7 +175,8 @@ impl Message<'_> {
                 1
             }
             Self::Order(order) => {
-                for flag in [order.is_target, order.is_full, order.by_content, order.is_durable] {
+                let Order { is_target, is_full, by_content, is_durable, is_ahead } = *order;
+                for flag in [is_target, is_full, by_content, is_durable, is_ahead] {
                     put_flag(out, flag);
                 }
                 2
@@ -294,6 +297,7 @@ pub fn parse(kind: u8, body: &[u8]) -> Result<Message<'_>, Garbled> {
             is_full: body.flag()?,
             by_content: body.flag()?,
             is_durable: body.flag()?,
+            is_ahead: body.flag()?,
         }),
         5 => {
             let is_watching = body.flag()?;

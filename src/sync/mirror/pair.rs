@@ -59,6 +59,15 @@ pub enum EndSetup {
     Agent,
 }
 
+/// What is wanted of a sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Whatever the watches know, everything is looked at.
+    pub is_full: bool,
+    /// Another sync follows: what does not stand still now is left to that one.
+    pub is_ahead: bool,
+}
+
 /// What a sync did and cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
@@ -158,11 +167,11 @@ impl Pair {
     pub fn sync(
         &mut self,
         from: usize,
-        is_full: bool,
+        wish: Wish,
         mut is_stopped: impl FnMut() -> bool,
         mut tell: impl FnMut(Progress),
     ) -> Result<Done, String> {
-        let is_full = is_full || !std::mem::take(&mut self.is_settled);
+        let is_full = wish.is_full || !std::mem::take(&mut self.is_settled);
         let ends = [0, 1].map(|which| self.take(which, &mut is_stopped));
         let mut ends = match ends {
             [Ok(a), Ok(b)] => [a, b],
@@ -173,6 +182,7 @@ impl Pair {
             is_full,
             by_content: self.setup.by_content,
             is_durable: self.setup.is_durable,
+            is_ahead: wish.is_ahead,
         };
         let counts = Counts::default();
         let [end_a, end_b] = &mut ends;

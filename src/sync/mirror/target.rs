@@ -2,7 +2,8 @@
 //!
 //! Owns the order of a sync. Rounds: look at what either side doubts (or at everything), make it
 //! equal, look again at what changed meanwhile. A round with nothing to do ends it. What never
-//! stood still, and what could not be done, is named, and then the sync has failed.
+//! stood still, and what could not be done, is named, and then the sync has failed; ahead of
+//! another sync, what never stood still is left to that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -45,10 +46,11 @@ pub fn run<R: Read + Send, W: Write + Send>(
         troubles: Troubles::default(),
         spared: BTreeSet::new(),
         own: BTreeMap::new(),
+        left: Doubts::default(),
         report: Report::default(),
     };
     let ended = target.rounds();
-    let Target { report, own, doubts, .. } = target;
+    let Target { report, own, doubts, left, .. } = target;
     match ended {
         Ok(Ok(())) => {
             let has_lost = place.watch.as_ref().is_none_or(|watch| {
@@ -57,6 +59,7 @@ pub fn run<R: Read + Send, W: Write + Send>(
             });
             // What somebody else changed meanwhile is doubted by the watch, unless it lost count.
             place.settle(if has_lost { begin } else { now() });
+            place.doubt(left);
             Ok(Ok(report))
         }
         other => {
@@ -90,6 +93,8 @@ struct Target<'a, R, W> {
     /// What is left as it is: the source cannot look at it, or another file system is mounted.
     spared: BTreeSet<Rel>,
     own: BTreeMap<Rel, Option<Moment>>,
+    /// What the next sync has to look at, although this one was good.
+    left: Doubts,
     report: Report,
 }
 
@@ -98,7 +103,12 @@ type Step<T> = io::Result<Result<T, String>>;
 
 impl<R: Read + Send, W: Write + Send> Target<'_, R, W> {
     fn rounds(&mut self) -> Step<()> {
-        let done = self.all_rounds()?.and_then(|()| self.troubles.outcome());
+        let done = self.all_rounds()?;
+        if self.order.is_ahead {
+            let moving = std::mem::take(&mut self.troubles.unsettled);
+            moving.into_iter().for_each(|path| self.left.add(path, DEEP));
+        }
+        let done = done.and_then(|()| self.troubles.outcome());
         self.sender.send(&Message::Bye { is_equal: done.is_ok() })?;
         self.sender.flush()?;
         Ok(done)
@@ -150,9 +160,8 @@ impl<R: Read + Send, W: Write + Send> Target<'_, R, W> {
                 pairs.clear();
                 ask = Doubts::all();
             } else if !is_full && !missing.is_empty() {
-                let doubt = Doubt { is_deep: true, is_content: true };
                 ask = Doubts::default();
-                missing.into_iter().for_each(|path| ask.add(path, doubt));
+                missing.into_iter().for_each(|path| ask.add(path, DEEP));
             } else {
                 return Ok(Ok((is_full, pairs.into_values().collect())));
             }
@@ -427,6 +436,8 @@ fn tag() -> u64 {
 
 /// What is looked at again.
 const CHANGED: Doubt = Doubt { is_deep: false, is_content: true };
+/// The same with all below it.
+const DEEP: Doubt = Doubt { is_deep: true, is_content: true };
 
 /// What a look has found so far.
 struct View<'a> {
@@ -468,7 +479,7 @@ impl Troubles {
             None if error.to_string() == super::apply::KILLED => return Err(error.to_string()),
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NOTEMPTY)
             | Some(Errno::EXIST | Errno::ISDIR) => {
-                unsettled.add(path.clone(), Doubt { is_deep: true, is_content: true });
+                unsettled.add(path.clone(), DEEP);
             }
             _ if is_gone(error) => unsettled.add(path.clone(), CHANGED),
             _ => self.add(path, format_args!("{error}")),

@@ -239,6 +239,12 @@ fn a_file_that_never_stands_still_is_named_and_keeps_its_old_version() {
     let failed = sync(&mut source, &mut target).expect_err("it cannot work");
     assert!(failed.contains("busy") && failed.contains("exclude"), "{failed}");
     assert_eq!(fs::read(bench.b.join("busy")).expect("it is there"), b"older");
+    // Ahead of another sync it is left to that one, and all else comes.
+    fs::write(bench.a.join("quiet"), "new").expect("a file");
+    let ahead = Order { is_ahead: true, ..Order::default() };
+    sync_with(&mut source, &mut target, ahead).expect("it works");
+    assert_eq!(fs::read(bench.b.join("busy")).expect("it is there"), b"older");
+    assert_eq!(fs::read(bench.b.join("quiet")).expect("it is there"), b"new");
     source.meddle = None;
     sync(&mut source, &mut target).expect("it works");
     bench.assert_equal();

@@ -41,7 +41,7 @@ fn entry() -> impl Strategy<Value = Entry> {
 
 fn message() -> impl Strategy<Value = Message<'static>> {
     let named = prop::collection::vec(("[a-z.]{3,9}", entry()), 0..5);
-    let flags = any::<(bool, bool, bool, bool)>();
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     let counts = any::<(bool, u64, u64, u64, u64)>();
     let report = counts.prop_map(|(is_full, paths, written, mended, removed)| Report {
         is_full,
@@ -55,12 +55,9 @@ fn message() -> impl Strategy<Value = Message<'static>> {
             .prop_map(|(version, blind)| Message::Ready { version, blind }),
         (prop::collection::vec(path(), 0..3), any::<bool>())
             .prop_map(|(exclude, is_watching)| Message::Setup { exclude, is_watching }),
-        flags.prop_map(|(is_target, is_full, by_content, is_durable)| Message::Order(Order {
-            is_target,
-            is_full,
-            by_content,
-            is_durable,
-        })),
+        flags.prop_map(|(is_target, is_full, by_content, is_durable, is_ahead)| {
+            Message::Order(Order { is_target, is_full, by_content, is_durable, is_ahead })
+        }),
         any::<(u64, u64)>().prop_map(|(files, bytes)| Message::Planned { files, bytes }),
         Just(Message::Busy),
         report.prop_map(|report| Message::Ended(Ok(report))),
