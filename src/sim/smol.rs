@@ -71,6 +71,7 @@ fn mss_at(frame: &[u8], tcp: Tcp) -> Option<usize> {
     None
 }
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
@@ -89,19 +90,22 @@ fn stamp_at(frame: &[u8], tcp: Tcp) -> Option<usize> {
     None
 }
 
-/// What a stack has accepted on one connection.
+/// What a stack has accepted on one connection, and sent last of all.
 #[derive(Clone, Copy, Debug, Default)]
-struct Accepted {
+struct Known {
     /// Its latest ack.
     ack: u32,
     /// The peer's timestamp.
     stamp: Option<u32>,
+    /// The number behind its FIN, as it counts.
+    end: Option<u32>,
 }
 
 /// Moves sequence numbers between stack and link, per connection, and makes room for timestamps:
 /// smoltcp 0.13 forgets their 12 bytes and builds packets beyond its MTU, which it then drops. It
 /// also takes the timestamp of segments that it does not accept (RFC 7323 4.3): those get the one
-/// accepted last.
+/// accepted last. And where its FIN is acknowledged by a window of nothing, its timer of probes goes
+/// on, and it sends acknowledgments without an end: that window becomes one byte, for nobody.
 #[derive(Debug)]
 struct Shim {
     mss: u16,
@@ -110,7 +114,7 @@ struct Shim {
     shifts: BTreeMap<(u32, u16, u16), u32>,
     /// Of each connection the number that its stack chose for the SYN.
     syns: BTreeMap<(u32, u16, u16), u32>,
-    accepted: BTreeMap<(u32, u16, u16), Accepted>,
+    known: BTreeMap<(u32, u16, u16), Known>,
 }
 
 impl Shim {
@@ -128,11 +132,19 @@ impl Shim {
             set16(frame, tcp, at, self.mss);
         }
         let key = Self::key(frame, tcp, true);
+        let seq = be32(frame, tcp.at + 4);
+        let known = self.known.entry(key).or_default();
         if frame[tcp.at + 13] & ACK != 0 {
-            self.accepted.entry(key).or_default().ack = be32(frame, tcp.at + 8);
+            known.ack = be32(frame, tcp.at + 8);
+        }
+        if is_syn {
+            known.end = None;
+        } else if frame[tcp.at + 13] & FIN != 0 {
+            let data = tcp.at + usize::from(frame[tcp.at + 12] >> 4) * 4;
+            let len = (14 + usize::from(be16(frame, 16))).saturating_sub(data);
+            known.end = Some(seq.wrapping_add(len as u32 + 1));
         }
         let Some(span) = self.near_wrap else { return };
-        let seq = be32(frame, tcp.at + 4);
         if is_syn {
             // A repeated SYN keeps its number. A later connection of the same ports has its own
             // space, far from the one before: old segments must not look like new ones.
@@ -154,7 +166,7 @@ impl Shim {
         let Some(tcp) = tcp_of(frame) else { return };
         let is_syn = frame[tcp.at + 13] & SYN != 0;
         if let Some(at) = stamp_at(frame, tcp) {
-            let known = self.accepted.entry(Self::key(frame, tcp, false)).or_default();
+            let known = self.known.entry(Self::key(frame, tcp, false)).or_default();
             let is_old = (be32(frame, tcp.at + 4).wrapping_sub(known.ack) as i32) < 0;
             match known.stamp.filter(|_| is_old && !is_syn) {
                 Some(stamp) => set32(frame, tcp, at, stamp),
@@ -169,9 +181,12 @@ impl Shim {
         if frame[tcp.at + 13] & ACK == 0 {
             return;
         }
-        if let Some(shift) = self.shifts.get(&Self::key(frame, tcp, false)) {
-            let ack = be32(frame, tcp.at + 8);
-            set32(frame, tcp, 8, ack.wrapping_sub(*shift));
+        let (key, ack) = (Self::key(frame, tcp, false), be32(frame, tcp.at + 8));
+        let ack = ack.wrapping_sub(self.shifts.get(&key).copied().unwrap_or_default());
+        set32(frame, tcp, 8, ack);
+        if be16(frame, tcp.at + 14) == 0 && self.known.get(&key).is_some_and(|k| k.end == Some(ack))
+        {
+            set16(frame, tcp, 14, 1);
         }
     }
 }
@@ -272,7 +287,7 @@ impl SmolHost {
                 near_wrap: plan.isn_near_wrap,
                 shifts: BTreeMap::new(),
                 syns: BTreeMap::new(),
-                accepted: BTreeMap::new(),
+                known: BTreeMap::new(),
             },
             plan: plan.clone(),
             mac,
