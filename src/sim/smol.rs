@@ -104,8 +104,8 @@ struct Known {
 /// Moves sequence numbers between stack and link, per connection, and makes room for timestamps:
 /// smoltcp 0.13 forgets their 12 bytes and builds packets beyond its MTU, which it then drops. It
 /// also takes the timestamp of segments that it does not accept (RFC 7323 4.3): those get the one
-/// accepted last. And where its FIN is acknowledged by a window of nothing, its timer of probes goes
-/// on, and it sends acknowledgments without an end: that window becomes one byte, for nobody.
+/// accepted last. And where its FIN is acknowledged by a window of nothing, its timer of probes
+/// goes on, and it sends acknowledgments without an end: that window becomes one byte, for nobody.
 #[derive(Debug)]
 struct Shim {
     mss: u16,
