@@ -656,7 +656,7 @@ impl Control {
         let to = if never {
             ServiceState::Starting
         } else if !LegId::ALL.into_iter().any(|l| self.is_alive(now, l, config))
-            && self.resync.still_since().is_none()
+            && (self.resync.still_since().is_none() || on(Bug::StillIsDown))
         {
             ServiceState::Down
         } else {

@@ -173,6 +173,8 @@ bugs! {
     SecondLegMisses: "1.14: a second leg hears everything from the boundary on",
     /// A server whose state is being replaced is promoted.
     OverwrittenPromoted: "1.16: a server that a sync overwrites is not promoted",
+    /// While a sync keeps both servers from speaking the service is said to be down.
+    StillIsDown: "1.14: a service whose servers stand still for a sync is not down",
     /// New flows pair with a backup that is known to differ.
     StaleBackupPairs: "1.14: after a failed sync new flows do not pair",
     // ---- addressing ----

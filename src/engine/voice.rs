@@ -449,3 +449,33 @@ fields!(Voice {
     told_islands,
     duplicate,
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A voice that said `said` from the beginning on, and nothing of it is gone.
+    fn voice(said: &'static [u8]) -> Voice {
+        let mut voice = Voice::restored(1000);
+        voice.restart(Offset::START);
+        voice.stream.insert(Offset::START, Bytes::from_static(said));
+        voice
+    }
+
+    #[test]
+    fn what_was_said_behind_the_place_of_a_restart_is_kept() {
+        let mut voice = voice(b"shown, and not shown");
+        voice.restart(Offset::START + 7);
+        assert_eq!(voice.slice_at(Offset::START + 7), b"and not shown");
+        assert_eq!(voice.slice_at(Offset::START), b"", "it counts no more");
+    }
+
+    #[test]
+    fn before_what_was_heard_a_restart_begins_anew() {
+        let mut voice = voice(b"all of it");
+        voice.restart(Offset::START + 9);
+        voice.restart(Offset::START + 4);
+        assert_eq!(voice.said(), Offset::START + 4);
+        assert_eq!(voice.slice_at(Offset::START + 4), b"");
+    }
+}

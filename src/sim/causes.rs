@@ -1,5 +1,6 @@
 //! Whether what the engine decided about a server had a cause in the scenario.
 
+use super::gateway::Gateway;
 use super::oracle::Tuple;
 use super::scenario::Fault;
 use super::world::World;
@@ -25,6 +26,17 @@ impl World<'_> {
             )
         });
         is_slow || is_late || disturbed || is_stalled
+    }
+
+    /// Whether no server can be expected to answer. One that a sync keeps from speaking will.
+    pub fn may_be_down(&self) -> bool {
+        let limit = Gateway::sync_deadline(self.scenario).as_nanos() as u64;
+        let is_overdue = self.backend.has_begun_before(self.now.saturating_sub(limit));
+        is_overdue
+            || LegId::ALL.into_iter().all(|leg| {
+                let truth = &self.truth[leg.index()];
+                !truth.is_on || truth.is_dead || truth.is_faulted || self.is_rough(leg)
+            })
     }
 
     /// Whether `leg` may have been taken from a flow for `why`.

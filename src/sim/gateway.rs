@@ -17,8 +17,8 @@ use super::scenario::{Scenario, ServerPlan};
 use super::world::{Captured, Happening, Truth, World};
 use crate::engine::{
     Command, Duration, Engine, EngineConfig, Epoch, Event, Fence, Finding, FlowState, Input,
-    Instant, LegId, Link, LinkCaps, Output, Record, Reprotect, Roles, ServerState, Signal,
-    SoloReason, Source, SyncId, SyncReason, SyncScope, SyncStep,
+    Instant, LegId, Link, LinkCaps, Output, Record, Reprotect, Roles, ServerState, ServiceState,
+    Signal, SoloReason, Source, SyncId, SyncReason, SyncScope, SyncStep,
 };
 use crate::wire::{CsumSpot, Frame, Gso, GsoKind, Offload, segmentize};
 
@@ -584,6 +584,10 @@ impl World<'_> {
                 }
             }
             Event::Reprotected { flow, server } => self.on_second(tuple_of(flow), *server),
+            Event::ServiceChanged { to: ServiceState::Down, .. } if !self.may_be_down() => {
+                let what = "the service was said to be down, and nothing was wrong with it";
+                self.gateway.unjustified.get_or_insert(what.into());
+            }
             Event::FlowChanged { flow, to: FlowState::Lagging, primary, .. } => {
                 // It may close before the backup has heard everything.
                 self.gateway.late.insert((tuple_of(flow), primary.other().index()));

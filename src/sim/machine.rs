@@ -20,6 +20,8 @@ const AGAIN: u64 = 1_000_000;
 #[derive(Clone, Copy, Debug)]
 struct Copying {
     id: SyncId,
+    /// When it was asked for.
+    begun: u64,
     from: LegId,
     to: LegId,
     end: SyncEnd,
@@ -52,6 +54,11 @@ impl Backend {
         self.abandoned == Some((leg, now))
     }
 
+    /// Whether a sync was asked for before `at`, and goes on.
+    pub fn has_begun_before(&self, at: u64) -> bool {
+        self.copying.is_some_and(|copying| copying.begun < at)
+    }
+
     fn of(&self, id: SyncId) -> Option<Copying> {
         self.copying.filter(|c| c.id == id)
     }
@@ -69,8 +76,8 @@ impl World<'_> {
             }
         };
         let (id, from, to) = (request.id, request.from, request.to);
-        let (is_still, may_overwrite) = (false, false);
-        self.backend.copying = Some(Copying { id, from, to, end, is_still, may_overwrite });
+        let (begun, is_still, may_overwrite) = (self.now, false, false);
+        self.backend.copying = Some(Copying { id, begun, from, to, end, is_still, may_overwrite });
         let hush_us = self.scenario.machine().map_or(0, |plan| plan.hush_us);
         if hush_us > 0 {
             self.at(self.now + us * 1000, Happening::Hush(id));
