@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -65,6 +66,10 @@ impl Keeper {
 
     /// Keeps them until the gateway is gone.
     pub fn run(&mut self) {
+        for (leg, init) in self.setup.inits.iter().enumerate() {
+            // A container that is not there has nothing that stands still.
+            let _ = Space::find(init).map(|space| space.go_on(&self.mark(leg)));
+        }
         match criu::probe(&self.setup.criu, &self.setup.dir) {
             Ok(version) => self.say(News::Said {
                 is_warning: false,
@@ -147,7 +152,7 @@ impl Keeper {
         self.ordered(id, deadline, Order::Overwrite { id })?;
         // It goes on if the sync fails before its end.
         let _stopped = match self.setup.has_files {
-            true => Some(self.mirrored(id, deadline, &target)?),
+            true => Some(self.mirrored(id, deadline, &target, to)?),
             false => None,
         };
         images.go().map_err(shown)?;
@@ -202,6 +207,12 @@ impl Keeper {
         }
     }
 
+    /// Is there while the server's processes stand still for their files; a keeper that is killed
+    /// then leaves it to the next one.
+    fn mark(&self, leg: usize) -> PathBuf {
+        self.setup.dir.join(format!("stopped-{leg}"))
+    }
+
     /// Waits until a run has ended well.
     fn done(
         &mut self,
@@ -236,8 +247,14 @@ impl Keeper {
 
     /// Waits until the target's files are the source's. Both stand still: what the target's
     /// own processes write would be found by the copy.
-    fn mirrored(&mut self, id: u32, deadline: Instant, target: &Space) -> Result<Stopped, Stop> {
-        let stopped = target.stop()?;
+    fn mirrored(
+        &mut self,
+        id: u32,
+        deadline: Instant,
+        target: &Space,
+        to: usize,
+    ) -> Result<Stopped, Stop> {
+        let stopped = target.stop(&self.mark(to))?;
         self.say(News::Stopped { id });
         loop {
             self.check(id, deadline)?;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -101,10 +101,13 @@ impl Space {
         Err(format!("processes below {} cannot be killed", self.init))
     }
 
-    /// Has the whole tree stand still until it is killed, or what is returned is dropped.
-    pub fn stop(&self) -> Result<Stopped, String> {
+    /// Has the whole tree stand still until it is killed, or what is returned is dropped. The file
+    /// `mark` is there as long, for [`Self::go_on`].
+    pub fn stop(&self, mark: &Path) -> Result<Stopped, String> {
         let begun = Instant::now();
-        let (mut stopped, mut before) = (Stopped::default(), Vec::new());
+        fs::write(mark, "").map_err(|error| format!("{}: {error}", mark.display()))?;
+        let mut stopped = Stopped { processes: Vec::new(), mark: mark.to_owned() };
+        let mut before = Vec::new();
         loop {
             let processes = self.processes();
             let moving = processes.iter().find(|&&pid| !stands_still(pid)).copied();
@@ -121,6 +124,15 @@ impl Space {
                 std::thread::sleep(Duration::from_micros(200));
             }
             before = if moving.is_none() { processes } else { Vec::new() };
+        }
+    }
+
+    /// Has a tree go on if whoever stopped it was killed meanwhile.
+    pub fn go_on(&self, mark: &Path) {
+        if mark.exists() {
+            self.processes().into_iter().for_each(|pid| drop(signal(pid, Signal::CONT)));
+            // If it stays, the next one has them go on once more.
+            let _ = fs::remove_file(mark);
         }
     }
 
@@ -169,18 +181,21 @@ impl Space {
     }
 }
 
-/// Processes that stand still; with this they go on.
-#[derive(Debug, Default)]
-pub struct Stopped(Vec<(i32, OwnedFd)>);
+/// Processes that stand still; when this is dropped they go on.
+#[derive(Debug)]
+pub struct Stopped {
+    processes: Vec<(i32, OwnedFd)>,
+    mark: PathBuf,
+}
 
 impl Stopped {
     /// Stops these as well. One that has just ended needs no signal.
     fn add(&mut self, processes: impl Iterator<Item = i32>) {
         for pid in processes {
-            if self.0.iter().all(|(known, _)| *known != pid)
+            if self.processes.iter().all(|(known, _)| *known != pid)
                 && let Some(process) = signal(pid, Signal::STOP)
             {
-                self.0.push((pid, process));
+                self.processes.push((pid, process));
             }
         }
     }
@@ -188,9 +203,11 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        for (_, process) in &self.0 {
+        for (_, process) in &self.processes {
             let _ = pidfd_send_signal(process, Signal::CONT);
         }
+        // If it stays, they are told once more.
+        let _ = fs::remove_file(&self.mark);
     }
 }
 
@@ -275,13 +292,20 @@ mod tests {
         let space = Space { init: i32::try_from(init.id()).expect("a number") };
         let tree = space.processes();
         assert_eq!(tree.len(), 2);
-        let stopped = space.stop().expect("it can be stopped");
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = dir.path().join("stopped");
+        let stopped = space.stop(&mark).expect("it can be stopped");
         assert!(tree.iter().all(|&pid| stands_still(pid)));
         assert!(!stands_still(space.init), "what is never copied is let alone");
         drop(stopped);
         assert!(is_answered());
+        // Whoever stopped it was killed.
+        std::mem::forget(space.stop(&mark).expect("it can be stopped"));
+        space.go_on(&mark);
+        assert!(is_answered());
+        assert!(!mark.exists());
         // What stands still can be killed.
-        let _stopped = space.stop().expect("it can be stopped");
+        let _stopped = space.stop(&mark).expect("it can be stopped");
         tree.iter().for_each(|&pid| drop(signal(pid, Signal::KILL)));
         assert!(init.wait().is_ok());
     }
@@ -290,7 +314,9 @@ mod tests {
     fn an_empty_container_stands_still() {
         let mut init = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
         let space = Space { init: i32::try_from(init.id()).expect("a number") };
-        assert_eq!(space.stop().expect("nobody moves").0.len(), 0);
+        let dir = tempfile::tempdir().expect("a directory");
+        let stopped = space.stop(&dir.path().join("stopped")).expect("nobody moves");
+        assert_eq!(stopped.processes.len(), 0);
         drop(init.stdin.take());
         assert!(init.wait().is_ok());
     }
