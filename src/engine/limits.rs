@@ -47,6 +47,9 @@ pub const SYN_RESEND_ALONE: [Duration; 6] = [ms(10), ms(30), ms(70), ms(300), ms
 /// What acknowledges a SYN without one of its own has overtaken the SYN-ACK, or is of an older
 /// connection with the same number: that is so if it is repeated after this.
 pub const OVERTAKING_MAX: Duration = ms(20);
+/// The same as [`OVERTAKING_MAX`] where a server is to come back to the place at which its former
+/// connection may have stood: segments of that may be on their way for as long as a path is.
+pub const FORMER_MAX: Duration = ms(400);
 /// What one server is sent again in a second, and at once after a quiet time.
 pub const RESENDS_PER_SECOND: u32 = 1000;
 /// See [`RESENDS_PER_SECOND`].
@@ -63,9 +66,6 @@ pub const OPENING_MAX: Duration = ms(3000);
 
 /// How long a server that is to take part in a connection again has to answer.
 pub const REPROTECT_WAIT: Duration = ms(3000);
-/// The same as [`OVERTAKING_MAX`] where a server is to come back to the place at which its former
-/// connection may have stood: segments of that may be on their way for as long as a path is.
-pub const FORMER_MAX: Duration = ms(400);
 /// It is not asked sooner after it was reset: frames may overtake each other.
 pub const REPROTECT_AFTER_RESET: Duration = ms(20);
 /// How often it is asked for one flow before it comes back the next time.
